@@ -1,0 +1,76 @@
+// Checkpoint families: how a directory or file becomes a Model, and a Model becomes one again.
+// One family = one file formats/NAME.cc (a folder when it is big) and one line in formats.def.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <regex>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lib/qmap/model.h"
+
+namespace qp {
+
+class Store;
+
+struct LoadOptions {
+  bool dequantize = false;          // mark quantized tensors decode-on-read
+  std::optional<DType> dtype;       // for kept float tensors, and what dequantized ones become
+  std::function<void(std::string)> warn = [](std::string) {};
+};
+
+// What qexport will write, decided before any byte of a weight is read.
+struct OutTensor {
+  std::string name;
+  DType dtype;
+  Shape shape;
+  const Part* part;                 // source; null when `value` has the bytes
+  std::vector<std::byte> value;     // small computed tensors (weight_shape ..)
+  // Re-lays whole rows of the part into the output's layout; null = the part's rows as they are.
+  // `row_bytes_in/out` are those of the part and of the output. Same number of rows on both sides.
+  void (*relay)(const std::byte* rows, uint64_t n, uint64_t in_bytes, uint64_t out_bytes,
+                std::byte* out) = nullptr;
+  // Re-lays the whole part at once (zero points packed along rows ..); small tensors only.
+  std::function<void(std::span<const std::byte> whole, std::span<std::byte> out)> relay_whole;
+};
+
+struct LedgerEntry {
+  std::string source;    // tensor or companion file of the input
+  std::string fate;      // "quantized", "kept", "renamed", "merged", "padded", "dropped"
+  std::string detail;    // names in the output, or the reason
+};
+
+struct ExportPlan {
+  std::vector<OutTensor> tensors;             // in the order of writing
+  std::string config;                         // text of config.json ("" when there is none)
+  std::vector<const Companion*> companions;   // copied byte for byte
+  std::vector<LedgerEntry> ledger;
+};
+
+struct ExportOptions {
+  std::string target;               // engine whose rules hold ("" = none)
+  std::function<void(std::string)> warn = [](std::string) {};
+};
+
+struct Format {
+  std::string_view name;      // as -f spells it
+  std::string_view summary;   // for --list-formats
+  // The saved checkpoint in this family's names and layouts. Null: cannot be written.
+  ExportPlan (*plan)(const Store&, const ExportOptions&);
+  // config.json quant_method values this family reads ("" = unquantized).
+  std::string_view quant_method;
+  // Regroups raw tensors, as stored, into the canonical form. Null: cannot be read.
+  void (*adopt)(Model&, const Json& quantization_config, const LoadOptions&);
+};
+
+std::span<const Format> formats();
+const Format* find_format(std::string_view name);
+
+// Opens whatever `path` is; the table of kinds is in loader.cc. Errors: input, system.
+Model load_checkpoint(const std::string& path, const LoadOptions& options);
+
+}  // namespace qp

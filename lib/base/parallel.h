@@ -1,0 +1,23 @@
+// Threads. OpenMP is used here and nowhere else.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+
+namespace qp {
+
+// Threads of later parallel calls; 0 = one per processor this process may run on.
+void set_threads(int threads);
+int threads();
+
+// body(i, worker) for i in [0, n), in any order, worker in [0, threads()). The exception of the
+// lowest i is rethrown after all workers have stopped, so a message does not depend on timing.
+void parallel_for(size_t n, const std::function<void(size_t i, int worker)>& body);
+
+// A pipeline in order: produce(i, worker) runs in parallel, then retire(i, worker) runs for
+// i = 0, 1, 2 .. strictly in order, one at a time, on the worker that produced i (so a worker's
+// buffers stay its own). Errors as in parallel_for.
+void parallel_ordered(size_t n, const std::function<void(size_t i, int worker)>& produce,
+                      const std::function<void(size_t i, int worker)>& retire);
+
+}  // namespace qp

@@ -1,0 +1,96 @@
+// A checkpoint as every program sees it: where the bytes are and what they mean. The in-memory
+// form of a qmap manifest (man/qmap.5).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lib/base/hash.h"
+#include "lib/base/json.h"
+#include "lib/scheme/scheme.h"
+#include "lib/tensor/dtype.h"
+
+namespace qp {
+
+// A byte range. file 0 is the qmap itself (inline); file i > 0 is Model::files[i - 1].
+struct Extent {
+  uint32_t file = 0;
+  uint64_t offset = 0;
+  uint64_t length = 0;           // bytes stored
+  std::optional<uint64_t> xxh3;  // of the bytes stored; every inline extent has it
+  bool zstd = false;             // stored as independent zstd frames (man/qmap.5, COMPRESSION)
+};
+
+// How stored bytes become the elements a Part promises, applied when rows are read. Absent for
+// plain row-major bytes. Steps in order: pick the stored row, decode, cast, flip.
+struct Decode {
+  int32_t ggml_type = -1;          // >= 0: rows are ggml blocks of this type id, decoded to f32
+  DType stored = DType::u8;        // element type before the cast to Part::dtype (f32 after ggml)
+  uint32_t unpermute_heads = 0;    // > 0: rows are llama.cpp's rotary order for this many heads
+  uint64_t stored_row_bytes = 0;   // > 0: distance between stored rows, if not dense
+  bool flip_sign = false;          // two's complement bytes become unsigned codes (xor 0x80)
+  int packed_rows_bits = 0;        // > 0: bytes are codes packed along rows (dim 0), in int32 words
+  std::vector<uint64_t> strides;   // PyTorch strides in elements, for tensors that are not dense
+  bool operator==(const Decode&) const = default;
+};
+
+struct Part {
+  Role role = Role::data;
+  DType dtype = DType::u8;
+  Shape shape;
+  Extent extent;
+  std::shared_ptr<const Decode> decode;
+};
+
+struct Tensor {
+  std::string name;
+  DType dtype = DType::bf16;  // of the (unquantized) elements; U8 for ggml blocks kept as they are
+  Shape shape;
+  int32_t scheme = -1;      // index into Model::schemes; -1: parts is one `data` (or `blocks`)
+  std::string ggml;         // name of the ggml type when the part is `blocks`
+  std::string source;       // where it came from when renamed or decoded: "blk.0.attn_q.weight (q4_1)"
+  std::vector<Part> parts;
+
+  bool quantized() const { return scheme >= 0 || !ggml.empty(); }
+  const Part* part(Role role) const;
+  uint64_t stored_bytes() const;  // sum of the parts' decoded sizes
+};
+
+struct FileRef {
+  std::string path;  // absolute in memory; relative to the qmap on disk
+  uint64_t size = 0;
+  int64_t mtime_ns = 0;
+};
+
+// A file that travels with the weights, byte for byte: config.json, tokenizer, licence ..
+struct Companion {
+  std::string name;  // plain file name or relative path without ".."
+  Extent extent;
+};
+
+struct Model {
+  std::string format;         // what it was loaded from: "safetensors", "gguf", "compressed-tensors" ..
+  std::string architecture;   // config.json architectures[0], or ""
+  Json config;                // config.json parsed (null when there is none)
+  std::vector<Companion> companions;
+  std::vector<Scheme> schemes;
+  std::vector<Tensor> tensors;
+  std::vector<FileRef> files;
+  // Source tensors that are not in `tensors`, with the reason (ledger).
+  std::vector<std::pair<std::string, std::string>> dropped;
+  Json provenance = Json::array();  // one entry per program run, oldest first
+  Hash128 id;                       // of the manifest, once read or written
+
+  const Tensor* find(std::string_view name) const;  // linear; use index() for many
+  std::map<std::string_view, const Tensor*> index() const;
+  const Companion* companion(std::string_view name) const;
+  int32_t scheme_index(const Scheme& scheme);  // adds it when new
+  uint64_t parameters() const;
+};
+
+}  // namespace qp
