@@ -106,7 +106,7 @@ std::string why_not(const Scheme& scheme, const Shape& shape) {
                      std::to_string(group) + " (" + std::to_string(cols) + " mod " +
                      std::to_string(group) + " = " + std::to_string(cols % group) + "); ";
   if (scheme.scale_kind() == ScaleKind::source) {
-    for (uint64_t g : {256, 128, 64, 32}) {
+    for (uint64_t g : {256u, 128u, 64u, 32u}) {
       if (g < group && cols % g == 0) return text + "use --group-size " + std::to_string(g);
     }
     return text + "use --group-size channel";
