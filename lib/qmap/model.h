@@ -17,7 +17,9 @@
 
 namespace qp {
 
-// A byte range. file 0 is the qmap itself (inline); file i > 0 is Model::files[i - 1].
+// A byte range. file 0 is the qmap itself (inline); file i > 0 is Model::files[i - 1]; file
+// kBlob is Model::blobs[offset], which only exists in memory: writers store it inline.
+constexpr uint32_t kBlob = 0xffffffff;
 struct Extent {
   uint32_t file = 0;
   uint64_t offset = 0;
@@ -31,7 +33,9 @@ struct Extent {
 struct Decode {
   int32_t ggml_type = -1;          // >= 0: rows are ggml blocks of this type id, decoded to f32
   DType stored = DType::u8;        // element type before the cast to Part::dtype (f32 after ggml)
-  uint32_t unpermute_heads = 0;    // > 0: rows are llama.cpp's rotary order for this many heads
+  // > 0: rows are in llama.cpp's rotary order for this many heads: with hd = rows / heads, element
+  // row h*hd + half*(hd/2) + j (half 0 or 1) is stored as row h*hd + j*2 + half.
+  uint32_t unpermute_heads = 0;
   uint64_t stored_row_bytes = 0;   // > 0: distance between stored rows, if not dense
   bool flip_sign = false;          // two's complement bytes become unsigned codes (xor 0x80)
   int packed_rows_bits = 0;        // > 0: bytes are codes packed along rows (dim 0), in int32 words
@@ -81,6 +85,7 @@ struct Model {
   std::vector<Scheme> schemes;
   std::vector<Tensor> tensors;
   std::vector<FileRef> files;
+  std::vector<std::string> blobs;  // generated companions' bytes: Extent{file = kBlob, offset = index, length = size}
   // Source tensors that are not in `tensors`, with the reason (ledger).
   std::vector<std::pair<std::string, std::string>> dropped;
   Json provenance = Json::array();  // one entry per program run, oldest first

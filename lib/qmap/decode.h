@@ -1,0 +1,35 @@
+// From stored bytes to the elements a Part promises (see Decode in model.h).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "lib/qmap/model.h"
+
+namespace qp {
+
+// Bytes the part's extent must hold when not compressed, or nothing when its decode, dtype and
+// shape do not fit together (unknown ggml type, strides out of range, overflow).
+std::optional<uint64_t> stored_bytes(const Part& part);
+
+// Bytes of one decoded row: cols of the part's shape in its dtype.
+uint64_t row_bytes(const Part& part);
+
+// True when rows can be taken from the stored bytes as they are.
+bool is_plain(const Part& part);
+
+// Stored byte range that rows [first, first + count) need.
+struct ByteRange {
+  uint64_t begin = 0, end = 0;
+};
+ByteRange stored_range(const Part& part, uint64_t first, uint64_t count);
+
+// Decodes rows [first, first + count) into out (count * row_bytes). `stored` holds the bytes of
+// stored_range(). Requires: stored_bytes(part) has a value.
+void decode_rows(const Part& part, std::span<const std::byte> stored, uint64_t first,
+                 uint64_t count, std::byte* out);
+
+}  // namespace qp

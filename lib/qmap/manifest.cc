@@ -1,0 +1,464 @@
+#include "lib/qmap/manifest.h"
+
+#include <charconv>
+#include <filesystem>
+#include <limits>
+
+#include "lib/base/error.h"
+
+namespace qp {
+namespace {
+
+// ---- writing
+
+class Writer {
+ public:
+  explicit Writer(const std::function<void(std::string_view)>& sink) : sink_(sink) {}
+  Writer& raw(std::string_view text) {
+    out_ += text;
+    if (out_.size() > (1 << 18)) flush();
+    return *this;
+  }
+  Writer& str(std::string_view text) {
+    append_json_string(out_, text);
+    return *this;
+  }
+  Writer& num(uint64_t value) { return raw(std::to_string(value)); }
+  void flush() {
+    sink_(out_);
+    out_.clear();
+  }
+
+ private:
+  const std::function<void(std::string_view)>& sink_;
+  std::string out_;
+};
+
+void put_dims(Writer& w, std::span<const uint64_t> dims) {
+  w.raw("[");
+  for (size_t i = 0; i < dims.size(); ++i) w.raw(i ? "," : "").num(dims[i]);
+  w.raw("]");
+}
+
+void put_extent(Writer& w, const Extent& e) {
+  w.raw("[").num(e.file).raw(",").num(e.offset).raw(",").num(e.length);
+  if (e.xxh3) w.raw(",\"").raw(hex64(*e.xxh3)).raw("\"");
+  if (e.zstd) w.raw(",\"zstd\"");
+  w.raw("]");
+}
+
+void put_decode(Writer& w, const Decode& d) {
+  w.raw(",\"decode\":{\"stored\":").str(dtype_name(d.stored));
+  if (d.ggml_type >= 0) w.raw(",\"ggml_type\":").num(static_cast<uint64_t>(d.ggml_type));
+  if (d.unpermute_heads > 0) w.raw(",\"unpermute_heads\":").num(d.unpermute_heads);
+  if (d.stored_row_bytes > 0) w.raw(",\"stored_row_bytes\":").num(d.stored_row_bytes);
+  if (d.flip_sign) w.raw(",\"flip_sign\":1");
+  if (d.packed_rows_bits > 0) {
+    w.raw(",\"packed_rows_bits\":").num(static_cast<uint64_t>(d.packed_rows_bits));
+  }
+  if (!d.strides.empty()) {
+    w.raw(",\"strides\":");
+    put_dims(w, d.strides);
+  }
+  w.raw("}");
+}
+
+void put_tensor(Writer& w, const Tensor& t) {
+  w.raw("{\"name\":").str(t.name).raw(",\"dtype\":").str(dtype_name(t.dtype)).raw(",\"shape\":");
+  put_dims(w, t.shape.dims());
+  if (t.scheme >= 0) w.raw(",\"scheme\":").num(static_cast<uint64_t>(t.scheme));
+  if (!t.ggml.empty()) w.raw(",\"ggml\":").str(t.ggml);
+  if (!t.source.empty()) w.raw(",\"source\":").str(t.source);
+  w.raw(",\"parts\":[");
+  for (size_t i = 0; i < t.parts.size(); ++i) {
+    const Part& p = t.parts[i];
+    w.raw(i ? ",{\"role\":" : "{\"role\":").str(name_of(p.role));
+    // A float tensor's data has the dtype and shape of the tensor; not said twice.
+    if (p.role != Role::data || p.dtype != t.dtype) w.raw(",\"dtype\":").str(dtype_name(p.dtype));
+    if (p.role != Role::data) {
+      w.raw(",\"shape\":");
+      put_dims(w, p.shape.dims());
+    }
+    w.raw(",\"extent\":");
+    put_extent(w, p.extent);
+    if (p.decode) put_decode(w, *p.decode);
+    w.raw("}");
+  }
+  w.raw("]}");
+}
+
+// ---- reading
+
+enum class At : uint8_t {
+  root, dom, pairs, pair, extents, companion, tensors, tensor, dims, parts, part, extent, decode
+};
+
+class Sax final : public JsonSax {
+ public:
+  Sax(Model& model, const std::string& base) : m_(model), base_(base) {}
+  std::string problem;
+
+  bool null() override { return dom(Json()); }
+  bool boolean(bool v) override { return dom(Json(v)); }
+  bool number_integer(number_integer_t v) override {
+    return in_dom() ? dom(Json(v)) : fail("a negative number");
+  }
+  bool number_unsigned(number_unsigned_t v) override { return in_dom() ? dom(Json(v)) : number(v); }
+  bool number_float(number_float_t v, const string_t&) override { return dom(Json(v)); }
+  bool string(string_t& v) override { return in_dom() ? dom(Json(v)) : text(v); }
+  bool binary(binary_t&) override { return fail("binary data"); }
+  bool key(string_t& v) override {
+    if (in_dom()) {
+      dom_keys_.push_back(v);
+      return true;
+    }
+    key_ = v;
+    return true;
+  }
+  bool start_object(std::size_t) override { return open(true); }
+  bool start_array(std::size_t) override { return open(false); }
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
+  bool parse_error(std::size_t at, const std::string&, const nlohmann::json::exception&) override {
+    return fail("malformed JSON at byte " + std::to_string(at));
+  }
+
+ private:
+  bool fail(std::string what) {
+    if (problem.empty()) problem = "manifest: " + std::move(what) + (key_.empty() ? "" : " at '" + printable(key_) + "'");
+    return false;
+  }
+  bool in_dom() const { return !at_.empty() && at_.back() == At::dom; }
+
+  // The small free-form sections are kept as JSON values.
+  bool dom(Json value) {
+    if (!in_dom()) return fail("an unexpected value");
+    Json& top = *dom_.back();
+    if (top.is_array()) {
+      top.push_back(std::move(value));
+    } else {
+      top[dom_keys_.back()] = std::move(value);
+      dom_keys_.pop_back();
+    }
+    return true;
+  }
+  bool open_dom(bool object) {
+    if (dom_.size() >= kMaxJsonDepth) return fail("nesting too deep");
+    Json fresh = object ? Json::object() : Json::array();
+    if (dom_.empty()) {
+      dom_root_ = std::move(fresh);
+      dom_.push_back(&dom_root_);
+    } else {
+      Json& top = *dom_.back();
+      if (top.is_array()) {
+        top.push_back(std::move(fresh));
+        dom_.push_back(&top.back());
+      } else {
+        Json& slot = top[dom_keys_.back()];
+        dom_keys_.pop_back();
+        slot = std::move(fresh);
+        dom_.push_back(&slot);
+      }
+    }
+    at_.push_back(At::dom);
+    return true;
+  }
+
+  bool open(bool object) {
+    index_ = 0;
+    if (at_.empty()) {
+      if (!object) return fail("no object");
+      at_.push_back(At::root);
+      return true;
+    }
+    switch (at_.back()) {
+      case At::root:
+        section_ = key_;
+        if (key_ == "tensors") return enter(At::tensors, object, false);
+        if (key_ == "files" || key_ == "dropped") return enter(At::pairs, object, false);
+        if (key_ == "companions") return enter(At::extents, object, false);
+        if (key_ == "provenance" || key_ == "schemes") return open_dom(object);
+        return fail("an unknown section");
+      case At::dom: return open_dom(object);
+      case At::pairs: return enter(At::pair, object, false);
+      case At::extents:
+        m_.companions.emplace_back();
+        return enter(At::companion, object, false);
+      case At::companion: 
+        extent_ = &m_.companions.back().extent;
+        return enter(At::extent, object, false);
+      case At::tensors:
+        m_.tensors.emplace_back();
+        return enter(At::tensor, object, true);
+      case At::tensor:
+        if (key_ == "shape") {
+          dims_ = &m_.tensors.back().shape;
+          return enter(At::dims, object, false);
+        }
+        if (key_ == "parts") return enter(At::parts, object, false);
+        return fail("an unexpected list");
+      case At::parts:
+        m_.tensors.back().parts.emplace_back();
+        part().dtype = m_.tensors.back().dtype;
+        part().shape = m_.tensors.back().shape;
+        return enter(At::part, object, true);
+      case At::part:
+        if (key_ == "shape") {
+          part().shape = Shape();
+          dims_ = &part().shape;
+          return enter(At::dims, object, false);
+        }
+        if (key_ == "extent") {
+          extent_ = &part().extent;
+          return enter(At::extent, object, false);
+        }
+        if (key_ == "decode") {
+          decode_ = Decode();
+          return enter(At::decode, object, true);
+        }
+        return fail("an unexpected list");
+      case At::decode:
+        if (key_ != "strides") return fail("an unexpected list");
+        dims_ = nullptr;
+        return enter(At::dims, object, false);
+      case At::pair:
+      case At::dims:
+      case At::extent: break;
+    }
+    return fail("an unexpected list");
+  }
+  bool enter(At next, bool object, bool wants_object) {
+    if (object != wants_object) return fail("an object and a list mistaken for each other");
+    at_.push_back(next);
+    return true;
+  }
+
+  bool close() {
+    At was = at_.back();
+    at_.pop_back();
+    if (was == At::dom) {
+      dom_.pop_back();
+      if (dom_.empty()) return finish_dom();
+    } else if (was == At::decode) {
+      // Neighbouring tensors mostly share one decode; keep one copy.
+      if (!last_decode_ || !(*last_decode_ == decode_)) {
+        last_decode_ = std::make_shared<const Decode>(decode_);
+      }
+      part().decode = last_decode_;
+    } else if (was == At::pair && index_ != 2) {
+      return fail("a pair that is none");
+    } else if (was == At::extent && index_ < 3) {
+      return fail("an extent that is too short");
+    } else if (was == At::extent && !at_.empty() && at_.back() == At::companion) {
+      index_ = 2;
+    }
+    return true;
+  }
+  bool finish_dom() {
+    if (section_ == "provenance") {
+      m_.provenance = std::move(dom_root_);
+      return true;
+    }
+    try {
+      for (const Json& s : dom_root_) m_.schemes.push_back(scheme_from_json(s));
+    } catch (const Error& e) {
+      return fail(e.reason());
+    } catch (const nlohmann::json::exception&) {
+      return fail("schemes that are none");
+    }
+    return true;
+  }
+
+  Part& part() { return m_.tensors.back().parts.back(); }
+
+  bool number(uint64_t v) {
+    switch (at_.empty() ? At::dom : at_.back()) {
+      case At::root: return key_ == "qmap" ? true : fail("an unexpected number");
+      case At::pair:
+        if (section_ != "files" || index_++ != 1) return fail("a pair that is none");
+        m_.files.back().size = v;
+        return true;
+      case At::tensor:
+        if (key_ != "scheme" || v > std::numeric_limits<int32_t>::max()) {
+          return fail("an unexpected number");
+        }
+        m_.tensors.back().scheme = static_cast<int32_t>(v);
+        return true;
+      case At::dims:
+        if (dims_ == nullptr) {
+          if (decode_.strides.size() >= Shape::kMaxRank) return fail("too many dimensions");
+          decode_.strides.push_back(v);
+          return true;
+        }
+        return dims_->push(v) ? true : fail("too many dimensions");
+      case At::extent:
+        switch (index_++) {
+          case 0:
+            if (v >= kBlob) return fail("a file number out of range");
+            extent_->file = static_cast<uint32_t>(v);
+            return true;
+          case 1: extent_->offset = v; return true;
+          case 2: extent_->length = v; return true;
+          default: return fail("an extent that is none");
+        }
+      case At::decode: return decode_number(v);
+      default: return fail("an unexpected number");
+    }
+  }
+  bool decode_number(uint64_t v) {
+    if (key_ == "stored_row_bytes") {
+      decode_.stored_row_bytes = v;
+      return true;
+    }
+    if (v > 1 << 20) return fail("a number out of range");
+    if (key_ == "ggml_type") {
+      decode_.ggml_type = static_cast<int32_t>(v);
+    } else if (key_ == "unpermute_heads") {
+      decode_.unpermute_heads = static_cast<uint32_t>(v);
+    } else if (key_ == "flip_sign") {
+      decode_.flip_sign = v != 0;
+    } else if (key_ == "packed_rows_bits") {
+      decode_.packed_rows_bits = static_cast<int>(v);
+    } else {
+      return fail("an unknown key");
+    }
+    return true;
+  }
+
+  bool dtype(const std::string& v, DType& out) {
+    auto d = dtype_from_name(v);
+    if (!d) return fail("an unknown dtype");
+    out = *d;
+    return true;
+  }
+
+  bool text(std::string& v) {
+    switch (at_.empty() ? At::dom : at_.back()) {
+      case At::root:
+        if (key_ == "format") {
+          m_.format = v;
+        } else if (key_ == "architecture") {
+          m_.architecture = v;
+        } else {
+          return fail("an unknown key");
+        }
+        return true;
+      case At::pair: return pair_text(v);
+      case At::companion:
+        if (index_ != 0) return fail("a companion that is none");
+        m_.companions.back().name = v;
+        return true;
+      case At::tensor:
+        if (key_ == "name") {
+          m_.tensors.back().name = v;
+        } else if (key_ == "dtype") {
+          return dtype(v, m_.tensors.back().dtype);
+        } else if (key_ == "ggml") {
+          m_.tensors.back().ggml = v;
+        } else if (key_ == "source") {
+          m_.tensors.back().source = v;
+        } else {
+          return fail("an unknown key");
+        }
+        return true;
+      case At::part:
+        if (key_ == "dtype") return dtype(v, part().dtype);
+        if (key_ == "role") {
+          auto role = role_from_name(v);
+          if (!role) return fail("an unknown role");
+          part().role = *role;
+          return true;
+        }
+        return fail("an unknown key");
+      case At::decode:
+        return key_ == "stored" ? dtype(v, decode_.stored) : fail("an unknown key");
+      case At::extent: return extent_text(v);
+      default: return fail("an unexpected string");
+    }
+  }
+  bool pair_text(const std::string& v) {
+    if (section_ == "files") {
+      if (index_++ != 0) return fail("a file that is none");
+      m_.files.push_back({std::filesystem::path(base_) / v, 0, 0});
+      return true;
+    }
+    if (index_ == 0) m_.dropped.emplace_back(v, "");
+    if (index_ == 1) m_.dropped.back().second = v;
+    ++index_;
+    return true;
+  }
+  bool extent_text(const std::string& v) {
+    if (index_ < 3) return fail("an extent that is none");
+    ++index_;
+    if (v == "zstd") {
+      extent_->zstd = true;
+      return true;
+    }
+    uint64_t hash = 0;
+    auto [end, ec] = std::from_chars(v.data(), v.data() + v.size(), hash, 16);
+    if (ec != std::errc() || end != v.data() + v.size() || v.size() != 16) {
+      return fail("a checksum that is none");
+    }
+    extent_->xxh3 = hash;
+    return true;
+  }
+
+  Model& m_;
+  const std::string& base_;
+  std::vector<At> at_;
+  std::string key_, section_;
+  size_t index_ = 0;  // position in the innermost list
+  Shape* dims_ = nullptr;
+  Extent* extent_ = nullptr;
+  Decode decode_;
+  std::shared_ptr<const Decode> last_decode_;
+  Json dom_root_;
+  std::vector<Json*> dom_;
+  std::vector<std::string> dom_keys_;
+};
+
+}  // namespace
+
+void write_manifest(const Model& m, const std::string& base,
+                    const std::function<void(std::string_view)>& sink) {
+  Writer w(sink);
+  w.raw("{\"qmap\":1,\"format\":").str(m.format).raw(",\"architecture\":").str(m.architecture);
+  w.raw(",\n\"provenance\":").raw(m.provenance.dump(-1, ' ', false, Json::error_handler_t::replace));
+  w.raw(",\n\"schemes\":[");
+  for (size_t i = 0; i < m.schemes.size(); ++i) w.raw(i ? "," : "").raw(to_json(m.schemes[i]).dump());
+  w.raw("],\n\"files\":[");
+  for (size_t i = 0; i < m.files.size(); ++i) {
+    std::filesystem::path relative = std::filesystem::path(m.files[i].path).lexically_relative(base);
+    w.raw(i ? ",[" : "[").str(relative.string()).raw(",").num(m.files[i].size).raw("]");
+  }
+  w.raw("],\n\"companions\":[");
+  for (size_t i = 0; i < m.companions.size(); ++i) {
+    w.raw(i ? ",[" : "[").str(m.companions[i].name).raw(",");
+    put_extent(w, m.companions[i].extent);
+    w.raw("]");
+  }
+  w.raw("],\n\"dropped\":[");
+  for (size_t i = 0; i < m.dropped.size(); ++i) {
+    w.raw(i ? ",[" : "[").str(m.dropped[i].first).raw(",").str(m.dropped[i].second).raw("]");
+  }
+  w.raw("],\n\"tensors\":[");
+  for (size_t i = 0; i < m.tensors.size(); ++i) {
+    w.raw(i ? ",\n" : "\n");
+    put_tensor(w, m.tensors[i]);
+  }
+  w.raw("]}\n").flush();
+}
+
+Model read_manifest(std::span<const std::byte> text, const std::string& path,
+                    const std::string& base) {
+  Model model;
+  Sax sax(model, base);
+  if (!parse_json_sax(text, sax)) {
+    throw input_error(sax.problem.empty() ? "manifest: malformed JSON" : sax.problem)
+        .file(path)
+        .hint("the qmap is damaged or was not written by qpipe");
+  }
+  return model;
+}
+
+}  // namespace qp

@@ -1,0 +1,239 @@
+#include "lib/qmap/store.h"
+
+#include <zstd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <string_view>
+#include <unordered_set>
+
+#include "lib/base/checked.h"
+#include "lib/base/error.h"
+#include "lib/qmap/decode.h"
+#include "lib/qmap/layout.h"
+
+namespace qp {
+namespace {
+
+// Header of a zstd extent, checked against its length and the bytes it must give.
+class Frames {
+ public:
+  Frames(std::span<const std::byte> extent, uint64_t raw_bytes) : extent_(extent) {
+    uint64_t n = ceil_div(raw_bytes, kQmapFrameBytes);
+    if (extent.size() < 8 || word(0) != kQmapFrameBytes || word(1) != n ||
+        extent.size() < 8 + 4 * n) {
+      throw input_error("zstd frame table does not fit the tensor");
+    }
+    uint64_t at = 8 + 4 * n;
+    for (uint64_t i = 0; i < n; ++i) {
+      begin_.push_back(at);
+      at += word(2 + i);
+      if (at > extent.size()) throw input_error("zstd frames end past their extent");
+    }
+    begin_.push_back(at);
+    raw_ = raw_bytes;
+  }
+  // Decompresses the frames that hold [begin, end) to out; returns where `begin` is inside it.
+  uint64_t expand(uint64_t begin, uint64_t end, std::vector<std::byte>& out) const {
+    uint64_t first = begin / kQmapFrameBytes, last = ceil_div(end, kQmapFrameBytes);
+    out.resize(std::min((last - first) * kQmapFrameBytes, raw_ - first * kQmapFrameBytes));
+    for (uint64_t f = first; f < last; ++f) {
+      std::byte* to = out.data() + (f - first) * kQmapFrameBytes;
+      uint64_t want = std::min<uint64_t>(kQmapFrameBytes, raw_ - f * kQmapFrameBytes);
+      size_t got = ZSTD_decompress(to, want, extent_.data() + begin_[f], begin_[f + 1] - begin_[f]);
+      if (got != want) throw input_error("zstd frame does not decompress to its size");
+    }
+    return begin - first * kQmapFrameBytes;
+  }
+
+ private:
+  uint64_t word(uint64_t i) const {
+    uint32_t v;
+    std::memcpy(&v, extent_.data() + 4 * i, 4);
+    return v;
+  }
+  std::span<const std::byte> extent_;
+  std::vector<uint64_t> begin_;
+  uint64_t raw_ = 0;
+};
+
+}  // namespace
+
+Store::Store(Model model, std::shared_ptr<const MappedFile> self, std::string label)
+    : model_(std::move(model)), self_(std::move(self)), label_(std::move(label)) {
+  mapped_.resize(model_.files.size());
+  std::unordered_set<std::string_view> names;
+  names.reserve(model_.tensors.size());
+  for (const Tensor& t : model_.tensors) {
+    if (t.name.empty()) throw input_error("a tensor has no name").file(label_);
+    if (!names.insert(t.name).second) {
+      throw input_error("the name appears twice").file(label_).tensor(t.name);
+    }
+    if (t.scheme >= static_cast<int32_t>(model_.schemes.size())) {
+      throw input_error("its scheme does not exist").file(label_).tensor(t.name);
+    }
+    if (t.parts.empty()) throw input_error("it has no data").file(label_).tensor(t.name);
+    for (const Part& p : t.parts) check_part(t, p);
+    if (t.scheme >= 0) {
+      const Scheme& scheme = model_.schemes[static_cast<size_t>(t.scheme)];
+      for (const PartSpec& spec : part_specs(scheme, t.shape, t.dtype)) {
+        const Part* p = t.part(spec.role);
+        if (p == nullptr || !(p->shape.elements() == spec.shape.elements())) {
+          throw input_error("its " + std::string(name_of(spec.role)) + " does not fit its scheme (expected " +
+                            spec.shape.str() + ", found " + (p ? p->shape.str() : "none") + ")")
+              .file(label_)
+              .tensor(t.name);
+        }
+      }
+    }
+  }
+  for (const Companion& c : model_.companions) {
+    if (c.name.empty() || c.name.front() == '/' || c.name.find('\0') != std::string::npos ||
+        ("/" + c.name + "/").find("/../") != std::string::npos) {
+      throw input_error("companion file name '" + printable(c.name) + "' leaves the directory")
+          .file(label_);
+    }
+  }
+}
+
+void Store::check_part(const Tensor& t, const Part& p) const {
+  auto fail = [&](const std::string& what) {
+    throw input_error(what).file(label_).tensor(t.name);
+  };
+  auto need = qp::stored_bytes(p);
+  if (!need) fail("its dtype, shape and encoding do not fit together");
+  const Extent& e = p.extent;
+  if (!e.zstd && e.length != *need) {
+    fail("its " + std::string(name_of(p.role)) + " has the wrong size (expected " +
+         std::to_string(*need) + " bytes, found " + std::to_string(e.length) + ")");
+  }
+  if (e.file == kBlob) return fail("a tensor cannot be a blob");
+  uint64_t size = 0;
+  if (e.file == 0) {
+    if (!self_) fail("its data is nowhere");
+    size = self_->size();
+  } else {
+    if (e.file > model_.files.size()) fail("its file number is out of range");
+    size = model_.files[e.file - 1].size;
+  }
+  auto end = checked_add(e.offset, e.length);
+  if (!end || *end > size) {
+    fail("its data ends past the end of the file (expected at most " + std::to_string(size) +
+         ", found " + std::to_string(end.value_or(UINT64_MAX)) + ")");
+  }
+}
+
+std::shared_ptr<const MappedFile> Store::file(uint32_t index) const {
+  if (index == 0) return self_;
+  std::lock_guard lock(mutex_);
+  auto& slot = mapped_.at(index - 1);
+  if (slot) return slot;
+  const FileRef& ref = model_.files[index - 1];
+  std::shared_ptr<const MappedFile> opened;
+  try {
+    opened = MappedFile::open(ref.path);
+  } catch (const Error& e) {
+    throw Error(e.kind(), e.reason())
+        .file(ref.path)
+        .hint("the qmap refers to this file; bring it back, or make self-contained copies with "
+              "qload --pack");
+  }
+  if (opened->size() != ref.size || (ref.mtime_ns != 0 && opened->mtime_ns() != ref.mtime_ns)) {
+    throw input_error("changed since it was loaded (expected " + std::to_string(ref.size) +
+                      " bytes, found " + std::to_string(opened->size()) +
+                      (opened->size() == ref.size ? ", another modification time)" : ")"))
+        .file(ref.path)
+        .hint("run qload again");
+  }
+  slot = std::move(opened);
+  return slot;
+}
+
+std::span<const std::byte> Store::stored(const Extent& e) const {
+  if (e.file == kBlob) return std::as_bytes(std::span(model_.blobs.at(e.offset)));
+  auto f = file(e.file);
+  if (!f || e.offset > f->size() || e.length > f->size() - e.offset) {
+    throw input_error("an extent lies outside its file").file(f ? f->path() : label_);
+  }
+  return f->bytes().subspan(e.offset, e.length);
+}
+
+const std::byte* Store::rows(const Part& p, uint64_t first, uint64_t count,
+                             std::vector<std::byte>& scratch) const {
+  std::span<const std::byte> bytes = stored(p.extent);
+  ByteRange range = stored_range(p, first, count);
+  std::vector<std::byte> expanded;
+  if (p.extent.zstd) {
+    Frames frames(bytes, *qp::stored_bytes(p));
+    if (is_plain(p)) return scratch.data() + frames.expand(range.begin, range.end, scratch);
+    uint64_t at = frames.expand(range.begin, range.end, expanded);
+    bytes = std::span<const std::byte>(expanded).subspan(at, range.end - range.begin);
+  } else {
+    bytes = bytes.subspan(range.begin, range.end - range.begin);
+    if (is_plain(p)) return bytes.data();
+  }
+  scratch.resize(count * row_bytes(p));
+  decode_rows(p, bytes, first, count, scratch.data());
+  return scratch.data();
+}
+
+std::vector<std::byte> Store::read(const Part& p) const {
+  std::vector<std::byte> scratch;
+  uint64_t n = p.shape.rows();
+  const std::byte* data = rows(p, 0, n, scratch);
+  if (!scratch.empty() && data == scratch.data()) {
+    scratch.resize(n * row_bytes(p));
+    return scratch;
+  }
+  return std::vector<std::byte>(data, data + n * row_bytes(p));
+}
+
+std::string Store::text(const Extent& e) const {
+  auto bytes = stored(e);
+  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+void Store::verify(const Tensor& t, const Part& p) const {
+  try {
+    verify(p.extent, "its " + std::string(name_of(p.role)));
+  } catch (Error& e) {
+    throw std::move(e).tensor(t.name);
+  }
+}
+
+void Store::verify(const Extent& e, std::string_view what) const {
+  if (!check_ || !e.xxh3) return;
+  {
+    std::lock_guard lock(mutex_);
+    if (!verified_.insert({e.file, e.offset}).second) return;
+  }
+  uint64_t found = xxh3_64(stored(e));
+  if (found != *e.xxh3) {
+    throw input_error(std::string(what) + " does not match its checksum (expected " +
+                      hex64(*e.xxh3) + ", found " + hex64(found) + ")")
+        .file(e.file == 0 || e.file == kBlob ? label_ : model_.files[e.file - 1].path)
+        .hint("the file is damaged; make it again");
+  }
+}
+
+void Store::drop(const Part& p, uint64_t first, uint64_t count) const {
+  if (p.extent.file == kBlob || p.extent.zstd) return;
+  ByteRange range = stored_range(p, first, count);
+  if (auto f = file(p.extent.file)) {
+    f->drop(p.extent.offset + range.begin, range.end - range.begin);
+  }
+}
+
+void Store::throw_if_changed() const {
+  if (self_) self_->throw_if_changed();
+  std::vector<std::shared_ptr<const MappedFile>> open;
+  {
+    std::lock_guard lock(mutex_);
+    open = mapped_;
+  }
+  for (const auto& f : open) {
+    if (f) f->throw_if_changed();
+  }
+}
+
+}  // namespace qp
