@@ -1,6 +1,7 @@
 #include "lib/base/interrupt.h"
 
 #include <csignal>
+#include <initializer_list>
 
 namespace qp {
 namespace {

@@ -149,7 +149,10 @@ std::optional<uint64_t> strided_bytes(const Part& p) {
 }  // namespace
 
 bool is_plain(const Part& p) {
-  return !p.decode || *p.decode == Decode{.stored = p.dtype};
+  if (!p.decode) return true;
+  Decode plain;
+  plain.stored = p.dtype;
+  return *p.decode == plain;
 }
 
 uint64_t row_bytes(const Part& p) { return dense_row_bytes(p.dtype, p.shape.cols()); }

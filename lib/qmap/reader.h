@@ -10,7 +10,7 @@
 namespace qp {
 
 // `base` is the directory that relative paths start from when the file itself is unnamed.
-// Checks magic, version, lengths and the manifest's hash; fills config and mtimes.
+// Checks magic, version, lengths and the manifest's hash; fills the mtimes.
 // Errors: input, naming the file.
 Model read_qmap(const std::shared_ptr<const MappedFile>& file, const std::string& base);
 

@@ -94,6 +94,10 @@ Store::Store(Model model, std::shared_ptr<const MappedFile> self, std::string la
           .file(label_);
     }
   }
+  const Companion* config = model_.companion("config.json");
+  if (model_.config.is_null() && config != nullptr) {
+    model_.config = parse_json(text(config->extent), label_ + ": config.json");
+  }
 }
 
 void Store::check_part(const Tensor& t, const Part& p) const {
@@ -165,7 +169,10 @@ const std::byte* Store::rows(const Part& p, uint64_t first, uint64_t count,
   std::vector<std::byte> expanded;
   if (p.extent.zstd) {
     Frames frames(bytes, *qp::stored_bytes(p));
-    if (is_plain(p)) return scratch.data() + frames.expand(range.begin, range.end, scratch);
+    if (is_plain(p)) {
+      uint64_t at = frames.expand(range.begin, range.end, scratch);
+      return scratch.data() + at;
+    }
     uint64_t at = frames.expand(range.begin, range.end, expanded);
     bytes = std::span<const std::byte>(expanded).subspan(at, range.end - range.begin);
   } else {
@@ -181,14 +188,11 @@ std::vector<std::byte> Store::read(const Part& p) const {
   std::vector<std::byte> scratch;
   uint64_t n = p.shape.rows();
   const std::byte* data = rows(p, 0, n, scratch);
-  if (!scratch.empty() && data == scratch.data()) {
-    scratch.resize(n * row_bytes(p));
-    return scratch;
-  }
   return std::vector<std::byte>(data, data + n * row_bytes(p));
 }
 
 std::string Store::text(const Extent& e) const {
+  verify(e, "a companion file");
   auto bytes = stored(e);
   return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }

@@ -1,0 +1,112 @@
+#include "lib/qmap/writer.h"
+
+#include <unistd.h>
+#include <zstd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "lib/base/checked.h"
+#include "lib/base/error.h"
+#include "lib/base/file.h"
+#include "lib/base/parallel.h"
+#include "lib/qmap/layout.h"
+#include "lib/qmap/manifest.h"
+
+namespace qp {
+
+QmapWriter::QmapWriter(int fd, std::string label)
+    : fd_(fd), label_(std::move(label)), end_(sizeof(QmapHeader)) {}
+
+Extent QmapWriter::place(uint64_t length) {
+  Extent e;
+  e.offset = round_up(end_, length >= kQmapBigExtent ? kQmapPage : kQmapSmallAlign);
+  e.length = length;
+  auto end = checked_add(e.offset, length);
+  if (!end || *end > uint64_t{1} << 62) throw limit_error("the qmap would be too large").file(label_);
+  end_ = *end;
+  return e;
+}
+
+void QmapWriter::reserve() { reserve_space(fd_, end_, label_); }
+
+void QmapWriter::write(uint64_t offset, std::span<const std::byte> bytes) {
+  write_all(fd_, bytes, offset, label_);
+}
+
+Extent QmapWriter::append(std::span<const std::byte> bytes) {
+  Extent e = place(bytes.size());
+  e.xxh3 = xxh3_64(bytes);
+  write(e.offset, bytes);
+  return e;
+}
+
+Hash128 QmapWriter::finish(Model& model, const std::string& base, bool unnamed, bool sync) {
+  for (Companion& c : model.companions) {
+    if (c.extent.file == kBlob) {
+      c.extent = append(std::as_bytes(std::span(model.blobs.at(c.extent.offset))));
+    }
+  }
+  QmapHeader h{};
+  h.version = kQmapVersion;
+  h.flags = model.files.empty() ? 0 : kQmapHasReferences;
+  h.manifest_offset = round_up(end_, kQmapSmallAlign);
+  Hasher128 hasher;
+  uint64_t at = h.manifest_offset;
+  write_manifest(model, base, [&](std::string_view piece) {
+    auto bytes = std::as_bytes(std::span(piece));
+    hasher.update(bytes);
+    write(at, bytes);
+    at += bytes.size();
+  });
+  h.manifest_length = at - h.manifest_offset;
+  if (h.manifest_length > kQmapMaxManifest) throw limit_error("the manifest exceeds 1 GiB").file(label_);
+  model.id = hasher.digest();
+  h.manifest_hash_low = model.id.low;
+  h.manifest_hash_high = model.id.high;
+  Json trailer = Json::object();
+  if (unnamed && !model.files.empty()) trailer["base"] = base;
+  if (!model.files.empty()) {
+    Json& times = trailer["mtimes"] = Json::array();
+    for (const FileRef& f : model.files) times.push_back(f.mtime_ns);
+  }
+  std::string text = trailer.dump(-1, ' ', false, Json::error_handler_t::replace);
+  write(at, std::as_bytes(std::span(text)));
+  h.trailer_length = text.size();
+  h.file_length = at + text.size();
+  if (ftruncate(fd_, static_cast<off_t>(h.file_length)) != 0) {
+    throw system_error("cannot set the size", errno).file(label_);
+  }
+  write(0, std::as_bytes(std::span(&h, 1)));
+  if (sync) sync_fd(fd_, label_);
+  write(0, std::as_bytes(std::span(kQmapMagic)));
+  if (sync) sync_fd(fd_, label_);
+  return model.id;
+}
+
+std::vector<std::byte> compress_frames(std::span<const std::byte> bytes) {
+  uint64_t n = ceil_div(bytes.size(), kQmapFrameBytes);
+  std::vector<std::vector<std::byte>> frames(n);
+  parallel_for(n, [&](size_t i, int) {
+    auto raw = bytes.subspan(i * kQmapFrameBytes,
+                             std::min<uint64_t>(kQmapFrameBytes, bytes.size() - i * kQmapFrameBytes));
+    frames[i].resize(ZSTD_compressBound(raw.size()));
+    size_t got = ZSTD_compress(frames[i].data(), frames[i].size(), raw.data(), raw.size(), 1);
+    if (ZSTD_isError(got)) throw defect_error(std::string("zstd: ") + ZSTD_getErrorName(got));
+    frames[i].resize(got);
+  });
+  std::vector<std::byte> out(8 + 4 * n);
+  auto put = [&](uint64_t i, uint64_t v) {
+    auto word = static_cast<uint32_t>(v);
+    std::memcpy(out.data() + 4 * i, &word, 4);
+  };
+  put(0, kQmapFrameBytes);
+  put(1, n);
+  for (uint64_t i = 0; i < n; ++i) {
+    put(2 + i, frames[i].size());
+    out.insert(out.end(), frames[i].begin(), frames[i].end());
+  }
+  return out;
+}
+
+}  // namespace qp

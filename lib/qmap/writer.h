@@ -1,0 +1,44 @@
+// Writes a qmap: places extents, receives their bytes in any order, closes with the manifest.
+// The magic is written last, so an unfinished file is refused by every reader.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "lib/qmap/model.h"
+
+namespace qp {
+
+class QmapWriter {
+ public:
+  // Writes to `fd` from offset 0; `label` names it in messages. `begin` > 0 continues a partial
+  // file whose extents up to there are already placed.
+  QmapWriter(int fd, std::string label);
+
+  // The next inline range of `length` bytes (page-aligned from 64 KiB up, 64-byte aligned below).
+  // Placement depends only on the lengths asked for before, so a plan fixes all offsets.
+  Extent place(uint64_t length);
+  uint64_t end() const { return end_; }
+  // Reserves the disk space of everything placed so far.
+  void reserve();
+  void write(uint64_t offset, std::span<const std::byte> bytes);
+  // Places, writes and hashes at once: companions and other small things.
+  Extent append(std::span<const std::byte> bytes);
+
+  // Stores blobs inline, writes manifest, trailer and header, syncs (unless !sync) and writes the
+  // magic. `base` is the directory of the final file; `unnamed` files record it in the trailer.
+  // Returns the manifest's hash.
+  Hash128 finish(Model& model, const std::string& base, bool unnamed, bool sync);
+
+ private:
+  int fd_;
+  std::string label_;
+  uint64_t end_;
+};
+
+// Bytes as a zstd extent (layout.h): the frames are independent, level 1.
+std::vector<std::byte> compress_frames(std::span<const std::byte> bytes);
+
+}  // namespace qp
