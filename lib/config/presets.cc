@@ -1,0 +1,190 @@
+#include "lib/config/presets.h"
+
+#include <strings.h>
+
+#include <algorithm>
+#include <charconv>
+
+#include "lib/base/error.h"
+
+namespace qp {
+namespace {
+
+// Weight arguments as compressed-tensors' presets have them (reference/compressed-tensors.md 2).
+QuantArgs int_group(int bits, bool symmetric = true) {
+  return {.num_bits = bits, .symmetric = symmetric, .strategy = Strategy::group, .group_size = 128,
+          .scale_dtype = {}};
+}
+QuantArgs int_channel(int bits) {
+  return {.num_bits = bits, .strategy = Strategy::channel, .scale_dtype = {}};
+}
+QuantArgs fp8(Strategy strategy) {
+  return {.num_bits = 8, .type = NumType::floating, .strategy = strategy, .scale_dtype = {}};
+}
+QuantArgs fp8_block() {
+  QuantArgs a = fp8(Strategy::block);
+  a.block_rows = a.block_cols = 128;
+  return a;
+}
+QuantArgs mx(int bits) {
+  return {.num_bits = bits, .type = NumType::floating, .strategy = Strategy::group,
+          .group_size = 32, .scale_dtype = DType::f8_e8m0};
+}
+QuantArgs nvfp4() {
+  return {.num_bits = 4, .type = NumType::floating, .strategy = Strategy::tensor_group,
+          .group_size = 16, .scale_dtype = DType::f8_e4m3};
+}
+QuantArgs dynamic(QuantArgs args, Strategy strategy, int group_size = 0) {
+  args.strategy = strategy;
+  args.group_size = group_size;
+  args.block_rows = args.block_cols = 0;
+  args.dynamic = Dynamic::yes;
+  return args;
+}
+
+Scheme make(std::string_view name, QuantArgs weights, std::optional<QuantArgs> input = {}) {
+  return {.name = std::string(name), .weights = weights, .input_activations = input};
+}
+
+std::vector<Preset> build() {
+  std::vector<Preset> p;
+  auto add = [&](std::string_view summary, Scheme scheme, std::vector<std::string_view> aliases) {
+    p.push_back({"", summary, std::move(scheme), std::move(aliases), ""});
+  };
+  QuantArgs f8 = fp8(Strategy::tensor), i8 = int_channel(8);
+  add("FP8 weights per channel, FP8 activations per token at run time",
+      make("fp8-dynamic", fp8(Strategy::channel), dynamic(f8, Strategy::token)),
+      {"FP8_DYNAMIC", "fp8", "w8a8_fp8", "fp8_per_channel", "fp8dq-per_row", "float8dq-per_row",
+       "PTPC_FP8", "fp8_pc_pt"});
+  add("FP8 weights per tensor, FP8 activations per tensor at run time",
+      make("fp8-tensor", f8, dynamic(f8, Strategy::tensor)),
+      {"fp8dq-per_tensor", "float8dq-per_tensor", "modelopt_fp8", "FP8_TENSOR", "fp8_per_tensor"});
+  add("FP8 weights in 128x128 blocks, FP8 activations in groups of 128 at run time",
+      make("fp8-block", fp8_block(), dynamic(f8, Strategy::group, 128)),
+      {"FP8_BLOCK", "deepseek_fp8", "fp8_block_scaled", "fp8_pb_wo"});
+  add("INT8 weights per channel, INT8 activations per token at run time",
+      make("int8", i8, dynamic(i8, Strategy::token)),
+      {"W8A8", "INT8", "int8dq", "w8a8_int8", "W8A8_INT8", "int8_dynamic"});
+  add("INT8 weights in groups of 128, activations as they are", make("w8a16", int_group(8)),
+      {"W8A16", "int8wo", "int8_weight_only"});
+  add("INT4 weights in groups of 128, activations as they are", make("w4a16", int_group(4)),
+      {"W4A16", "int4", "INT4", "int4wo-128", "int4_weight_only", "gptq_int4", "W4A16_SYM"});
+  add("INT4 weights with zero points in groups of 128", make("w4a16-asym", int_group(4, false)),
+      {"W4A16_ASYM", "awq_int4", "int4_asym"});
+  add("INT3 weights in groups of 128", make("w3a16", int_group(3)), {"W3A16", "int3"});
+  add("INT2 weights in groups of 128", make("w2a16", int_group(2)), {"W2A16", "int2"});
+  add("NVFP4 weights (E2M1, E4M3 scales of 16, one global scale), activations as they are",
+      make("nvfp4a16", nvfp4()), {"NVFP4A16", "nvfp4_weight_only", "nvfp4_wo", "W4A16_NVFP4"});
+  add("MXFP4 weights and activations (E2M1, E8M0 scales of 32), activations at run time",
+      make("mxfp4", mx(4), dynamic(mx(4), Strategy::group, 32)), {"MXFP4", "w4a4_mxfp4"});
+  add("MXFP4 weights, activations as they are", make("mxfp4a16", mx(4)),
+      {"MXFP4A16", "mxfp4_weight_only"});
+  add("MXFP8 weights and activations (E4M3, E8M0 scales of 32), activations at run time",
+      make("mxfp8", mx(8), dynamic(mx(8), Strategy::group, 32)), {"MXFP8", "w8a8_mxfp8"});
+  add("MXFP8 weights, activations as they are", make("mxfp8a16", mx(8)), {"MXFP8A16"});
+  for (Preset& preset : p) preset.name = preset.scheme.name;
+
+  auto refuse = [&](std::string_view name, std::string_view summary, std::string_view why,
+                    std::vector<std::string_view> aliases) {
+    p.push_back({name, summary, Scheme{}, std::move(aliases), why});
+  };
+  refuse("nvfp4", "NVFP4 weights and activations (needs calibration)",
+         "its activations need a calibrated input_global_scale, without which engines load it and "
+         "compute garbage; use nvfp4a16",
+         {"NVFP4", "modelopt_fp4", "W4A4_NVFP4"});
+  refuse("fp8-static", "FP8 with static activation scales (needs calibration)",
+         "its activation scales need calibration; use fp8-tensor or fp8-dynamic",
+         {"FP8_STATIC", "fp8_static"});
+  refuse("int4-groups", "int4wo with another group size",
+         "use w4a16 with --group-size 32, 64 or 256",
+         {"int4wo-32", "int4wo-64", "int4wo-256"});
+  refuse("ggml", "llama.cpp's types and mixes", "ggml schemes come with the gguf exporter",
+         {"GGUF:Q4_K_M", "Q4_K_M", "GGUF:Q4_0", "Q4_0", "GGUF:Q8_0", "Q8_0", "GGUF:Q5_K_M", "Q5_K_M",
+          "GGUF:Q6_K", "Q6_K", "GGUF:Q2_K", "Q2_K", "GGUF:Q3_K_M", "Q3_K_M", "IQ4_XS"});
+  return p;
+}
+
+bool same(std::string_view a, std::string_view b) {
+  // '-' and '_' are alike: fp8_dynamic, FP8-DYNAMIC.
+  return std::ranges::equal(a, b, [](char x, char y) {
+    auto fold = [](char c) { return c == '_' ? '-' : (c >= 'A' && c <= 'Z') ? char(c + 32) : c; };
+    return fold(x) == fold(y);
+  });
+}
+
+}  // namespace
+
+std::span<const Preset> presets() {
+  static const std::vector<Preset> all = build();
+  return all;
+}
+
+Scheme find_scheme(std::string_view name) {
+  const Preset* found = nullptr;
+  std::vector<std::string_view> names;
+  for (const Preset& p : presets()) {
+    if (same(p.name, name)) found = &p;
+    names.push_back(p.name);
+  }
+  for (const Preset& p : presets()) {
+    for (std::string_view alias : p.aliases) {
+      if (found == nullptr && same(alias, name)) found = &p;
+      names.push_back(alias);
+    }
+  }
+  if (found == nullptr) {
+    std::string hint = did_you_mean(name, names);
+    throw usage_error("unknown scheme '" + printable(name) + "'")
+        .hint(hint + (hint.empty() ? "" : " ") + "qquantize --list-schemes shows all");
+  }
+  if (!found->refusal.empty()) {
+    throw usage_error("scheme '" + printable(name) + "' cannot be made: " +
+                      std::string(found->refusal));
+  }
+  return found->scheme;
+}
+
+Scheme compose_scheme(std::string_view base, const SchemeOverrides& o) {
+  Scheme s = base.empty() ? make("custom", int_group(4)) : find_scheme(base);
+  if (!o.any()) return s;
+  QuantArgs& w = s.weights;
+  if (w.type == NumType::floating) {
+    throw usage_error("scheme '" + s.name + "' has a fixed layout")
+        .hint("--num-bits, --group-size and --symmetric compose integer schemes");
+  }
+  if (o.num_bits != 0) {
+    if (o.num_bits < 2 || o.num_bits > 8) {
+      throw usage_error("--num-bits (expected 2 to 8, found " + std::to_string(o.num_bits) + ")");
+    }
+    w.num_bits = o.num_bits;
+  }
+  if (!o.symmetric.empty()) w.symmetric = o.symmetric == "true";
+  if (!w.symmetric && s.input_activations) {
+    throw usage_error("scheme '" + s.name + "' quantizes activations: weights must be symmetric");
+  }
+  if (o.group_size == "channel" || o.group_size == "-1") {
+    w.strategy = Strategy::channel;
+    w.group_size = 0;
+  } else if (o.group_size == "tensor") {
+    w.strategy = Strategy::tensor;
+    w.group_size = 0;
+  } else if (!o.group_size.empty()) {
+    int size = 0;
+    const std::string& g = o.group_size;
+    auto [end, ec] = std::from_chars(g.data(), g.data() + g.size(), size);
+    if (ec != std::errc() || end != g.data() + g.size() || size < 16 || size > 65536 ||
+        size % 16 != 0) {
+      throw usage_error("--group-size (expected 32, 64, 128, 256, channel or tensor, found '" +
+                        printable(g) + "')");
+    }
+    if (s.input_activations) {
+      throw usage_error("scheme '" + s.name + "' quantizes activations: weights are per channel")
+          .hint("use w8a16 or w4a16 with --group-size");
+    }
+    w.strategy = Strategy::group;
+    w.group_size = size;
+  }
+  return s;
+}
+
+}  // namespace qp

@@ -1,0 +1,38 @@
+// The schemes that have a name. Pure data: one row each in presets.cc.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lib/scheme/scheme.h"
+
+namespace qp {
+
+struct Preset {
+  std::string_view name;
+  std::string_view summary;
+  Scheme scheme;
+  std::vector<std::string_view> aliases;  // what peers call it, matched without case
+  // Why it cannot be used yet, and what to use instead; "" when it can.
+  std::string_view refusal;
+};
+
+std::span<const Preset> presets();
+
+// The scheme of a preset name or alias, without case. Errors: usage; an unknown name gets a
+// "did you mean", a known one that cannot be made yet says what to use instead.
+Scheme find_scheme(std::string_view name);
+
+// --num-bits, --group-size, --symmetric applied to a scheme; empty or 0 leaves a value alone.
+// group_size: a number, "channel" or "tensor". Without a base scheme: weight-only integers.
+struct SchemeOverrides {
+  int num_bits = 0;
+  std::string group_size;
+  std::string symmetric;  // "", "true", "false"
+  bool any() const { return num_bits != 0 || !group_size.empty() || !symmetric.empty(); }
+};
+Scheme compose_scheme(std::string_view base, const SchemeOverrides& overrides);
+
+}  // namespace qp

@@ -1,0 +1,140 @@
+#include "lib/config/recipe.h"
+
+#include <array>
+
+#include "lib/base/error.h"
+#include "lib/base/file.h"
+#include "lib/config/presets.h"
+
+namespace qp {
+namespace {
+
+constexpr uint64_t kMaxRecipeBytes = 256 << 20;  // a plan names every tensor of a big model
+
+template <size_t N>
+void check_keys(const Json& object, const std::array<std::string_view, N>& known,
+                const std::string& where) {
+  if (!object.is_object()) throw usage_error(where + " is no JSON object");
+  for (const auto& [key, value] : object.items()) {
+    bool ok = false;
+    for (std::string_view k : known) ok = ok || k == key;
+    if (!ok) {
+      throw usage_error(where + " has an unknown key '" + printable(key) + "'")
+          .hint(did_you_mean(key, known));
+    }
+  }
+}
+
+std::vector<Match> read_matches(const Json& value, const std::string& where) {
+  std::vector<Match> out;
+  if (value.is_string()) {
+    out.emplace_back(value.get<std::string>());
+  } else if (value.is_array()) {
+    for (const Json& v : value) {
+      if (!v.is_string()) throw usage_error(where + ": a match is no string");
+      out.emplace_back(v.get<std::string>());
+    }
+  } else {
+    throw usage_error(where + ": a match is no string");
+  }
+  return out;
+}
+
+std::optional<Scheme> read_scheme(const Json& rule, const std::string& where) {
+  auto it = rule.find("scheme");
+  if (it == rule.end()) throw usage_error(where + " has no 'scheme'");
+  if (it->is_null()) return std::nullopt;
+  if (it->is_object()) return scheme_from_json(*it);
+  if (!it->is_string()) throw usage_error(where + ": 'scheme' is neither a name nor an object");
+  SchemeOverrides o;
+  if (auto opt = rule.find("options"); opt != rule.end()) {
+    constexpr std::array<std::string_view, 3> known = {"num_bits", "group_size", "symmetric"};
+    check_keys(*opt, known, where + " options");
+    o.num_bits = static_cast<int>(json_int(*opt, "num_bits", 0));
+    if (auto g = opt->find("group_size"); g != opt->end()) {
+      o.group_size = g->is_string() ? g->get<std::string>() : g->dump();
+    }
+    if (opt->contains("symmetric")) o.symmetric = json_bool(*opt, "symmetric", true) ? "true" : "false";
+  }
+  return compose_scheme(it->get<std::string>(), o);
+}
+
+Rule read_rule(const Json& json, const std::string& where) {
+  constexpr std::array<std::string_view, 7> known = {"match", "targets", "scheme", "algorithm",
+                                                     "options", "reason", "kind"};
+  check_keys(json, known, where);
+  Rule rule;
+  const char* key = json.contains("match") ? "match" : "targets";
+  if (!json.contains(key)) throw usage_error(where + " has no 'match'");
+  rule.match = read_matches(json.at(key), where);
+  rule.scheme = read_scheme(json, where);
+  rule.algorithm = json_string(json, "algorithm", "rtn");
+  rule.source = where;
+  return rule;
+}
+
+}  // namespace
+
+Match::Match(std::string text) : text_(std::move(text)) {
+  if (text_.starts_with("re:")) {
+    regex_.emplace(std::string_view(text_).substr(3));
+  } else {
+    kind_ = kind_from_name(text_);
+  }
+}
+
+bool Match::operator()(std::string_view name, const ModuleInfo& info) const {
+  if (regex_) return regex_->matches_start(info.module) || regex_->matches_start(name);
+  if (kind_) return info.kind == *kind_;
+  return text_ == info.module || text_ == name;
+}
+
+Recipe read_recipe(const std::string& path) {
+  try {
+    Json json = parse_json(read_text_file(path, kMaxRecipeBytes), path, true);
+    constexpr std::array<std::string_view, 9> known = {
+        "rules", "ignore", "plan", "source", "output_bytes", "peak_memory_bytes",
+        "seconds_estimate", "name", "warnings"};
+    check_keys(json, known, "the recipe");
+    Recipe recipe;
+    if (auto it = json.find("rules"); it != json.end()) {
+      if (!it->is_array()) throw usage_error("'rules' is no list");
+      for (size_t i = 0; i < it->size(); ++i) {
+        recipe.rules.push_back(read_rule((*it)[i], "rule " + std::to_string(i + 1)));
+      }
+    }
+    if (auto it = json.find("ignore"); it != json.end()) {
+      recipe.ignore = read_matches(*it, "'ignore'");
+    }
+    return recipe;
+  } catch (const Error& e) {
+    // Whatever is wrong inside, a recipe is an argument: exit 2. A missing file stays what it is.
+    ErrorKind kind = e.kind() == ErrorKind::system ? e.kind() : ErrorKind::usage;
+    throw Error(kind, e.reason()).file(path).hint(e.hint());
+  } catch (const nlohmann::json::exception& e) {
+    throw usage_error(std::string("is no recipe: ") + e.what()).file(path);
+  }
+}
+
+Rule scheme_rule(const Scheme& scheme, const std::string& source) {
+  Rule rule;
+  rule.match = {Match("Linear"), Match("Expert")};
+  rule.scheme = scheme;
+  rule.source = source;
+  return rule;
+}
+
+Json Recipe::to_json() const {
+  Json out = {{"rules", Json::array()}, {"ignore", Json::array()}};
+  for (const Rule& rule : rules) {
+    Json match = Json::array();
+    for (const Match& m : rule.match) match.push_back(m.text());
+    out["rules"].push_back({{"match", match},
+                            {"scheme", rule.scheme ? qp::to_json(*rule.scheme) : Json()},
+                            {"algorithm", rule.algorithm}});
+  }
+  for (const Match& m : ignore) out["ignore"].push_back(m.text());
+  return out;
+}
+
+}  // namespace qp
