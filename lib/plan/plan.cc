@@ -41,6 +41,7 @@ struct Use {
 
 bool rule_reaches(const Rule& rule, const Tensor& t, const ModuleInfo& info) {
   return std::ranges::any_of(rule.match, [&](const Match& m) {
+    if (!rule.scheme) return m(t.name, info);
     // A pattern is a net: it must not catch what engines cannot load. A name or kind is a wish.
     return m(t.name, info) && (m.is_regex() ? by_default(info.kind) : acceptable(info.kind));
   });

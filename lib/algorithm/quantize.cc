@@ -1,0 +1,238 @@
+#include "lib/algorithm/quantize.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <memory>
+#include <optional>
+
+#include "lib/algorithm/journal.h"
+#include "lib/algorithm/rtn.h"
+#include "lib/base/error.h"
+#include "lib/base/interrupt.h"
+#include "lib/kernels/kernels.h"
+#include "lib/qmap/copy.h"
+#include "lib/qmap/decode.h"
+#include "lib/qmap/identity.h"
+#include "lib/qmap/writer.h"
+
+namespace qp {
+namespace {
+
+// How much work a crash of the whole machine may cost: the journal is synced this often.
+constexpr uint64_t kJournalBytes = 256 << 20;
+constexpr auto kJournalTime = std::chrono::seconds(2);
+
+class ExtentSink final : public PieceSink {
+ public:
+  ExtentSink(QmapWriter& writer, uint64_t begin) : writer_(writer), begin_(begin) {}
+  void put(uint64_t offset, std::span<const std::byte> piece) override {
+    writer_.write(begin_ + offset, piece);
+  }
+  void retire(std::span<const std::byte> piece) override { hasher_.update(piece); }
+  uint64_t digest() const { return hasher_.digest(); }
+
+ private:
+  QmapWriter& writer_;
+  uint64_t begin_;
+  Hasher64 hasher_;
+};
+
+class Run {
+ public:
+  Run(const Store& store, const Plan& plan, const QuantizeOptions& options, QmapOutput& output,
+      Progress& progress)
+      : store_(store), plan_(plan), options_(options), output_(output), progress_(progress),
+        writer_(output.fd(), output.label()) {}
+
+  QuantizeResult run() {
+    lay_out();
+    writer_.reserve();
+    open_journal();
+    QuantizeResult result;
+    progress_.begin("quantizing", plan_.input_bytes);
+    try {
+      for (size_t i = 0; i < plan_.entries.size(); ++i) step(i, result);
+    } catch (const Error& e) {
+      if (e.kind() == ErrorKind::system) keep_partial();
+      throw;
+    } catch (const Interrupted&) {
+      keep_partial();
+      throw;
+    }
+    progress_.end();
+    store_.throw_if_changed();
+    result.id = writer_.finish(model_, output_.base(), output_.unnamed(), output_.sync());
+    result.output_bytes = writer_.end();
+    if (journal_) journal_->remove();
+    return result;
+  }
+
+ private:
+  // Every offset is fixed here, before any weight is read.
+  void lay_out() {
+    const Model& from = store_.model();
+    model_.format = from.format;
+    model_.architecture = from.architecture;
+    model_.schemes = from.schemes;
+    model_.dropped = from.dropped;
+    model_.provenance = from.provenance;
+    model_.provenance.push_back(options_.provenance);
+    if (options_.refer) model_.files = from.files;
+    for (const Companion& c : from.companions) {
+      Companion to = c;
+      if (!options_.refer || refer_extent(store_, model_, to.extent)) {
+        copy_companion(store_, c, to, writer_);
+      }
+      model_.companions.push_back(std::move(to));
+    }
+    model_.tensors.reserve(plan_.entries.size());
+    for (const PlanEntry& e : plan_.entries) {
+      Tensor t = *e.tensor;
+      if (e.scheme >= 0) {
+        const Scheme& scheme = plan_.schemes[static_cast<size_t>(e.scheme)];
+        t.scheme = model_.scheme_index(scheme);
+        t.parts.clear();
+        for (const PartSpec& spec : part_specs(scheme, t.shape, t.dtype)) {
+          Part p{spec.role, spec.dtype, spec.shape, {}, nullptr};
+          p.extent = writer_.place(*byte_size(spec.dtype, spec.shape));
+          t.parts.push_back(std::move(p));
+        }
+      } else {
+        for (Part& p : t.parts) {
+          if (!options_.refer || refer_extent(store_, model_, p.extent)) p = place_copy(p, writer_);
+        }
+      }
+      model_.tensors.push_back(std::move(t));
+    }
+  }
+
+  void open_journal() {
+    if (output_.unnamed() || output_.label() == "standard output") return;
+    Hasher128 h;
+    std::string text = to_json(plan_, identity(store_.model())).dump();
+    h.update(std::as_bytes(std::span(text)));
+    std::string run = h.digest().hex() + " " + QP_VERSION + " " + kernels::active().isa;
+    try {
+      journal_.emplace(output_.label() + ".partial", run, output_.resuming());
+    } catch (...) {
+      output_.keep_partial(output_.resuming());  // what is there belongs to somebody else's run
+      throw;
+    }
+    last_flush_ = std::chrono::steady_clock::now();
+  }
+
+  void step(size_t i, QuantizeResult& result) {
+    const PlanEntry& e = plan_.entries[i];
+    Tensor& t = model_.tensors[i];
+    progress_.item(t.name);
+    if (journal_) {
+      const auto* hashes = journal_->finished(i);
+      if (hashes != nullptr && hashes->size() == t.parts.size()) {
+        for (size_t k = 0; k < t.parts.size(); ++k) t.parts[k].extent.xxh3 = (*hashes)[k];
+        progress_.add(e.tensor->stored_bytes());
+        ++result.resumed;
+        return;
+      }
+    }
+    try {
+      for (const Part& p : e.tensor->parts) store_.verify(*e.tensor, p);
+      e.scheme >= 0 ? quantize(e, t) : copy(e, t);
+    } catch (Error& error) {
+      throw std::move(error).file(store_.label()).tensor(t.name);
+    }
+    if (!journal_) return;
+    std::vector<uint64_t> hashes;
+    for (const Part& p : t.parts) hashes.push_back(p.extent.xxh3.value_or(0));
+    journal_->add(i, hashes);
+    since_flush_ += t.stored_bytes();
+    auto now = std::chrono::steady_clock::now();
+    if (since_flush_ > kJournalBytes || now - last_flush_ > kJournalTime) {
+      if (output_.sync()) journal_->flush(output_.fd());
+      since_flush_ = 0;
+      last_flush_ = now;
+    }
+  }
+
+  void copy(const PlanEntry& e, Tensor& t) {
+    for (size_t k = 0; k < t.parts.size(); ++k) {
+      if (t.parts[k].extent.file != 0) continue;  // --refer
+      copy_part(store_, e.tensor->parts[k], t.parts[k], writer_,
+                [&](uint64_t n) { progress_.add(n); });
+    }
+  }
+
+  void quantize(const PlanEntry& e, Tensor& t) {
+    const Scheme& scheme = plan_.schemes[static_cast<size_t>(e.scheme)];
+    Part& codes = t.parts[0];
+    ExtentSink sink(writer_, codes.extent.offset);
+    SmallParts small = quantize_rtn(store_, *e.tensor, scheme, range_of(e, scheme), sink,
+                                    [&](uint64_t n) { progress_.add(n); });
+    codes.extent.xxh3 = sink.digest();
+    for (Part& p : t.parts) {
+      const std::vector<std::byte>* bytes = p.role == Role::scale        ? &small.scale
+                                            : p.role == Role::zero_point ? &small.zero_point
+                                            : p.role == Role::global_scale ? &small.global_scale
+                                                                           : nullptr;
+      if (bytes == nullptr) continue;
+      if (bytes->size() != p.extent.length) throw defect_error("a part has another size than planned");
+      writer_.write(p.extent.offset, *bytes);
+      p.extent.xxh3 = xxh3_64(*bytes);
+    }
+  }
+
+  // The range that a tensor-wide scale needs; fused tensors share NVFP4's.
+  float range_of(const PlanEntry& e, const Scheme& scheme) {
+    if (scheme.weights.strategy == Strategy::tensor) return tensor_absmax(store_, *e.tensor);
+    if (scheme.weights.strategy != Strategy::tensor_group) return 0;
+    if (e.info.fused.empty()) return tensor_absmax(store_, *e.tensor);
+    if (fused_.empty()) {
+      for (const PlanEntry& other : plan_.entries) {
+        if (other.scheme >= 0 && !other.info.fused.empty()) fused_[other.info.fused].members.push_back(&other);
+      }
+    }
+    Fused& group = fused_[e.info.fused];
+    if (!group.range) {
+      group.range = 0;
+      for (const PlanEntry* m : group.members) {
+        group.range = std::max(*group.range, tensor_absmax(store_, *m->tensor));
+      }
+    }
+    return *group.range;
+  }
+
+  void keep_partial() {
+    if (!journal_) return;
+    journal_->flush(output_.fd());
+
+    output_.keep_partial(true);
+  }
+
+  struct Fused {
+    std::vector<const PlanEntry*> members;
+    std::optional<float> range;
+  };
+
+  const Store& store_;
+  const Plan& plan_;
+  const QuantizeOptions& options_;
+  QmapOutput& output_;
+  Progress& progress_;
+  QmapWriter writer_;
+  Model model_;
+  std::optional<Journal> journal_;
+  std::map<std::string, Fused> fused_;
+  uint64_t since_flush_ = 0;
+  std::chrono::steady_clock::time_point last_flush_;
+};
+
+}  // namespace
+
+QuantizeResult run_plan(const Store& store, const Plan& plan, const QuantizeOptions& options,
+                        QmapOutput& output, Progress& progress) {
+  return Run(store, plan, options, output, progress).run();
+}
+
+}  // namespace qp

@@ -1,0 +1,29 @@
+// Carries a plan out: reads a store tensor by tensor, writes the saved quantized checkpoint.
+#pragma once
+
+#include <string>
+
+#include "lib/base/progress.h"
+#include "lib/pipe/handover.h"
+#include "lib/plan/plan.h"
+#include "lib/qmap/store.h"
+
+namespace qp {
+
+struct QuantizeOptions {
+  bool refer = false;     // kept tensors stay references to the source's files
+  Json provenance;        // this run's entry
+};
+
+struct QuantizeResult {
+  Hash128 id;
+  uint64_t output_bytes = 0;
+  size_t resumed = 0;  // tensors taken over from an unfinished run
+};
+
+// Extent offsets follow from the plan alone, so thread count and resuming change nothing.
+// Errors: as quantize_rtn; system (disk). The output is committed by the caller.
+QuantizeResult run_plan(const Store& store, const Plan& plan, const QuantizeOptions& options,
+                        QmapOutput& output, Progress& progress);
+
+}  // namespace qp

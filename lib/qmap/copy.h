@@ -1,0 +1,26 @@
+// Moves parts of one store into a new qmap.
+#pragma once
+
+#include <functional>
+
+#include "lib/base/hash.h"
+#include "lib/qmap/store.h"
+#include "lib/qmap/writer.h"
+
+namespace qp {
+
+// What copy_part() makes of a part: the same elements, inline, decoded. Only the offset is placed.
+Part place_copy(const Part& part, QmapWriter& writer);
+
+// Copies the elements of `from` to where place_copy() put `to`, and sets its checksum.
+// `advance` is told source bytes as they are done.
+void copy_part(const Store& store, const Part& from, Part& to, QmapWriter& writer,
+               const std::function<void(uint64_t)>& advance);
+void copy_companion(const Store& store, const Companion& from, Companion& to, QmapWriter& writer);
+
+// Re-points the extents of `model` (a copy of store's) so that it can live in another file:
+// inline extents of a named qmap become references to it. Errors: none; extents of an unnamed
+// qmap stay inline extents and must be copied: returns true for those.
+bool refer_extent(const Store& store, Model& model, Extent& extent);
+
+}  // namespace qp
