@@ -16,10 +16,12 @@
 namespace qp {
 
 class Store;
+class MappedFile;
 
 struct LoadOptions {
   bool dequantize = false;          // mark quantized tensors decode-on-read
   std::optional<DType> dtype;       // for kept float tensors, and what dequantized ones become
+  bool list_only = false;           // name and shapes only: unreadable quantization is a warning
   std::function<void(std::string)> warn = [](std::string) {};
 };
 
@@ -28,7 +30,8 @@ struct OutTensor {
   std::string name;
   DType dtype;
   Shape shape;
-  const Part* part;                 // source; null when `value` has the bytes
+  const Part* part = nullptr;       // source: a part's rows
+  const Tensor* values = nullptr;   // or a tensor's values; neither when `value` has the bytes
   std::vector<std::byte> value;     // small computed tensors (weight_shape ..)
   // Re-lays whole rows of the part into the output's layout; null = the part's rows as they are.
   // `row_bytes_in/out` are those of the part and of the output. Same number of rows on both sides.

@@ -56,7 +56,11 @@ class Run {
     try {
       for (size_t i = 0; i < plan_.entries.size(); ++i) step(i, result);
     } catch (const Error& e) {
-      if (e.kind() == ErrorKind::system) keep_partial();
+      if (e.kind() == ErrorKind::system) {
+        keep_partial();
+      } else if (journal_) {
+        journal_->remove();  // trying again would fail again
+      }
       throw;
     } catch (const Interrupted&) {
       keep_partial();
@@ -94,6 +98,7 @@ class Run {
       if (e.scheme >= 0) {
         const Scheme& scheme = plan_.schemes[static_cast<size_t>(e.scheme)];
         t.scheme = model_.scheme_index(scheme);
+        t.dequantize = false;
         t.parts.clear();
         for (const PartSpec& spec : part_specs(scheme, t.shape, t.dtype)) {
           Part p{spec.role, spec.dtype, spec.shape, {}, nullptr};
@@ -101,9 +106,11 @@ class Run {
           t.parts.push_back(std::move(p));
         }
       } else {
-        for (Part& p : t.parts) {
-          if (!options_.refer || refer_extent(store_, model_, p.extent)) p = place_copy(p, writer_);
+        bool copy = !options_.refer;
+        if (!copy) {
+          for (Part& p : t.parts) copy = refer_extent(store_, model_, p.extent) || copy;
         }
+        if (copy) t = place_copy(*e.tensor, writer_);
       }
       model_.tensors.push_back(std::move(t));
     }
@@ -157,11 +164,8 @@ class Run {
   }
 
   void copy(const PlanEntry& e, Tensor& t) {
-    for (size_t k = 0; k < t.parts.size(); ++k) {
-      if (t.parts[k].extent.file != 0) continue;  // --refer
-      copy_part(store_, e.tensor->parts[k], t.parts[k], writer_,
-                [&](uint64_t n) { progress_.add(n); });
-    }
+    if (t.parts.front().extent.file != 0) return;  // --refer
+    copy_tensor(store_, *e.tensor, t, writer_, [&](uint64_t n) { progress_.add(n); });
   }
 
   void quantize(const PlanEntry& e, Tensor& t) {

@@ -1,7 +1,6 @@
 #include "lib/algorithm/rtn.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <mutex>
@@ -11,7 +10,7 @@
 #include "lib/base/interrupt.h"
 #include "lib/base/parallel.h"
 #include "lib/kernels/kernels.h"
-#include "lib/qmap/decode.h"
+#include "lib/qmap/rows.h"
 #include "lib/scheme/numerics.h"
 
 namespace qp {
@@ -24,21 +23,6 @@ kernels::Src src_of(DType dtype) {
   return dtype == DType::f16 ? kernels::Src::f16 : kernels::Src::f32;
 }
 
-// A tensor cut into chunks of whole rows (whole block rows for block schemes).
-struct Chunks {
-  const Part& part;
-  uint64_t rows, per_chunk, count;
-
-  Chunks(const Tensor& t, uint64_t unit) : part(t.parts.front()) {
-    rows = part.shape.rows();
-    uint64_t fit = kChunkBytes / std::max<uint64_t>(row_bytes(part), 1);
-    per_chunk = std::max(unit, fit / unit * unit);
-    count = ceil_div(rows, per_chunk);
-  }
-  uint64_t first(uint64_t i) const { return i * per_chunk; }
-  uint64_t size(uint64_t i) const { return std::min(per_chunk, rows - first(i)); }
-};
-
 [[noreturn]] void refuse_nonfinite(const Store& store, const Tensor& t, uint64_t row) {
   throw input_error("has NaN or infinite weights in row " + std::to_string(row))
       .file(store.label())
@@ -48,7 +32,8 @@ struct Chunks {
 
 // What one worker needs to turn rows into codes.
 struct Worker {
-  std::vector<std::byte> scratch, codes;
+  RowScratch rows;
+  std::vector<std::byte> codes;
   std::vector<float> lo, hi, scale, zero;
 };
 
@@ -202,21 +187,20 @@ class Quantizer {
 }  // namespace
 
 float tensor_absmax(const Store& store, const Tensor& t) {
-  Chunks chunks(t, 1);
-  std::vector<std::vector<std::byte>> scratch(static_cast<size_t>(threads()));
+  RowSource source(store, t);
   std::mutex mutex;
   float amax = 0;
-  parallel_for(chunks.count, [&](size_t i, int worker) {
-    throw_if_interrupted();
-    const std::byte* rows = store.rows(chunks.part, chunks.first(i), chunks.size(i),
-                                       scratch[static_cast<size_t>(worker)]);
-    float m = 0;
-    uint64_t n = chunks.size(i) * chunks.part.shape.cols();
-    kernels::active().group_absmax(src_of(t.dtype), rows, n, std::max<uint64_t>(n, 1), &m);
-    if (!std::isfinite(m)) refuse_nonfinite(store, t, chunks.first(i));
-    std::lock_guard lock(mutex);
-    amax = std::max(amax, m);
-  });
+  for_row_chunks(
+      source, kChunkBytes,
+      [&](uint64_t first, uint64_t count, std::span<const std::byte> rows) {
+        float m = 0;
+        uint64_t n = count * source.cols();
+        kernels::active().group_absmax(src_of(t.dtype), rows.data(), n, std::max<uint64_t>(n, 1), &m);
+        if (!std::isfinite(m)) refuse_nonfinite(store, t, first);
+        std::lock_guard lock(mutex);
+        amax = std::max(amax, m);
+      },
+      nullptr);
   return amax;
 }
 
@@ -225,22 +209,25 @@ SmallParts quantize_rtn(const Store& store, const Tensor& t, const Scheme& schem
   uint64_t unit = scheme.weights.strategy == Strategy::block
                       ? static_cast<uint64_t>(scheme.weights.block_rows)
                       : 1;
-  Chunks chunks(t, unit);
+  RowSource source(store, t);
   Quantizer quantizer(store, t, scheme, range);
   std::vector<Worker> workers(static_cast<size_t>(threads()));
+  uint64_t fit = kChunkBytes / std::max<uint64_t>(source.row_bytes(), 1);
+  uint64_t per_chunk = std::max(unit, fit / unit * unit);
+  auto size = [&](size_t i) { return std::min(per_chunk, source.rows() - i * per_chunk); };
   parallel_ordered(
-      chunks.count,
+      ceil_div(source.rows(), per_chunk),
       [&](size_t i, int worker) {
         throw_if_interrupted();
         Worker& w = workers[static_cast<size_t>(worker)];
-        const std::byte* rows = store.rows(chunks.part, chunks.first(i), chunks.size(i), w.scratch);
-        quantizer.chunk(rows, chunks.first(i), chunks.size(i), w);
-        store.drop(chunks.part, chunks.first(i), chunks.size(i));
-        sink.put(chunks.first(i) * quantizer.code_bytes(), w.codes);
+        uint64_t first = i * per_chunk;
+        quantizer.chunk(source.get(first, size(i), w.rows), first, size(i), w);
+        source.drop(first, size(i));
+        sink.put(first * quantizer.code_bytes(), w.codes);
       },
       [&](size_t i, int worker) {
         sink.retire(workers[static_cast<size_t>(worker)].codes);
-        advance(chunks.size(i) * row_bytes(chunks.part));
+        advance(size(i) * source.row_bytes());
       });
   return quantizer.finish();
 }

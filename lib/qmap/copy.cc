@@ -1,51 +1,46 @@
 #include "lib/qmap/copy.h"
 
 #include <algorithm>
-#include <filesystem>
 
-#include "lib/base/checked.h"
-#include "lib/base/interrupt.h"
-#include "lib/base/parallel.h"
 #include "lib/qmap/decode.h"
+#include "lib/qmap/rows.h"
 
 namespace qp {
 namespace {
 constexpr uint64_t kCopyBytes = 4 << 20;
 }
 
-Part place_copy(const Part& part, QmapWriter& writer) {
-  Part to = part;
-  to.decode = nullptr;
-  to.extent = writer.place(part.shape.rows() * row_bytes(part));
+Tensor place_copy(const Tensor& tensor, QmapWriter& writer) {
+  Tensor to = tensor;
+  if (tensor.dequantize) {
+    to.scheme = -1;
+    to.dequantize = false;
+    to.parts = {Part{Role::data, tensor.dtype, tensor.shape, {}, nullptr}};
+  }
+  for (Part& p : to.parts) {
+    p.decode = nullptr;
+    p.extent = writer.place(p.shape.rows() * row_bytes(p));
+  }
   return to;
 }
 
-void copy_part(const Store& store, const Part& from, Part& to, QmapWriter& writer,
-               const std::function<void(uint64_t)>& advance) {
-  uint64_t per_row = row_bytes(from), rows = from.shape.rows();
-  uint64_t per_chunk = std::max<uint64_t>(1, kCopyBytes / std::max<uint64_t>(per_row, 1));
-  uint64_t chunks = ceil_div(rows, per_chunk);
-  auto size = [&](uint64_t i) { return std::min(per_chunk, rows - i * per_chunk); };
-  struct Worker {
-    std::vector<std::byte> scratch;
-    std::span<const std::byte> piece;
-  };
-  std::vector<Worker> workers(static_cast<size_t>(threads()));
-  Hasher64 hasher;
-  parallel_ordered(
-      chunks,
-      [&](size_t i, int worker) {
-        throw_if_interrupted();
-        Worker& w = workers[static_cast<size_t>(worker)];
-        w.piece = {store.rows(from, i * per_chunk, size(i), w.scratch), size(i) * per_row};
-        writer.write(to.extent.offset + i * per_chunk * per_row, w.piece);
-      },
-      [&](size_t i, int worker) {
-        hasher.update(workers[static_cast<size_t>(worker)].piece);
-        store.drop(from, i * per_chunk, size(i));
-        advance(size(i) * per_row);
-      });
-  to.extent.xxh3 = hasher.digest();
+void copy_tensor(const Store& store, const Tensor& from, Tensor& to, QmapWriter& writer,
+                 const std::function<void(uint64_t)>& advance) {
+  for (size_t k = 0; k < to.parts.size(); ++k) {
+    Part& p = to.parts[k];
+    Hasher64 hasher;
+    RowSource source = from.dequantize ? RowSource(store, from) : RowSource(store, from.parts[k]);
+    for_row_chunks(
+        source, kCopyBytes,
+        [&](uint64_t first, uint64_t, std::span<const std::byte> piece) {
+          writer.write(p.extent.offset + first * source.row_bytes(), piece);
+        },
+        [&](uint64_t, uint64_t, std::span<const std::byte> piece) {
+          hasher.update(piece);
+          advance(piece.size());
+        });
+    p.extent.xxh3 = hasher.digest();
+  }
 }
 
 void copy_companion(const Store& store, const Companion& from, Companion& to, QmapWriter& writer) {

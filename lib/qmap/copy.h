@@ -9,13 +9,14 @@
 
 namespace qp {
 
-// What copy_part() makes of a part: the same elements, inline, decoded. Only the offset is placed.
-Part place_copy(const Part& part, QmapWriter& writer);
+// What copy_tensor() makes of a tensor: inline parts with the same elements, decoded; a tensor that
+// stands for its values becomes them. Only offsets are placed.
+Tensor place_copy(const Tensor& tensor, QmapWriter& writer);
 
-// Copies the elements of `from` to where place_copy() put `to`, and sets its checksum.
-// `advance` is told source bytes as they are done.
-void copy_part(const Store& store, const Part& from, Part& to, QmapWriter& writer,
-               const std::function<void(uint64_t)>& advance);
+// Copies the elements of `from` to where place_copy() put `to`, and sets the checksums.
+// `advance` is told bytes as they are done.
+void copy_tensor(const Store& store, const Tensor& from, Tensor& to, QmapWriter& writer,
+                 const std::function<void(uint64_t)>& advance);
 void copy_companion(const Store& store, const Companion& from, Companion& to, QmapWriter& writer);
 
 // Re-points the extents of `model` (a copy of store's) so that it can live in another file:

@@ -12,6 +12,7 @@ const Part* Tensor::part(Role role) const {
 }
 
 uint64_t Tensor::stored_bytes() const {
+  if (dequantize) return byte_size(dtype, shape).value_or(0);
   uint64_t n = 0;
   for (const Part& p : parts) n += byte_size(p.dtype, p.shape).value_or(0);
   return n;

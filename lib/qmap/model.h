@@ -56,13 +56,14 @@ struct Tensor {
   DType dtype = DType::bf16;  // of the (unquantized) elements; U8 for ggml blocks kept as they are
   Shape shape;
   int32_t scheme = -1;      // index into Model::schemes; -1: parts is one `data` (or `blocks`)
+  bool dequantize = false;  // quantized parts that stand for their float values (--dequantize)
   std::string ggml;         // name of the ggml type when the part is `blocks`
   std::string source;       // where it came from when renamed or decoded: "blk.0.attn_q.weight (q4_1)"
   std::vector<Part> parts;
 
-  bool quantized() const { return scheme >= 0 || !ggml.empty(); }
+  bool quantized() const { return (scheme >= 0 && !dequantize) || !ggml.empty(); }
   const Part* part(Role role) const;
-  uint64_t stored_bytes() const;  // sum of the parts' decoded sizes
+  uint64_t stored_bytes() const;  // what a self-contained copy takes: decoded parts, or values
 };
 
 struct FileRef {

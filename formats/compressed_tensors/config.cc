@@ -1,0 +1,94 @@
+#include "formats/compressed_tensors/compressed_tensors.h"
+
+namespace qp::ct {
+namespace {
+// The library's version whose layouts are written (dense packing of odd widths, scale_dtype keys).
+constexpr const char* kVersion = "0.18.0";
+}  // namespace
+
+std::string_view format_of(const Scheme& s) {
+  if (s.code_kind() == CodeKind::e2m1) {
+    return s.scale_kind() == ScaleKind::e8m0 ? "mxfp4-pack-quantized" : "nvfp4-pack-quantized";
+  }
+  if (s.scale_kind() == ScaleKind::e8m0) return "mxfp8-quantized";
+  if (s.code_kind() == CodeKind::integer) {
+    return s.input_activations ? "int-quantized" : "pack-quantized";
+  }
+  return s.input_activations ? "float-quantized" : "naive-quantized";
+}
+
+Json args_json(const QuantArgs& a, bool weights) {
+  auto dtype = [](DType d) -> std::string {
+    // E8M0 exponents are held, and named, as bytes.
+    return d == DType::f8_e8m0 ? "torch.uint8" : "torch." + std::string(torch_name(d));
+  };
+  Json j;
+  j["actorder"] = nullptr;
+  j["block_structure"] = nullptr;
+  if (a.strategy == Strategy::block) j["block_structure"] = {a.block_rows, a.block_cols};
+  if (a.dynamic == Dynamic::local) {
+    j["dynamic"] = "local";
+  } else {
+    j["dynamic"] = a.dynamic == Dynamic::yes;
+  }
+  j["group_size"] = nullptr;
+  if (a.group_size > 0) j["group_size"] = a.group_size;
+  // vLLM's MoE path wants channel spelled out for packed integers; null elsewhere, as presets do.
+  if (weights && a.type == NumType::integer && a.num_bits < 8 && a.strategy == Strategy::channel) {
+    j["group_size"] = -1;
+  }
+  j["num_bits"] = a.num_bits;
+  j["observer"] = nullptr;
+  if (a.dynamic == Dynamic::no) j["observer"] = "memoryless_minmax";
+  j["observer_kwargs"] = Json::object();
+  j["scale_dtype"] = nullptr;
+  if (a.scale_dtype) j["scale_dtype"] = dtype(*a.scale_dtype);
+  j["strategy"] = name_of(a.strategy);
+  j["symmetric"] = a.symmetric;
+  j["type"] = name_of(a.type);
+  j["zp_dtype"] = nullptr;
+  if (!a.symmetric) j["zp_dtype"] = "torch.int8";
+  return j;
+}
+
+Json quantization_config(const std::vector<Group>& groups, const std::vector<std::string>& ignore) {
+  Json config_groups = Json::object();
+  std::string common;
+  for (size_t i = 0; i < groups.size(); ++i) {
+    const Scheme& s = *groups[i].scheme;
+    std::string format(format_of(s));
+    common = i == 0 || common == format ? format : "mixed-precision";
+    Json g;
+    g["format"] = format;
+    g["input_activations"] = s.input_activations ? args_json(*s.input_activations, false) : Json();
+    g["output_activations"] = nullptr;
+    g["targets"] = groups[i].targets;
+    g["weights"] = args_json(s.weights, true);
+    config_groups["group_" + std::to_string(i)] = std::move(g);
+  }
+  Json q;
+  q["config_groups"] = std::move(config_groups);
+  q["format"] = groups.empty() ? "dense" : common;
+  q["global_compression_ratio"] = nullptr;
+  q["ignore"] = ignore;
+  q["kv_cache_scheme"] = nullptr;
+  q["quant_method"] = "compressed-tensors";
+  q["quantization_status"] = "compressed";
+  q["sparsity_config"] = Json::object();
+  q["transform_config"] = Json::object();
+  q["version"] = kVersion;
+  return q;
+}
+
+}  // namespace qp::ct
+
+namespace qp {
+
+const Format& compressed_tensors_format() {
+  static const Format format = {"compressed-tensors",
+                                "vLLM and SGLang: every scheme of this version, no extra flag",
+                                ct::plan, "compressed-tensors", ct::adopt};
+  return format;
+}
+
+}  // namespace qp

@@ -1,0 +1,123 @@
+#include "formats/hf/quant_method.h"
+
+#include <algorithm>
+#include <array>
+
+#include "formats/input_kinds.h"
+#include "lib/base/error.h"
+#include "lib/base/file.h"
+#include "lib/base/json.h"
+
+namespace qp {
+namespace {
+
+// Methods that checkpoints in the wild declare. What has no format of ours is named, not read.
+constexpr InputKind kMethods[] = {
+    {"compressed-tensors", "read", "as qexport and llm-compressor write it"},
+    {"gptq", "named", "AutoGPTQ, GPTQModel"},
+    {"awq", "named", "AutoAWQ"},
+    {"auto-round", "named", "Intel AutoRound"},
+    {"fp8", "named", "DeepSeek-style block or per-tensor FP8"},
+    {"fbgemm_fp8", "named", "Meta's FP8"},
+    {"modelopt", "named", "NVIDIA ModelOpt; also hf_quant_config.json"},
+    {"modelslim", "named", "Ascend ModelSlim; quant_model_description.json"},
+    {"mxfp4", "named", "gpt-oss"},
+    {"bitsandbytes", "named", "nf4, fp4, int8"},
+    {"torchao", "named", "torchao"},
+    {"quark", "named", "AMD Quark"},
+    {"w8a8_int8", "named", "SGLang's INT8 loader"},
+    {"w8a8_fp8", "named", "SGLang's FP8 loader"},
+    {"hqq", "named", "half-quadratic quantization"},
+    {"aqlm", "named", "AQLM"},
+    {"quip", "named", "QuIP#"},
+    {"eetq", "named", "EETQ"},
+    {"vptq", "named", "VPTQ"},
+    {"bitnet", "named", "BitNet"},
+    {"spqr", "named", "SpQR"},
+    {"higgs", "named", "HIGGS"},
+    {"quanto", "named", "optimum-quanto"},
+    {"exl2", "named", "ExLlamaV2"},
+    {"marlin", "named", "Marlin"},
+};
+
+constexpr uint64_t kMaxConfig = uint64_t{64} << 20;
+
+std::string lower(std::string s) {
+  std::ranges::transform(s, s.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
+  return s;
+}
+
+std::string read_companion(const Model& model, const Companion& c) {
+  if (c.extent.file == kBlob) return model.blobs.at(c.extent.offset);
+  if (c.extent.file == 0) return "";
+  return read_text_file(model.files.at(c.extent.file - 1).path, kMaxConfig);
+}
+
+const Json* object_at(const Json& json, const char* key) {
+  if (!json.is_object()) return nullptr;
+  auto it = json.find(key);
+  return it != json.end() && it->is_object() ? &*it : nullptr;
+}
+
+}  // namespace
+
+std::vector<InputKind> quantized_kinds() { return {std::begin(kMethods), std::end(kMethods)}; }
+
+DeclaredQuantization declared_quantization(
+    const Model& model, const std::function<std::string(const Companion&)>& read) {
+  struct Place {
+    const Json* object;
+    const char* name;
+  };
+  const Json* text = object_at(model.config, "text_config");
+  for (Place place : {Place{object_at(model.config, "quantization_config"), "quantization_config"},
+                      Place{text ? object_at(*text, "quantization_config") : nullptr,
+                            "text_config.quantization_config"},
+                      Place{object_at(model.config, "compression_config"), "compression_config"}}) {
+    if (place.object == nullptr) continue;
+    std::string method = lower(json_string(*place.object, "quant_method", ""));
+    if (method.empty() && place.object->contains("quant_algo")) method = "modelopt";
+    if (method.empty() && place.object->contains("config_groups")) method = "compressed-tensors";
+    if (method.empty()) method = "unnamed";
+    return {method, std::string("config.json ") + place.name, *place.object};
+  }
+  if (const Companion* c = model.companion("hf_quant_config.json")) {
+    return {"modelopt", "hf_quant_config.json", parse_json(read(*c), c->name)};
+  }
+  if (const Companion* c = model.companion("quant_model_description.json")) {
+    return {"modelslim", "quant_model_description.json", parse_json(read(*c), c->name)};
+  }
+  return {};
+}
+
+void finish_model(Model& model, const std::string& path, const LoadOptions& options) {
+  auto read = [&](const Companion& c) { return read_companion(model, c); };
+  if (const Companion* c = model.companion("config.json")) {
+    model.config = parse_json(read(*c), path + "/config.json");
+    if (!model.config.is_object()) throw input_error("is no JSON object").file(path + "/config.json");
+    auto names = model.config.find("architectures");
+    if (names != model.config.end() && names->is_array() && !names->empty() &&
+        names->front().is_string()) {
+      model.architecture = names->front().get<std::string>();
+    }
+  }
+  DeclaredQuantization q = declared_quantization(model, read);
+  if (q.method.empty()) return;
+  for (const Format& f : formats()) {
+    if (f.adopt != nullptr && f.quant_method == q.method) {
+      f.adopt(model, q.config, options);
+      return;
+    }
+  }
+  auto known = std::ranges::find(kMethods, std::string_view(q.method), &InputKind::name);
+  std::string what = "is quantized with " + printable(q.method) + " (" + q.place + ")" +
+                     (known == std::end(kMethods) ? ", a method qpipe does not know"
+                                                  : ", which this version cannot read yet");
+  if (options.list_only) {
+    options.warn(what);
+    return;
+  }
+  throw input_error(what).file(path).hint("give the unquantized model, or list it with qload --list");
+}
+
+}  // namespace qp

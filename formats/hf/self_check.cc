@@ -1,0 +1,83 @@
+#include "formats/hf/self_check.h"
+
+#include <cstring>
+
+#include "lib/base/error.h"
+#include "lib/qmap/rows.h"
+#include "lib/qmap/store.h"
+#include "lib/verify/numbers.h"
+
+namespace qp {
+namespace {
+
+constexpr uint64_t kChunk = 4 << 20;
+
+[[noreturn]] void fail(const std::string& directory, const std::string& name, const std::string& what) {
+  throw defect_error("self-check after writing: " + what)
+      .file(directory)
+      .tensor(name)
+      .hint("nothing was kept; report this with the command line, or try --no-verify");
+}
+
+void compare(const RowSource& want, const RowSource& found, const std::string& directory,
+             const std::string& name, std::string_view what) {
+  if (want.rows() != found.rows() || want.row_bytes() != found.row_bytes()) {
+    fail(directory, name, std::string(what) + " has another shape");
+  }
+  for_row_chunks(
+      want, kChunk,
+      [&](uint64_t first, uint64_t count, std::span<const std::byte> rows) {
+        thread_local RowScratch mine;
+        if (rows.empty()) return;
+        const std::byte* other = found.get(first, count, mine);
+        if (std::memcmp(rows.data(), other, rows.size()) != 0) {
+          fail(directory, name, std::string(what) + " differs from its source");
+        }
+        found.drop(first, count);
+      },
+      nullptr);
+}
+
+}  // namespace
+
+void self_check(const Store& store, const ExportPlan& plan, const std::string& directory,
+                Progress& progress) {
+  Store written(load_checkpoint(directory, LoadOptions{}), nullptr, directory);
+  auto found = written.model().index();
+  uint64_t total = 0;
+  for (const Tensor& t : store.model().tensors) total += t.stored_bytes();
+  progress.begin("checking", total);
+  for (const Tensor& t : store.model().tensors) {
+    progress.item(t.name);
+    auto it = found.find(t.name);
+    if (it == found.end()) fail(directory, t.name, "is missing");
+    const Tensor& w = *it->second;
+    if (t.quantized()) {
+      for (const Part& p : t.parts) {
+        const Part* other = w.part(p.role);
+        if (other == nullptr) fail(directory, t.name, "has no " + std::string(name_of(p.role)));
+        compare(RowSource(store, p), RowSource(written, *other), directory, t.name, name_of(p.role));
+      }
+      for (const Finding& f : check_numbers(written, w)) {
+        if (f.severity == Severity::error) fail(directory, t.name, f.what);
+      }
+    } else {
+      compare(RowSource(store, t), RowSource(written, w), directory, t.name, "its data");
+    }
+    progress.add(t.stored_bytes());
+  }
+  if (found.size() != store.model().tensors.size()) {
+    fail(directory, "", "holds " + std::to_string(found.size()) + " tensors (expected " +
+                            std::to_string(store.model().tensors.size()) + ")");
+  }
+  for (const Companion* c : plan.companions) {
+    const Companion* w = written.model().companion(c->name);
+    if (w == nullptr || written.text(w->extent) != store.text(c->extent)) {
+      fail(directory, c->name, "the companion file differs");
+    }
+  }
+  written.throw_if_changed();
+  progress.end();
+}
+
+}  // namespace qp

@@ -1,0 +1,58 @@
+// Rows of a tensor as consumers want them, whatever holds them: a part's decoded rows, or the
+// float values of a quantized tensor.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "lib/qmap/store.h"
+
+namespace qp {
+
+// One per thread: buffers of row conversions.
+struct RowScratch {
+  std::vector<std::byte> bytes, codes, aux;
+  std::vector<float> values, scale, zero;
+};
+
+class RowSource {
+ public:
+  // A part's rows.
+  RowSource(const Store& store, const Part& part);
+  // A tensor's values in its dtype: its data, or its codes dequantized: (code - zero_point) * scale
+  // in f32, rounded once to the dtype (for NVFP4 the scale is local / global, in f32;
+  // reference/compressed-tensors.md section 7). ggml blocks have values too.
+  RowSource(const Store& store, const Tensor& tensor);
+
+  uint64_t rows() const { return rows_; }
+  uint64_t cols() const { return cols_; }
+  DType dtype() const { return dtype_; }
+  uint64_t row_bytes() const { return row_bytes_; }
+  // Rows [first, first + count), dense. Valid until the scratch is used again.
+  const std::byte* get(uint64_t first, uint64_t count, RowScratch& scratch) const;
+  // The same as f32, not rounded to the dtype when `exact` and the tensor is quantized.
+  const float* get_f32(uint64_t first, uint64_t count, RowScratch& scratch, bool exact) const;
+  // These rows will not be read again soon.
+  void drop(uint64_t first, uint64_t count) const;
+
+ private:
+  void dequantize(uint64_t first, uint64_t count, RowScratch& scratch) const;
+  void row_scales(uint64_t row, RowScratch& scratch) const;
+
+  const Store& store_;
+  const Tensor* tensor_ = nullptr;  // set when values come from quantized parts
+  const Part* part_;
+  DType dtype_;
+  uint64_t rows_, cols_, row_bytes_;
+};
+
+// Cuts the rows into chunks of about `chunk_bytes` and runs work() on them in parallel, then
+// retire() in order (see parallel_ordered). Drops what was read; stops when interrupted.
+using RowWork = std::function<void(uint64_t first, uint64_t count, std::span<const std::byte>)>;
+void for_row_chunks(const RowSource& source, uint64_t chunk_bytes, const RowWork& work,
+                    const RowWork& retire, uint64_t unit = 1);
+
+}  // namespace qp
