@@ -3,7 +3,8 @@
 // Every operation exists as scalar code (the specification, *_ref.cc) and for each instruction set
 // in kernels.def; all give the same bits on every input, NaN, Inf, -0, denormals and odd tails
 // included. Kernels take pointers and sizes, do not allocate, throw or start threads, and write
-// exactly the bytes documented. Callers split work by rows.
+// exactly the bytes documented. Callers split work by rows. (A NaN in an f32 output is some NaN:
+// its sign and payload are not part of the contract, but for group_absmax, group_minmax, casts.)
 //
 // A row has `cols` elements in groups of `group` along the row (the last one may be shorter; a
 // group >= cols means one group), so it has ceil(cols / group) scales. Scales and zero points
@@ -51,15 +52,15 @@ struct Table {
                     const float* zero_point, int bits, uint8_t* out) noexcept;
 
   // E4M3 (fn) codes, one byte each: w / scale rounded to Src, clamped to +-448, to nearest even.
-  // The sign of zero and of underflow is kept, except that a weight of -0.0 gives 0x00 when
-  // `drop_negative_zero` (compressed-tensors oneshot adds a zero point of 0). NaN gives 0x7F.
+  // The sign of zero and of underflow is kept, except that a rounded quotient of -0.0 gives 0x00
+  // when `drop_negative_zero` (compressed-tensors oneshot adds a zero point of 0). NaN gives 0x7F.
   void (*e4m3_codes)(Src, const void* src, size_t cols, size_t group, const float* scale,
                      bool drop_negative_zero, uint8_t* out) noexcept;
 
   // E2M1 codes, two per byte, even column in the low nibble (cols is even): w / scale, rounded to
   // Src when `round_quotient` (MXFP4; NVFP4 stays in f32), clamped to +-6, then |t| <=.25->0,
   // <.75->.5, <=1.25->1, <1.75->1.5, <=2.5->2, <3.5->3, <=5->4, else 6. Sign bit set iff t < 0
-  // (so -0.0 gives 0, a negative underflow gives 8). NaN gives 7.
+  // (so -0.0 gives 0, a negative value rounded to 0 gives 8). NaN gives 7.
   void (*e2m1_codes)(Src, const void* src, size_t cols, size_t group, const float* scale,
                      bool round_quotient, uint8_t* out) noexcept;
 
@@ -70,8 +71,9 @@ struct Table {
   // MX shared exponents from group absmax (values representable in Src): power of two P = amax
   // with a quarter of the mantissa range added and the mantissa cleared, done on the bits of Src;
   // E = clamp(127 + log2 P - offset, 0, 255), offset 2 for FP4, 8 for FP8; amax 0 or subnormal
-  // without carry: E = 0 (Src f16: scale 2^-127 underflows, so scale 1.0 and E = 127).
-  // effective = 2^(E-127) as the reference divides by it.
+  // without carry: E = 0 (Src f16: scale 2^-127 underflows, so scale 1.0 and E = 127); P infinite
+  // (a carry out of the largest exponent, Inf) or NaN: E = 255.
+  // effective = 2^(E-127) as the reference divides by it, Inf for 255.
   void (*mx_scales)(Src, const float* amax, size_t groups, int offset, uint8_t* code,
                     float* effective) noexcept;
 
@@ -83,7 +85,8 @@ struct Table {
   void (*e2m1_values)(const uint8_t* codes, size_t cols, size_t group, const float* scale,
                       float* out) noexcept;
 
-  // Casts. NaN stays NaN (quiet); f32 -> f16 overflows to Inf; subnormals are kept.
+  // Casts. NaN stays NaN and keeps its sign and upper payload; it becomes quiet, except bf16 -> f32
+  // and f32 -> f32, which keep all bits. f32 -> f16 overflows to Inf; subnormals are kept.
   void (*to_f32)(Src, const void* src, size_t n, float* out) noexcept;
   void (*from_f32)(Src, const float* src, size_t n, void* out) noexcept;
 
