@@ -47,7 +47,20 @@ def load_dense(gguf):
     config.dtype = torch.bfloat16
     model = type(loaded)(config).to(torch.bfloat16)
     model.load_state_dict(loaded.state_dict())
-    return model, transformers.AutoTokenizer.from_pretrained(**where)
+    return model, with_digit_rule(transformers.AutoTokenizer.from_pretrained(**where))
+
+
+def with_digit_rule(tokenizer):
+    """Puts back the splitting of digits.
+
+    transformers builds every GPT-2 type tokenizer of a GGUF without reading
+    tokenizer.ggml.pre; the "smollm" rule splits each digit before the byte-level rule.
+    """
+    from tokenizers import pre_tokenizers as pre
+
+    tokenizer.backend_tokenizer.pre_tokenizer = pre.Sequence(
+        [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)])
+    return tokenizer
 
 
 def convert(gguf, target):

@@ -391,10 +391,12 @@ packages' copyright files say so for the Bible and the dictionary; the novels' a
 {text_bytes} bytes ({train_tokens} tokens), sha256
 `{text_sha}`; it is not in the repository.
 
-- `heldout.txt`: the end of *Persuasion* (chapters 23 and 24), the Book of Jonah. For perplexity.
+- `heldout.txt`: the end of *Persuasion* (most of chapter 23, and chapter 24) and the Book of
+  Jonah. For perplexity.
 - `calib.txt`: the last two chapters of *Northanger Abbey*, the Book of Ruth. For calibration.
 
-Neither excerpt is in the training text. Lines are unwrapped: one paragraph or verse a line.
+Neither excerpt is in the training text. The weights, the tokenizer and the other files are under
+the licence of the repository; the excerpts stay in the public domain. Lines are unwrapped: one paragraph or verse a line.
 
 ## Training
 
