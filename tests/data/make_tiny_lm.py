@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes tests/data/tiny-lm: a small trained Llama model on public-domain text.
 
-    python tests/data/make_tiny_lm.py                 # fetch, train, write, measure (~25 min, 1 core)
+    python tests/data/make_tiny_lm.py                 # fetch, train, write, measure: half an hour
     python tests/data/make_tiny_lm.py --eval-only     # measure the committed folder again
 
 The text comes out of three Debian packages (apt-get download, no install): the novels of Jane
@@ -384,8 +384,9 @@ block formats of 256 apply. Made by `tests/data/make_tiny_lm.py`; not a copy of 
 
 ## Where the text comes from
 
-Debian packages {packages}: Jane Austen's six novels (1811-1818), the King James Bible (1611),
-Ambrose Bierce's *The Devil's Dictionary* (1911). All three are in the public domain: the
+Debian packages, versions {packages}:
+Jane Austen's six novels (1811-1818), the King James Bible (1611), Ambrose Bierce's *The Devil's
+Dictionary* (1911). All three are in the public domain: the
 packages' copyright files say so for the Bible and the dictionary; the novels' author died in
 1817. From the packages only those texts are used. The training text is
 {text_bytes} bytes ({train_tokens} tokens), sha256
@@ -396,7 +397,8 @@ packages' copyright files say so for the Bible and the dictionary; the novels' a
 - `calib.txt`: the last two chapters of *Northanger Abbey*, the Book of Ruth. For calibration.
 
 Neither excerpt is in the training text. The weights, the tokenizer and the other files are under
-the licence of the repository; the excerpts stay in the public domain. Lines are unwrapped: one paragraph or verse a line.
+the licence of the repository; the excerpts stay in the public domain. Lines are unwrapped: one
+paragraph or verse a line.
 
 ## Training
 
