@@ -32,8 +32,8 @@ constexpr uint64_t kQmapPage = 4096;
 constexpr uint64_t kQmapSmallAlign = 64;
 constexpr uint64_t kQmapMaxManifest = uint64_t{1} << 30;
 
-// A zstd extent: u32 frame_bytes (uncompressed bytes of every frame but the last), u32 frames,
-// then u32 compressed size per frame, then the frames.
+// A zstd extent: independent frames, each of this many uncompressed bytes (the last may have
+// fewer), then a u32 compressed size per frame, then u32 frame bytes, u32 number of frames.
 constexpr uint32_t kQmapFrameBytes = 4 << 20;
 
 }  // namespace qp

@@ -19,16 +19,16 @@ namespace {
 class Frames {
  public:
   Frames(std::span<const std::byte> extent, uint64_t raw_bytes) : extent_(extent) {
-    uint64_t n = ceil_div(raw_bytes, kQmapFrameBytes);
-    if (extent.size() < 8 || word(0) != kQmapFrameBytes || word(1) != n ||
-        extent.size() < 8 + 4 * n) {
+    uint64_t n = ceil_div(raw_bytes, kQmapFrameBytes), table = 8 + 4 * n;
+    if (extent.size() < table || word(extent.size() - 8) != kQmapFrameBytes ||
+        word(extent.size() - 4) != n) {
       throw input_error("zstd frame table does not fit the tensor");
     }
-    uint64_t at = 8 + 4 * n;
+    uint64_t at = 0, end = extent.size() - table;
     for (uint64_t i = 0; i < n; ++i) {
       begin_.push_back(at);
-      at += word(2 + i);
-      if (at > extent.size()) throw input_error("zstd frames end past their extent");
+      at += word(end + 4 * i);
+      if (at > end) throw input_error("zstd frames end past their extent");
     }
     begin_.push_back(at);
     raw_ = raw_bytes;
@@ -47,9 +47,9 @@ class Frames {
   }
 
  private:
-  uint64_t word(uint64_t i) const {
+  uint64_t word(uint64_t at) const {
     uint32_t v;
-    std::memcpy(&v, extent_.data() + 4 * i, 4);
+    std::memcpy(&v, extent_.data() + at, 4);
     return v;
   }
   std::span<const std::byte> extent_;

@@ -3,6 +3,7 @@
 #include <unistd.h>
 #include <zstd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -84,29 +85,52 @@ Hash128 QmapWriter::finish(Model& model, const std::string& base, bool unnamed, 
   return model.id;
 }
 
-std::vector<std::byte> compress_frames(std::span<const std::byte> bytes) {
-  uint64_t n = ceil_div(bytes.size(), kQmapFrameBytes);
+ZstdExtentWriter::ZstdExtentWriter(QmapWriter& writer) : writer_(writer) {
+  extent_ = writer.place(kQmapBigExtent);  // page-aligned; grown by what is written
+  extent_.length = 0;
+  extent_.zstd = true;
+}
+
+void ZstdExtentWriter::append(std::span<const std::byte> bytes) {
+  pending_.insert(pending_.end(), bytes.begin(), bytes.end());
+  flush(false);
+}
+
+void ZstdExtentWriter::flush(bool last) {
+  uint64_t batch = static_cast<uint64_t>(threads()) * kQmapFrameBytes;
+  if (pending_.empty() || (!last && pending_.size() < batch)) return;
+  uint64_t whole = last ? pending_.size() : pending_.size() / kQmapFrameBytes * kQmapFrameBytes;
+  uint64_t n = ceil_div(whole, kQmapFrameBytes);
   std::vector<std::vector<std::byte>> frames(n);
   parallel_for(n, [&](size_t i, int) {
-    auto raw = bytes.subspan(i * kQmapFrameBytes,
-                             std::min<uint64_t>(kQmapFrameBytes, bytes.size() - i * kQmapFrameBytes));
+    uint64_t begin = i * kQmapFrameBytes;
+    auto raw = std::span(pending_).subspan(begin, std::min<uint64_t>(kQmapFrameBytes, whole - begin));
     frames[i].resize(ZSTD_compressBound(raw.size()));
     size_t got = ZSTD_compress(frames[i].data(), frames[i].size(), raw.data(), raw.size(), 1);
-    if (ZSTD_isError(got)) throw defect_error(std::string("zstd: ") + ZSTD_getErrorName(got));
+    if (ZSTD_isError(got) != 0) throw defect_error(std::string("zstd: ") + ZSTD_getErrorName(got));
     frames[i].resize(got);
   });
-  std::vector<std::byte> out(8 + 4 * n);
-  auto put = [&](uint64_t i, uint64_t v) {
-    auto word = static_cast<uint32_t>(v);
-    std::memcpy(out.data() + 4 * i, &word, 4);
-  };
-  put(0, kQmapFrameBytes);
-  put(1, n);
-  for (uint64_t i = 0; i < n; ++i) {
-    put(2 + i, frames[i].size());
-    out.insert(out.end(), frames[i].begin(), frames[i].end());
+  for (const auto& frame : frames) {
+    writer_.write(extent_.offset + extent_.length, frame);
+    hasher_.update(frame);
+    extent_.length += frame.size();
+    sizes_.push_back(static_cast<uint32_t>(frame.size()));
   }
-  return out;
+  pending_.erase(pending_.begin(), pending_.begin() + static_cast<ptrdiff_t>(whole));
+}
+
+Extent ZstdExtentWriter::finish() {
+  flush(true);
+  auto frames = static_cast<uint32_t>(sizes_.size());
+  sizes_.push_back(kQmapFrameBytes);
+  sizes_.push_back(frames);
+  auto table = std::as_bytes(std::span(sizes_));
+  writer_.write(extent_.offset + extent_.length, table);
+  hasher_.update(table);
+  extent_.length += table.size();
+  extent_.xxh3 = hasher_.digest();
+  writer_.grow_to(extent_.offset + extent_.length);
+  return extent_;
 }
 
 }  // namespace qp

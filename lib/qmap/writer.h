@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "lib/qmap/model.h"
 
@@ -21,6 +22,7 @@ class QmapWriter {
   // Placement depends only on the lengths asked for before, so a plan fixes all offsets.
   Extent place(uint64_t length);
   uint64_t end() const { return end_; }
+  void grow_to(uint64_t end) { end_ = end; }  // for extents whose length was not known
   // Reserves the disk space of everything placed so far.
   void reserve();
   void write(uint64_t offset, std::span<const std::byte> bytes);
@@ -38,7 +40,21 @@ class QmapWriter {
   uint64_t end_;
 };
 
-// Bytes as a zstd extent (layout.h): the frames are independent, level 1.
-std::vector<std::byte> compress_frames(std::span<const std::byte> bytes);
+// Writes bytes that come in order as one zstd extent (layout.h), compressing frames in parallel.
+// Nothing else may be placed until finish().
+class ZstdExtentWriter {
+ public:
+  explicit ZstdExtentWriter(QmapWriter& writer);
+  void append(std::span<const std::byte> bytes);
+  Extent finish();
+
+ private:
+  void flush(bool last);
+  QmapWriter& writer_;
+  Extent extent_;
+  std::vector<std::byte> pending_;
+  std::vector<uint32_t> sizes_;
+  Hasher64 hasher_;
+};
 
 }  // namespace qp

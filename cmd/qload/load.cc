@@ -1,0 +1,251 @@
+#include "cmd/qload/load.h"
+
+#include <algorithm>
+#include <iostream>
+
+#include "cmd/tool/input.h"
+#include "cmd/tool/table.h"
+#include "formats/input_kinds.h"
+#include "lib/base/file.h"
+#include "lib/base/interrupt.h"
+#include "lib/base/parallel.h"
+#include "lib/base/regex.h"
+#include "lib/model/modules.h"
+#include "lib/qmap/copy.h"
+#include "lib/qmap/decode.h"
+#include "lib/qmap/rows.h"
+#include "lib/qmap/writer.h"
+
+namespace qp {
+
+void LoadCommand::declare(CLI::App& app) {
+  app.add_option("MODEL", input_, "Directory, file, qmap or handle; '-' or nothing: standard input");
+  auto in = "Input";
+  app.add_flag("--dequantize", dequantize_, "Read quantized tensors as their float values")->group(in);
+  app.add_option("--dtype", dtype_, "Read float tensors as F32, F16 or BF16 (dequantized ones default to BF16)")
+      ->type_name("DTYPE")->group(in);
+  app.add_option("--include", include_, "Only tensors whose name matches; repeatable")->type_name("REGEX")->group(in);
+  app.add_option("--exclude", exclude_, "Leave out tensors whose name matches; repeatable")->type_name("REGEX")->group(in);
+  app.add_flag("--no-check", no_check_, "Do not compare checksums while reading")->group(in);
+  output_.declare(app);
+  auto out = "Output";
+  app.add_flag("--pack", pack_, "Copy the tensors: the result needs no other file")->group(out);
+  app.add_flag("--zstd", zstd_, "Compress what --pack copies (slower than most disks)")->group(out);
+  app.add_flag("--hash", hash_, "Store a checksum of every tensor (reads all of them)")->group(out);
+  app.add_flag("--list", list_, "Print the tensors instead of writing anything")->group(out);
+  app.add_flag("--list-inputs", list_inputs_, "Print the kinds of input that are known")->group(out);
+}
+
+int LoadCommand::run(Tool& tool) {
+  if (list_inputs_) {
+    list_inputs(tool);
+    return 0;
+  }
+  LoadOptions options;
+  options.dequantize = dequantize_;
+  options.list_only = list_;
+  options.warn = [&](const std::string& text) { tool.warn(text); };
+  if (!dtype_.empty()) {
+    options.dtype = dtype_from_name(dtype_);
+    if (!options.dtype) options.dtype = dtype_from_torch(dtype_);
+    if (!options.dtype || !is_float(*options.dtype) || *options.dtype == DType::f64) {
+      throw usage_error("--dtype '" + printable(dtype_) + "' (expected F32, F16 or BF16)");
+    }
+  }
+  if (zstd_ && !pack_) throw usage_error("--zstd compresses what --pack copies").hint("add --pack");
+  // Refuse before reading: a result without a place is the commonest mistake.
+  if (!list_ && output_.path.empty() && stdout_kind() == StdoutKind::nowhere) {
+    throw usage_error("nowhere to write the result").hint("give -o FILE or a pipe, or --list");
+  }
+  OpenedInput in = open_input(input_, options);
+  in.store->set_check(!no_check_);
+  if (list_) {
+    list(*in.store, tool);
+  } else {
+    save(*in.store, tool);
+  }
+  return 0;
+}
+
+// Applies --include/--exclude, and --dequantize/--dtype to what a qmap holds.
+void LoadCommand::select(Model& model) const {
+  std::vector<Regex> include(include_.begin(), include_.end()), exclude(exclude_.begin(), exclude_.end());
+  auto any = [](const std::vector<Regex>& list, const std::string& name) {
+    return std::ranges::any_of(list, [&](const Regex& r) { return r.found_in(name); });
+  };
+  std::vector<Tensor> kept;
+  size_t before = model.tensors.size();
+  for (Tensor& t : model.tensors) {
+    const char* why = any(exclude, t.name)                           ? "left out by --exclude"
+                      : !include.empty() && !any(include, t.name) ? "left out by --include"
+                                                                   : nullptr;
+    if (why != nullptr) {
+      model.dropped.emplace_back(t.name, why);
+      continue;
+    }
+    if (dequantize_ && t.scheme >= 0 && !t.dequantize) t.dequantize = true;
+    kept.push_back(std::move(t));
+  }
+  model.tensors = std::move(kept);
+  if (before > 0 && model.tensors.empty()) {
+    throw usage_error("--include and --exclude leave no tensor").hint("see qload --list");
+  }
+}
+
+void LoadCommand::hash(const Store& store, Model& model, Tool& tool) const {
+  uint64_t total = 0;
+  for (const Tensor& t : model.tensors) total += t.stored_bytes();
+  tool.progress().begin("hashing", total);
+  parallel_for(model.tensors.size(), [&](size_t i, int) {
+    for (Part& p : model.tensors[i].parts) {
+      throw_if_interrupted();
+      if (p.extent.file == 0) continue;
+      p.extent.xxh3 = xxh3_64(store.stored(p.extent));
+      store.drop(p, 0, p.shape.rows());
+    }
+    tool.progress().add(model.tensors[i].stored_bytes());
+  });
+  tool.progress().end();
+}
+
+namespace {
+
+// --pack --zstd: every part as a zstd extent.
+Tensor compress_tensor(const Store& store, const Tensor& from, QmapWriter& writer, Progress& progress) {
+  Tensor to = from;
+  if (from.dequantize) {
+    to.scheme = -1;
+    to.dequantize = false;
+    to.parts = {Part{Role::data, from.dtype, from.shape, {}, nullptr}};
+  }
+  for (size_t k = 0; k < to.parts.size(); ++k) {
+    RowSource source = from.dequantize ? RowSource(store, from) : RowSource(store, from.parts[k]);
+    ZstdExtentWriter zstd(writer);
+    for_row_chunks(
+        source, 4 << 20, [](uint64_t, uint64_t, std::span<const std::byte>) {},
+        [&](uint64_t, uint64_t, std::span<const std::byte> piece) {
+          zstd.append(piece);
+          progress.add(piece.size());
+        });
+    to.parts[k].decode = nullptr;
+    to.parts[k].extent = zstd.finish();
+  }
+  return to;
+}
+
+}  // namespace
+
+void LoadCommand::save(Store& store, Tool& tool) const {
+  Model model = store.model();
+  select(model);
+  OpenedInput unused;
+  std::vector<std::string> inputs;
+  for (const FileRef& f : model.files) inputs.push_back(f.path);
+  if (store.self() != nullptr) inputs.push_back(store.self()->path());
+  if (hash_ && !pack_) hash(store, model, tool);
+  QmapOutput out(output_.options(std::move(inputs)));
+  QmapWriter writer(out.fd(), out.label());
+  Json options = Json::object();
+  if (dequantize_) options["dequantize"] = true;
+  if (!dtype_.empty()) options["dtype"] = dtype_;
+  if (!include_.empty()) options["include"] = include_;
+  if (!exclude_.empty()) options["exclude"] = exclude_;
+  model.provenance.push_back(provenance_entry("qload", std::move(options), store.model()));
+  uint64_t total = 0;
+  for (const Tensor& t : model.tensors) total += t.stored_bytes();
+  // Which extents move: all with --pack, else those of a qmap without a name.
+  std::vector<size_t> moved;
+  std::vector<Tensor> from = std::move(model.tensors);
+  model.tensors.clear();
+  model.tensors.reserve(from.size());
+  for (size_t i = 0; i < from.size(); ++i) {
+    Tensor t = from[i];
+    bool copy = pack_;
+    for (Part& p : t.parts) copy = copy || refer_extent(store, model, p.extent);
+    if (copy && !zstd_) t = place_copy(from[i], writer);
+    if (copy) moved.push_back(i);
+    model.tensors.push_back(std::move(t));
+  }
+  std::vector<Companion> companions = std::move(model.companions);
+  model.companions.clear();
+  for (Companion& c : companions) {
+    Companion to = c;
+    if (c.extent.file != kBlob && (pack_ || refer_extent(store, model, to.extent))) copy_companion(store, c, to, writer);
+    model.companions.push_back(std::move(to));
+  }
+  if (!moved.empty()) writer.reserve();
+  if (pack_) tool.progress().begin("copying", total);
+  for (size_t i : moved) {
+    tool.progress().item(from[i].name);
+    try {
+      for (const Part& p : from[i].parts) store.verify(from[i], p);
+      if (zstd_) {
+        model.tensors[i] = compress_tensor(store, from[i], writer, tool.progress());
+      } else {
+        copy_tensor(store, from[i], model.tensors[i], writer, [&](uint64_t n) { tool.progress().add(n); });
+      }
+    } catch (Error& e) {
+      throw std::move(e).file(store.label()).tensor(from[i].name);
+    }
+  }
+  tool.progress().end();
+  if (pack_) model.files.clear();
+  store.throw_if_changed();
+  Hash128 id = writer.finish(model, out.base(), out.unnamed(), out.sync());
+  tool.say(std::to_string(model.tensors.size()) + " tensors, " + human_bytes(static_cast<double>(total)) +
+               (pack_ ? " copied" : " referred to"), 1);
+  out.commit(id);
+}
+
+void LoadCommand::list(const Store& store, Tool& tool) const {
+  Model model = store.model();
+  select(model);
+  if (tool.options.json) {
+    Json out = {{"format", model.format}, {"architecture", model.architecture},
+                {"parameters", model.parameters()}, {"tensors", Json::array()},
+                {"companions", Json::array()}, {"dropped", Json::array()}};
+    for (const Tensor& t : model.tensors) {
+      ModuleInfo info = classify(t.name, t.dtype, t.shape, model.config);
+      Json row = {{"name", t.name}, {"kind", name_of(info.kind)}, {"dtype", dtype_name(t.dtype)},
+                  {"shape", t.shape.dims()}, {"bytes", t.stored_bytes()}};
+      if (t.scheme >= 0) row["scheme"] = model.schemes[static_cast<size_t>(t.scheme)].name;
+      if (!t.ggml.empty()) row["ggml"] = t.ggml;
+      if (!t.source.empty()) row["source"] = t.source;
+      out["tensors"].push_back(std::move(row));
+    }
+    for (const Companion& c : model.companions) out["companions"].push_back({{"name", c.name}, {"bytes", c.extent.length}});
+    for (const auto& [name, why] : model.dropped) out["dropped"].push_back({{"name", name}, {"reason", why}});
+    std::cout << out.dump(2, ' ', false, Json::error_handler_t::replace) << "\n";
+    return;
+  }
+  Table table({"name", "kind", "dtype", "shape", "bytes"}, {false, false, false, false, true});
+  uint64_t bytes = 0;
+  for (const Tensor& t : model.tensors) {
+    ModuleInfo info = classify(t.name, t.dtype, t.shape, model.config);
+    std::string dtype = !t.ggml.empty() ? t.ggml
+                        : t.scheme >= 0 ? model.schemes[static_cast<size_t>(t.scheme)].name
+                                        : std::string(dtype_name(t.dtype));
+    bytes += t.stored_bytes();
+    table.add({printable(t.name), std::string(name_of(info.kind)), dtype, t.shape.str(), std::to_string(t.stored_bytes())});
+  }
+  table.print(std::cout);
+  std::cout << model.tensors.size() << " tensors, " << model.parameters() << " parameters, "
+            << human_bytes(static_cast<double>(bytes)) << " (" << model.format
+            << (model.architecture.empty() ? "" : ", " + model.architecture) << ", "
+            << model.companions.size() << " companion files)\n";
+  for (const auto& [name, why] : model.dropped) std::cout << "left out: " << printable(name) << ": " << why << "\n";
+}
+
+void LoadCommand::list_inputs(Tool& tool) const {
+  if (tool.options.json) {
+    Json out = Json::array();
+    for (const InputKind& k : input_kinds()) out.push_back({{"kind", k.name}, {"verdict", k.verdict}, {"note", k.note}});
+    std::cout << out.dump(2) << "\n";
+    return;
+  }
+  Table table({"kind", "", "note"}, {false, false, false});
+  for (const InputKind& k : input_kinds()) table.add({std::string(k.name), std::string(k.verdict), std::string(k.note)});
+  table.print(std::cout);
+}
+
+}  // namespace qp
