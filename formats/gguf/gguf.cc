@@ -1,4 +1,4 @@
-#include "formats/gguf/gguf.h"
+#include "formats/gguf.h"
 
 #include <cstdio>
 #include <cstring>
@@ -97,15 +97,7 @@ Part plain_part(const GgufTensor& t, DType stored, const LlamaName& name,
   return part;
 }
 
-Part decoded_part(const GgufTensor& t, const LlamaName& name, const LoadOptions& options,
-                  const std::string& path) {
-  if (t.type->dequantize == nullptr) {
-    throw input_error("cannot be dequantized: ggml type " + std::string(t.type->name) +
-                      " is known by name only")
-        .file(path)
-        .tensor(t.name)
-        .hint("load it without --dequantize, or requantize the model with llama.cpp first");
-  }
+Part decoded_part(const GgufTensor& t, const LlamaName& name, const LoadOptions& options) {
   Part part{Role::data, options.dtype.value_or(DType::bf16), t.shape, {}, nullptr};
   Decode decode;
   decode.ggml_type = static_cast<int32_t>(t.type->id);
@@ -157,10 +149,10 @@ class Builder {
     tensor.name = name.name;
     tensor.shape = t.shape;
     auto plain = plain_dtype(*t.type);
-    bool keep = !plain && !options_.dequantize;
+    bool keep = !plain && (!options_.dequantize || !decodable(shard, t));
     Part part = plain  ? plain_part(t, *plain, name, options_)
                 : keep ? blocks_part(t, name)
-                       : decoded_part(t, name, options_, shard.path);
+                       : decoded_part(t, name, options_);
     part.extent = extent;
     if (keep) tensor.ggml = t.type->name;
     tensor.dtype = part.dtype;
@@ -196,6 +188,18 @@ class Builder {
   Model& model() { return model_; }
 
  private:
+  bool decodable(const GgufFile& shard, const GgufTensor& t) const {
+    if (t.type->dequantize != nullptr) return true;
+    std::string what = "cannot be dequantized: ggml type " + std::string(t.type->name) +
+                       " is known by name only";
+    if (options_.list_only) {
+      options_.warn(shard.path + ": tensor '" + printable(t.name) + "': " + what);
+      return false;
+    }
+    throw input_error(what).file(shard.path).tensor(t.name).hint(
+        "load it without --dequantize, or requantize the model with llama.cpp first");
+  }
+
   Extent add_blob(std::string bytes) {
     Extent extent{kBlob, model_.blobs.size(), bytes.size(), std::nullopt, false};
     model_.blobs.push_back(std::move(bytes));
