@@ -197,7 +197,6 @@ std::string check_row(const Row& row, const std::string& prefix, const TensorInd
   if (!wanted(row.presence, m)) return "tensor '" + std::string(it->first) + "' is unexpected";
   ++used;
   const Shape& shape = it->second->shape;
-  // gguf-py keeps trailing ones that ggml drops, so ranks are not compared.
   bool matrix = row.in != Dim::none;
   uint64_t rows = matrix ? shape.rows() : 1, cols = shape.cols();
   uint64_t want_rows = matrix ? size_of(row.out, m) : 1;
@@ -205,8 +204,10 @@ std::string check_row(const Row& row, const std::string& prefix, const TensorInd
   if (shape.rank() > (matrix ? 2u : 1u) || rows != want_rows || cols != want_cols) {
     return "tensor '" + std::string(it->first) + "' has shape " + shape.str();
   }
-  if (!matrix && it->second->type->block != 1) {
-    return "tensor '" + std::string(it->first) + "' is quantized";
+  const GgmlType& type = *it->second->type;
+  bool is_number = type.block == 1 && type.dequantize == nullptr;  // integers and f64
+  if (is_number || (!matrix && type.block != 1)) {
+    return "tensor '" + std::string(it->first) + "' has type " + std::string(type.name);
   }
   return "";
 }
@@ -254,8 +255,10 @@ std::optional<LlamaName> rename(const Row (&rows)[n], std::string_view gguf,
   return std::nullopt;
 }
 
-void set_token_id(Json& config, const char* name, const GgufFile& meta, const char* key) {
-  if (auto id = meta.uint_at(key)) config[name] = *id;
+// llama.cpp ignores ids outside the vocabulary, so they are not passed on.
+void set_token_id(Json& config, const char* name, const GgufFile& meta, const char* key,
+                  const Llama& m) {
+  if (auto id = meta.uint_at(key); id && *id < m.vocab) config[name] = *id;
 }
 
 }  // namespace
@@ -288,8 +291,8 @@ Json llama_config(const Llama& m, const GgufFile& metadata, std::string_view tor
   config["architectures"] = Json::array({"LlamaForCausalLM"});
   config["attention_bias"] = m.attention_bias;
   config["attention_dropout"] = 0.0;
-  set_token_id(config, "bos_token_id", metadata, "tokenizer.ggml.bos_token_id");
-  set_token_id(config, "eos_token_id", metadata, "tokenizer.ggml.eos_token_id");
+  set_token_id(config, "bos_token_id", metadata, "tokenizer.ggml.bos_token_id", m);
+  set_token_id(config, "eos_token_id", metadata, "tokenizer.ggml.eos_token_id", m);
   config["head_dim"] = m.head_dim;
   config["hidden_act"] = "silu";
   config["hidden_size"] = m.hidden;
@@ -301,7 +304,7 @@ Json llama_config(const Llama& m, const GgufFile& metadata, std::string_view tor
   config["num_attention_heads"] = m.heads;
   config["num_hidden_layers"] = m.layers;
   config["num_key_value_heads"] = m.kv_heads;
-  set_token_id(config, "pad_token_id", metadata, "tokenizer.ggml.padding_token_id");
+  set_token_id(config, "pad_token_id", metadata, "tokenizer.ggml.padding_token_id", m);
   config["pretraining_tp"] = 1;
   config["rms_norm_eps"] = m.eps;
   config["rope_scaling"] = m.rope_scaling;
@@ -313,20 +316,21 @@ Json llama_config(const Llama& m, const GgufFile& metadata, std::string_view tor
   return config;
 }
 
-Json llama_generation_config(const GgufFile& metadata) {
+Json llama_generation_config(const Llama& m, const GgufFile& metadata) {
   Json config = Json::object();
-  set_token_id(config, "bos_token_id", metadata, "tokenizer.ggml.bos_token_id");
-  set_token_id(config, "eos_token_id", metadata, "tokenizer.ggml.eos_token_id");
+  set_token_id(config, "bos_token_id", metadata, "tokenizer.ggml.bos_token_id", m);
+  set_token_id(config, "eos_token_id", metadata, "tokenizer.ggml.eos_token_id", m);
   // A chat model may end a turn with another token than the text: generation stops at any of them.
   for (const char* key : {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
     auto id = metadata.uint_at(key);
-    if (!id || !config.contains("eos_token_id") || config["eos_token_id"] == *id) continue;
+    if (!id || *id >= m.vocab || !config.contains("eos_token_id")) continue;
+    if (config["eos_token_id"] == *id) continue;
     if (!config["eos_token_id"].is_array()) {
       config["eos_token_id"] = Json::array({config["eos_token_id"]});
     }
     config["eos_token_id"].push_back(*id);
   }
-  set_token_id(config, "pad_token_id", metadata, "tokenizer.ggml.padding_token_id");
+  set_token_id(config, "pad_token_id", metadata, "tokenizer.ggml.padding_token_id", m);
   return config;
 }
 

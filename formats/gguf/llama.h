@@ -35,7 +35,7 @@ std::optional<LlamaName> llama_name(std::string_view gguf_name, const Llama& lla
 
 // config.json and generation_config.json. `torch_dtype` is PyTorch's name of the weights' dtype.
 Json llama_config(const Llama& llama, const GgufFile& metadata, std::string_view torch_dtype);
-Json llama_generation_config(const GgufFile& metadata);
+Json llama_generation_config(const Llama& llama, const GgufFile& metadata);
 
 // The llama3 rope_scaling whose divisors are `factors` (the values of rope_freqs.weight, one per
 // pair of a head), as config.json spells it; null when all are 1; nothing when none fits.
