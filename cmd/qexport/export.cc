@@ -1,0 +1,134 @@
+#include "cmd/qexport/export.h"
+
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <iostream>
+
+#include "cmd/tool/input.h"
+#include "cmd/tool/table.h"
+#include "formats/hf/writer.h"
+#include "lib/base/file.h"
+#include "lib/pipe/handover.h"
+
+namespace qp {
+namespace {
+
+constexpr std::array<std::string_view, 4> kTargets = {"sglang", "vllm", "transformers", "llama.cpp"};
+
+Json ledger_json(const ExportPlan& plan) {
+  Json out = Json::array();
+  for (const LedgerEntry& e : plan.ledger) {
+    out.push_back({{"source", e.source}, {"fate", e.fate}, {"detail", e.detail}});
+  }
+  return out;
+}
+
+std::string text_of(const Json& json) {
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace
+
+void ExportCommand::declare(CLI::App& app) {
+  app.add_option("INPUT", input_, "qmap, handle or checkpoint; '-' or nothing: standard input");
+  auto out = "Output";
+  app.add_option("-f,--format", format_, "Checkpoint format; --list-formats shows all")->type_name("NAME")->group(out);
+  app.add_option("-o,--output", output_, "Directory to write")->type_name("DIR")->group(out);
+  app.add_option("--shard-size", shard_size_, "Largest size of one file")->type_name("SIZE")->capture_default_str()->group(out);
+  app.add_option("--target", target_, "Engine the result is for: sglang, vllm, transformers or llama.cpp")->type_name("ENGINE")->group(out);
+  app.add_option("--ledger", ledger_, "Write what became of every tensor and file, as JSON")->type_name("FILE")->group(out);
+  app.add_flag("--force", force_, "Replace an existing output")->group(out);
+  app.add_flag("--dry-run", dry_run_, "Print what would be written")->group(out);
+  app.add_flag("--no-verify", no_verify_, "Do not read the result back before it gets its name")->group(out);
+  app.add_flag("--no-sync", no_sync_, "Do not wait for the disk (fsync)")->group(out);
+  app.add_flag("--list-formats", list_formats_, "Print the formats")->group(out);
+  app.add_flag("--no-check", no_check_, "Do not compare checksums while reading")->group("Input");
+}
+
+void ExportCommand::list_formats(Tool& tool) const {
+  if (tool.options.json) {
+    Json out = Json::array();
+    for (const Format& f : formats()) out.push_back({{"name", f.name}, {"summary", f.summary}});
+    std::cout << out.dump(2) << "\n";
+    return;
+  }
+  for (const Format& f : formats()) {
+    if (f.plan == nullptr) continue;
+    std::cout << f.name;
+    if (!tool.options.quiet) std::cout << std::string(f.name.size() < 22 ? 22 - f.name.size() : 1, ' ') << f.summary;
+    std::cout << "\n";
+  }
+}
+
+int ExportCommand::run(Tool& tool) {
+  if (list_formats_) {
+    list_formats(tool);
+    return 0;
+  }
+  std::vector<std::string_view> known;
+  for (const Format& f : formats()) {
+    if (f.plan != nullptr) known.push_back(f.name);
+  }
+  if (format_.empty()) throw usage_error("no format").hint("give -f NAME; --list-formats shows all");
+  const Format* format = find_format(format_);
+  if (format == nullptr || format->plan == nullptr) {
+    std::string mean = did_you_mean(format_, known);
+    throw usage_error("unknown format '" + printable(format_) + "'")
+        .hint(mean + (mean.empty() ? "" : " ") + "qexport --list-formats shows all");
+  }
+  if (!target_.empty() && std::ranges::find(kTargets, target_) == kTargets.end()) {
+    throw usage_error("unknown target '" + printable(target_) + "'").hint("expected sglang, vllm, transformers or llama.cpp");
+  }
+  if (output_.empty() && !dry_run_) throw usage_error("nowhere to write the result").hint("give -o DIR");
+  uint64_t shard = parse_size(shard_size_, "--shard-size");
+  if (shard < 1000) throw usage_error("--shard-size " + shard_size_ + " is too small");
+
+  LoadOptions load;
+  load.warn = [&](const std::string& text) { tool.warn(text); };
+  OpenedInput in = open_input(input_, load);
+  in.store->set_check(!no_check_);
+  ExportOptions options;
+  options.target = target_;
+  options.warn = load.warn;
+  ExportPlan plan = format->plan(*in.store, options);
+  if (!target_.empty()) tool.say("no rules are known for --target " + target_ + " yet; it changes nothing");
+  if (dry_run_) {
+    if (tool.options.json) {
+      Json out = {{"tensors", Json::array()}, {"ledger", ledger_json(plan)}};
+      for (const OutTensor& t : plan.tensors) {
+        out["tensors"].push_back({{"name", t.name}, {"dtype", dtype_name(t.dtype)}, {"shape", t.shape.dims()}});
+      }
+      std::cout << text_of(out);
+      return 0;
+    }
+    Table table({"tensor", "dtype", "shape", "bytes"}, {false, false, false, true});
+    for (const OutTensor& t : plan.tensors) {
+      table.add({printable(t.name), std::string(dtype_name(t.dtype)), t.shape.str(),
+                 std::to_string(byte_size(t.dtype, t.shape).value_or(0))});
+    }
+    table.print(std::cout);
+    return 0;
+  }
+  WriteOptions write;
+  write.directory = output_;
+  write.shard_bytes = shard;
+  write.force = force_;
+  write.sync = !no_sync_;
+  write.verify = !no_verify_;
+  write.inputs = in.paths;
+  WriteResult result = write_checkpoint(*in.store, plan, write, tool.progress());
+  if (!ledger_.empty()) write_file_atomically(ledger_, text_of(ledger_json(plan)));
+  tool.say(human_bytes(static_cast<double>(result.bytes)) + " in " + std::to_string(result.shards) +
+               (result.shards == 1 ? " file" : " shards"), 1);
+  if (stdout_kind() == StdoutKind::pipe && !tool.options.json) {
+    hand_over_directory(output_);
+  } else if (tool.options.json) {
+    std::cout << text_of({{"output", output_}, {"bytes", result.bytes}, {"shards", result.shards},
+                          {"write_seconds", result.write_seconds}, {"verify_seconds", result.verify_seconds},
+                          {"ledger", ledger_json(plan)}});
+  }
+  return 0;
+}
+
+}  // namespace qp

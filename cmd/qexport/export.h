@@ -1,0 +1,23 @@
+// The work of qexport.
+#pragma once
+
+#include <string>
+
+#include "cmd/tool/run_tool.h"
+
+namespace qp {
+
+class ExportCommand {
+ public:
+  void declare(CLI::App& app);
+  int run(Tool& tool);
+
+ private:
+  void list_formats(Tool& tool) const;
+
+  std::string input_, output_, format_, shard_size_ = "5GB", target_, ledger_;
+  bool force_ = false, no_verify_ = false, no_sync_ = false, no_check_ = false, list_formats_ = false;
+  bool dry_run_ = false;
+};
+
+}  // namespace qp

@@ -1,0 +1,22 @@
+// qquantize: applies a scheme; the result is the saved quantized checkpoint. Manual: qquantize(1).
+#include "cmd/qquantize/quantize.h"
+#include "cmd/tool/run_tool.h"
+
+int main(int argc, char** argv) {
+  const qp::ToolInfo info = {
+      "qquantize",
+      "quantize a checkpoint with a scheme, data-free",
+      "Reads a qmap (or any checkpoint qload opens) and writes a qmap whose linear weights are "
+      "quantized. A scheme says what the numbers mean (qquantize --list-schemes); a recipe gives "
+      "different tensors different schemes. Embeddings, the output head, norms, routers and vision "
+      "towers stay as they are unless a rule names them. The result is the same on every machine, "
+      "with any number of threads. An interrupted run leaves FILE.partial; --resume continues it.",
+      {{"qload ./model | qquantize -s w4a16 -o w4.qmap", "4-bit weights in groups of 128"},
+       {"qquantize ./model -s w4a16 --group-size 64 --dry-run", "what would happen, and why"},
+       {"qquantize base.qmap --recipe mixed.json -o mixed.qmap", "rules from a file"},
+       {"qquantize ./model -s fp8-dynamic --explain model.layers.0.mlp.up_proj", "the story of one tensor"}}};
+  qp::QuantizeCommand command;
+  return qp::run_tool(
+      info, argc, argv, [&](CLI::App& app) { command.declare(app); },
+      [&](qp::Tool& tool) { return command.run(tool); });
+}

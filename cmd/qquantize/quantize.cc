@@ -1,0 +1,231 @@
+#include "cmd/qquantize/quantize.h"
+
+#include <algorithm>
+#include <iostream>
+
+#include "cmd/tool/input.h"
+#include "cmd/tool/table.h"
+#include "lib/algorithm/quantize.h"
+#include "lib/base/file.h"
+#include "lib/base/parallel.h"
+#include "lib/qmap/identity.h"
+
+namespace qp {
+namespace {
+
+// Anonymous memory of a run: per worker a chunk with its codes, and the small parts of the
+// tensor at hand (f32 while they grow, then encoded).
+uint64_t memory_need(const Plan& plan, int threads) {
+  constexpr uint64_t kBase = 24 << 20, kChunk = 1 << 20;
+  uint64_t worst = 0;
+  for (const PlanEntry& e : plan.entries) {
+    uint64_t row = e.tensor->shape.cols() * dtype_bits(e.tensor->dtype) / 8;
+    uint64_t chunk = std::max(kChunk, row), small = 0;
+    if (e.scheme >= 0) {
+      const Scheme& s = plan.schemes[static_cast<size_t>(e.scheme)];
+      if (s.weights.strategy == Strategy::block) chunk = std::max(chunk, row * static_cast<uint64_t>(s.weights.block_rows));
+      small = scale_shape(s.weights, e.tensor->shape).elements().value_or(0) * (s.weights.symmetric ? 6 : 12);
+    }
+    worst = std::max(worst, static_cast<uint64_t>(threads) * 4 * chunk + small);
+  }
+  return kBase + worst + plan.entries.size() * 1024;
+}
+
+}  // namespace
+
+void QuantizeCommand::declare(CLI::App& app) {
+  app.add_option("INPUT", input_, "qmap, handle or checkpoint; '-' or nothing: standard input");
+  auto what = "Scheme";
+  app.add_option("-s,--scheme", scheme_, "Scheme of every linear; --list-schemes shows all")->type_name("NAME")->group(what);
+  app.add_option("-a,--algorithm", algorithm_, "How codes are chosen: rtn (round to nearest)")->type_name("NAME")->capture_default_str()->group(what);
+  app.add_option("--num-bits", overrides_.num_bits, "Bits of integer weights, 2 to 8")->type_name("N")->group(what);
+  app.add_option("--group-size", overrides_.group_size, "Columns per scale: 32, 64, 128, 256, channel or tensor")->type_name("N")->group(what);
+  app.add_option("--symmetric", overrides_.symmetric, "true: no zero points; false: with zero points")->type_name("BOOL")->check(CLI::IsMember({"true", "false"}))->group(what);
+  app.add_option("--recipe", recipe_, "Rules from a recipe or a plan (JSON with comments)")->type_name("FILE")->group(what);
+  app.add_option("--ignore", ignore_, "Keep these as they are: a name, re:REGEX or a kind (Linear, Expert ..); repeatable")->type_name("PATTERN")->group(what);
+  app.add_flag("--list-schemes", list_schemes_, "Print the schemes and what peers call them")->group(what);
+  auto plan = "Plan";
+  app.add_flag("--dry-run", dry_run_, "Print what would happen to every tensor, and why; with --json a plan --recipe takes")->group(plan);
+  app.add_option("--explain", explain_, "Print what happens to one tensor")->type_name("TENSOR")->group(plan);
+  output_.declare(app);
+  auto out = "Output";
+  app.add_flag("--resume", resume_, "Continue FILE.partial of an interrupted run")->group(out);
+  app.add_flag("--refer", refer_, "Refer to the source's files for kept tensors instead of copying them")->group(out);
+  app.add_flag("--no-check", no_check_, "Do not compare checksums while reading")->group("Input");
+}
+
+Recipe QuantizeCommand::recipe() const {
+  Recipe r;
+  if (!recipe_.empty()) r = read_recipe(recipe_);
+  if (!scheme_.empty() || overrides_.any()) {
+    Rule rule = scheme_rule(compose_scheme(scheme_, overrides_), "--scheme " + (scheme_.empty() ? "(composed)" : scheme_));
+    rule.algorithm = algorithm_;
+    r.rules.push_back(std::move(rule));
+  }
+  if (r.rules.empty()) {
+    throw usage_error("nothing says how to quantize").hint("give -s SCHEME (see --list-schemes) or --recipe FILE");
+  }
+  for (const std::string& pattern : ignore_) r.ignore.emplace_back(pattern);
+  return r;
+}
+
+int QuantizeCommand::run(Tool& tool) {
+  if (list_schemes_) {
+    list_schemes(tool);
+    return 0;
+  }
+  Recipe rules = recipe();  // before the input: the cheapest mistakes first
+  bool looking = dry_run_ || !explain_.empty();
+  if (!looking && output_.path.empty() && stdout_kind() == StdoutKind::nowhere) {
+    throw usage_error("nowhere to write the result").hint("give -o FILE or a pipe, or --dry-run");
+  }
+  LoadOptions load;
+  load.warn = [&](const std::string& text) { tool.warn(text); };
+  OpenedInput in = open_input(input_, load);
+  Store& store = *in.store;
+  store.set_check(!no_check_);
+  Plan plan = make_plan(store.model(), rules, store.label());
+  for (const std::string& w : plan.warnings) tool.warn(w);
+  if (tool.options.strict && tool.warnings() > 0) return 0;  // run_tool turns it into exit 2
+  if (plan.quantized == 0) tool.warn("nothing is quantized");
+  if (!explain_.empty()) {
+    explain(store, plan);
+    return 0;
+  }
+  if (dry_run_) {
+    print_plan(store, plan, tool);
+    return 0;
+  }
+  check_memory(plan, tool);
+  OutputOptions options = output_.options(in.paths);
+  options.resume = resume_;
+  options.resumable = true;
+  QmapOutput out(std::move(options));
+  uint64_t have = free_space(output_.path.empty() ? "/var/tmp" : output_.path);
+  if (!output_.path.empty() && !out.resuming() && have < plan.output_bytes) {
+    throw Error(ErrorKind::system, "needs " + human_bytes(static_cast<double>(plan.output_bytes)) + ", " +
+                                       human_bytes(static_cast<double>(have)) + " are free")
+        .file(output_.path)
+        .hint("free some space or choose another place");
+  }
+  QuantizeOptions q;
+  q.refer = refer_;
+  q.provenance = provenance_entry("qquantize", rules.to_json(), store.model());
+  QuantizeResult result = run_plan(store, plan, q, out, tool.progress());
+  if (result.resumed > 0) tool.say(std::to_string(result.resumed) + " tensors taken over from the unfinished run");
+  tool.say(std::to_string(plan.quantized) + " of " + std::to_string(plan.entries.size()) + " tensors quantized, " +
+           human_bytes(static_cast<double>(plan.input_bytes)) + " -> " + human_bytes(static_cast<double>(plan.output_bytes)), 1);
+  out.commit(result.id);
+  if (tool.options.json && stdout_kind() != StdoutKind::pipe && !output_.path.empty()) {
+    std::cout << Json{{"output", output_.path}, {"id", result.id.hex()}, {"tensors", plan.entries.size()},
+                      {"quantized", plan.quantized}, {"input_bytes", plan.input_bytes},
+                      {"output_bytes", plan.output_bytes}, {"resumed", result.resumed}}.dump(2)
+              << "\n";
+  }
+  return 0;
+}
+
+void QuantizeCommand::check_memory(const Plan& plan, Tool& tool) const {
+  uint64_t cap = tool.max_memory();
+  int n = threads();
+  while (n > 1 && memory_need(plan, n) > cap) --n;
+  uint64_t need = memory_need(plan, n);
+  if (need > cap) {
+    auto worst = std::ranges::max_element(plan.entries, {}, [](const PlanEntry& e) { return e.tensor->shape.cols(); });
+    throw limit_error("needs " + human_bytes(static_cast<double>(need)) + " of memory, --max-memory allows " +
+                      human_bytes(static_cast<double>(cap)))
+        .tensor(worst->tensor->name)
+        .hint("use --max-memory " + std::to_string(need / 1'000'000 + 1) + "MB or more");
+  }
+  if (n < threads()) {
+    tool.say("using " + std::to_string(n) + " threads to stay under --max-memory", 1);
+    set_threads(n);
+  }
+}
+
+void QuantizeCommand::list_schemes(Tool& tool) const {
+  if (tool.options.json) {
+    Json out = Json::array();
+    for (const Preset& p : presets()) {
+      Json row = {{"name", p.name}, {"summary", p.summary}, {"aliases", p.aliases}};
+      if (p.refusal.empty()) {
+        row["scheme"] = to_json(p.scheme);
+      } else {
+        row["refusal"] = p.refusal;
+      }
+      out.push_back(std::move(row));
+    }
+    std::cout << out.dump(2) << "\n";
+    return;
+  }
+  if (tool.options.quiet) {  // completions ask this way
+    for (const Preset& p : presets()) {
+      if (p.refusal.empty()) std::cout << p.name << "\n";
+    }
+    return;
+  }
+  Table table({"scheme", "what it is", "also called"}, {false, false, false});
+  for (const Preset& p : presets()) {
+    std::string aliases;
+    for (std::string_view a : p.aliases) aliases += (aliases.empty() ? "" : " ") + std::string(a);
+    std::string summary = p.refusal.empty() ? std::string(p.summary) : "not available: " + std::string(p.refusal);
+    table.add({std::string(p.name), summary, aliases});
+  }
+  table.print(std::cout);
+}
+
+void QuantizeCommand::print_plan(const Store& store, const Plan& plan, Tool& tool) const {
+  uint64_t memory = memory_need(plan, threads());
+  if (tool.options.json) {
+    Json out = to_json(plan, identity(store.model()));
+    out["peak_memory_bytes"] = memory;
+    std::cout << out.dump(1, ' ', false, Json::error_handler_t::replace) << "\n";
+    return;
+  }
+  Table table({"tensor", "kind", "shape", "scheme", "bytes", "why"}, {false, false, false, false, true, false});
+  for (const PlanEntry& e : plan.entries) {
+    table.add({printable(e.tensor->name), std::string(name_of(e.info.kind)), e.tensor->shape.str(),
+               e.scheme < 0 ? "keep" : plan.schemes[static_cast<size_t>(e.scheme)].name,
+               std::to_string(e.output_bytes), e.reason});
+  }
+  table.print(std::cout);
+  std::cout << plan.quantized << " of " << plan.entries.size() << " tensors quantized; "
+            << human_bytes(static_cast<double>(plan.input_bytes)) << " -> "
+            << human_bytes(static_cast<double>(plan.output_bytes)) << "; peak memory about "
+            << human_bytes(static_cast<double>(memory)) << "; about "
+            // 2 GB/s of source on an ordinary disk: an orientation, not a promise.
+            << std::max<uint64_t>(1, plan.input_bytes / 2'000'000'000) << " s\n";
+}
+
+void QuantizeCommand::explain(const Store& store, const Plan& plan) const {
+  const PlanEntry* found = nullptr;
+  std::vector<std::string_view> names;
+  for (const PlanEntry& e : plan.entries) {
+    if (e.tensor->name == explain_ || e.info.module == explain_) found = &e;
+    names.push_back(e.tensor->name);
+  }
+  if (found == nullptr) {
+    throw usage_error("--explain: no such tensor").file(store.label()).tensor(explain_).hint(did_you_mean(explain_, names));
+  }
+  const PlanEntry& e = *found;
+  const Tensor& t = *e.tensor;
+  std::cout << "tensor   " << printable(t.name) << "\nshape    " << t.shape.str() << " " << dtype_name(t.dtype) << "\nkind     "
+            << name_of(e.info.kind) << "\n";
+  if (!t.source.empty()) std::cout << "source   " << printable(t.source) << "\n";
+  if (!e.info.fused.empty()) std::cout << "fused as " << e.info.fused << "\n";
+  if (e.scheme < 0) {
+    std::cout << "kept     " << e.reason << "\n";
+    return;
+  }
+  const Scheme& s = plan.schemes[static_cast<size_t>(e.scheme)];
+  std::cout << "scheme   " << s.name << " by " << e.reason << ", algorithm " << e.algorithm << ", numerics " << s.numerics
+            << "\nargs     " << to_json(s.weights).dump() << "\n";
+  if (s.input_activations) std::cout << "inputs   " << to_json(*s.input_activations).dump() << "\n";
+  for (const PartSpec& p : part_specs(s, t.shape, t.dtype)) {
+    std::cout << "part     " << name_of(p.role) << " " << dtype_name(p.dtype) << " " << p.shape.str() << "\n";
+  }
+  std::cout << "bytes    " << t.stored_bytes() << " -> " << e.output_bytes << " (" << s.bits_per_weight(t.shape, t.dtype)
+            << " bits per weight)\n";
+}
+
+}  // namespace qp
