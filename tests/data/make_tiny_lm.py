@@ -405,7 +405,8 @@ paragraph or verse a line.
 AdamW, {steps} steps of {batch_tokens} tokens ({seen} M tokens), peak learning rate {lr}, cosine,
 bf16 autocast over f32 weights, seed {seed}, {threads} thread(s), {cpu} CPU minutes.
 {environment}.
-The same machine and versions give the same bytes again; another CPU model does not, because its
+The same machine and versions give the same bytes again (checked on runs of 30 steps); another CPU
+model need not, because its
 bf16 matrix products round differently.
 
 ## Measured
