@@ -65,7 +65,6 @@ std::string read_vocabulary(const GgufFile& file, Vocabulary& v) {
   v.ids.reserve(v.tokens.size());
   for (size_t i = 0; i < v.tokens.size(); ++i) {
     std::string what = "token " + std::to_string(i);
-    if (v.tokens[i].size() > kMaxTokenBytes) return what + " is too long";
     if (!is_utf8(v.tokens[i])) return what + " is not UTF-8";
     if (!v.ids.emplace(v.tokens[i], static_cast<uint32_t>(i)).second) return what + " is a duplicate";
   }
@@ -129,6 +128,7 @@ std::string derive_merges(const GgufFile& file, const Vocabulary& v, std::vector
   std::vector<size_t> starts;  // of the characters of a token
   for (size_t id = 0; id < v.tokens.size(); ++id) {
     std::string_view token = v.tokens[id];
+    if (token.size() > kMaxTokenBytes) return "token " + std::to_string(id) + " is too long";
     starts.clear();
     for (size_t i = 0; i < token.size(); i += utf8_length(token, i)) starts.push_back(i);
     size_t first = merges.size();
@@ -323,7 +323,8 @@ std::string special_tokens_map(const Vocabulary& v) {
 // Fills the parts of tokenizer.json, or returns why there is none.
 std::string read_tokenizer(const GgufFile& file, const std::function<void(std::string)>& warn,
                            Vocabulary& v, std::vector<Merge>& merges, Kind& kind) {
-  std::string model(file.string_at("tokenizer.ggml.model").value_or(""));
+  std::string model(file.string_at("tokenizer.ggml.model").value_or("none"));
+  if (model == "none" || model == "no_vocab") return "it has no tokenizer";
   if (model != "gpt2" && model != "llama") {
     return "tokenizer.ggml.model '" + printable(model) + "' is not supported";
   }

@@ -1,0 +1,51 @@
+// libFuzzer: GGUF bytes through the parser, the model and the generated companions. Whatever the
+// bytes, the answer is an Error or a model whose extents lie inside the file.
+//   clang++ -fsanitize=fuzzer,address,undefined ..; ./gguf_fuzz tests/fuzz/corpus/gguf
+// Seeds: tests/data/gguf/make_gguf_fixtures.py.
+#include <cstdlib>
+
+#include "formats/gguf.h"
+#include "lib/base/error.h"
+#include "lib/base/json.h"
+
+namespace {
+
+void require(bool ok) {
+  if (!ok) std::abort();
+}
+
+void check(const qp::Model& model, size_t size) {
+  for (const qp::Tensor& t : model.tensors) {
+    require(!t.name.empty() && t.parts.size() == 1);
+    const qp::Extent& e = t.parts[0].extent;
+    if (e.file == qp::kBlob) {
+      require(e.offset < model.blobs.size() && model.blobs[e.offset].size() == e.length);
+    } else {
+      require(e.file == 1 && e.offset <= size && e.length <= size - e.offset);
+    }
+    require(qp::byte_size(t.parts[0].dtype, t.parts[0].shape).has_value());
+  }
+  for (const qp::Companion& c : model.companions) {
+    qp::parse_json(model.blobs.at(c.extent.offset), c.name);  // what we write is JSON
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  std::span<const std::byte> bytes{reinterpret_cast<const std::byte*>(data), size};
+  qp::looks_like_gguf(bytes);
+  for (bool dequantize : {false, true}) {
+    try {
+      std::vector<qp::GgufFile> shards = {qp::parse_gguf(bytes, "fuzz.gguf")};
+      qp::LoadOptions options;
+      options.dequantize = dequantize;
+      check(qp::gguf_model(shards, options), size);
+    } catch (const qp::Error& e) {
+      require(e.kind() == qp::ErrorKind::input);
+      require(e.reason().find("is not valid JSON") == std::string::npos);
+      break;
+    }
+  }
+  return 0;
+}
