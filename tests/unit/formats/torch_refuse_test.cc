@@ -94,7 +94,7 @@ TEST(TorchRefuseTest, NumbersOutsideTheStorage) {
   ASSERT_EQ(tail.substr(0, 6), std::string("QK\0K\x03\x85", 6));
   expect_part(edited("parameter.pt", std::string("QK\0K\x03\x85", 6), {"QK\1K\x03\x85", 6}),
               "tensor 'w': strides lead outside its storage of 3 elements");
-  expect_part(edited("parameter.pt", std::string("QK\0K\x03\x85", 6), {"QK\4K\0\x85", 6}),
+  expect_part(edited("parameter.pt", std::string("QK\0K\x03\x85", 6), {"QK\4K\1\x85", 6}),
               "needs more than its storage");
   expect_part(edited("parameter.pt", std::string("QK\0K\x03\x85", 6), {"QK\3K\1\x85", 6}),
               "shape [1] from element 3 on needs more");
@@ -107,6 +107,16 @@ TEST(TorchRefuseTest, NumbersOutsideTheStorage) {
 TEST(TorchRefuseTest, EntriesThatDisagree) {
   expect_part(edited("zip64.pt", "archive/data/0", "archive/data/1"), "disagree");
   expect_part(edited("rezipped.pt", "PK\x05\x06", "PK\x05\x07"), "no end of central directory");
+}
+
+// The pickle in data.pkl made one value shorter: what was its end stays behind the new one.
+TEST(TorchRefuseTest, PickleEndsWithItsEntry) {
+  const std::string good = torch_fixture("bad_list.pt");  // ].. (tensor) a .
+  const size_t at = good.find("\x80\x02]");
+  ASSERT_NE(at, std::string::npos);
+  std::string content = good;
+  content.replace(at + 2, 2, "}.");
+  expect_part(error_of([&] { parse_torch(content); }), "bytes follow the pickle");
 }
 
 TEST(TorchRefuseTest, StreamEndsWithItsLastStorage) {
@@ -174,6 +184,7 @@ TEST(TorchRefuseTest, Names) {
 }
 
 TEST(TorchRefuseTest, DictsThatGrowWithoutEnd) {
+  const std::string nul(1, '\0');
   // a dict that holds itself
   expect_part(refused("}q" + std::string(1, '\1') + text("w") + "h\x01s"), "nested too deeply");
   // thirty dicts, each holding the one before it twice
@@ -181,6 +192,10 @@ TEST(TorchRefuseTest, DictsThatGrowWithoutEnd) {
   for (int i = 0; i < 30; ++i) {
     object = "}(" + text("a") + object + text("b") + "h\x01uq\x01";
   }
+  expect_part(refused(object), "too many entries");
+  // the same with an empty key, so that it is not the names' length that ends it
+  object = "}q\x01";
+  for (int i = 0; i < 30; ++i) object = "}(U" + nul + object + "U" + nul + "h\x01uq\x01";
   expect_part(refused(object), "too many entries");
 }
 
