@@ -16,8 +16,8 @@ namespace qp {
 
 // A view of one storage: element (i, j, ..) is at offset + (i * strides[0] + j * strides[1] + ..)
 // times the element's size. All of it lies in the storage, and the storage in the file. Tied
-// tensors have the same storage. The bytes of the dense tensor are never more than storage_bytes. An
-// empty tensor starts where its storage does, and its strides mean nothing.
+// tensors have the same storage. The bytes of the dense tensor are never more than storage_bytes.
+// An empty tensor starts where its storage does, and its strides mean nothing.
 struct TorchTensor {
   std::string name;               // state-dict key, valid UTF-8; nested dicts joined with '.'
   DType dtype;                    // whole bytes per element

@@ -207,7 +207,8 @@ std::string_view allow_torch_global(std::string_view module, std::string_view na
   if (module == "torch") {
     if (auto dtype = dtype_from_torch(name)) return torch_name(*dtype);
   }
-  const std::string full = "'" + printable(module) + "." + printable(name) + "'";
+  std::string full("'");
+  full.append(printable(module)).append(".").append(printable(name)).append("'");
   if (module == "torch._utils" && name.starts_with("_rebuild_")) {
     throw input_error("kind of tensor is not supported (" + full + ")")
         .hint("in PyTorch, save dense tensors that are not quantized");
