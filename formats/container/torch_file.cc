@@ -98,7 +98,7 @@ class Flattener {
     } else if (key.kind == PickleKind::integer) {
       last = std::to_string(key.integer);
     } else {
-      last = "(" + std::string(pickle_kind_name(key.kind)) + ")";
+      last.append("(").append(pickle_kind_name(key.kind)).append(")");
     }
     std::string name = prefix.empty() ? std::move(last) : prefix + "." + last;
     if (++entries_ > kMaxEntries || name.size() > kMaxNameBytes - name_bytes_) {

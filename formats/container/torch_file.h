@@ -32,12 +32,12 @@ struct TorchTensor {
 struct TorchFile {
   std::vector<TorchTensor> tensors;  // in the order of the file; names are unique
   std::vector<std::string> skipped;  // entries that are no tensors, for example 'epoch'
-  bool big_endian;                   // always false: such files are refused
 };
 
 // `bytes` is the whole file. The object in it is a dict of tensors and dicts; if it has a dict
 // under 'state_dict', 'model' or 'module', that one is read and its siblings are skipped.
-// Errors: input and limit, naming `path` and, where one is at fault, the tensor.
+// Big-endian files are refused. Errors: input and limit, naming `path` and, where one is at fault,
+// the tensor.
 TorchFile parse_torch_file(std::span<const std::byte> bytes, std::string_view path);
 
 }  // namespace qp

@@ -108,7 +108,6 @@ TEST(TorchFileTest, StateDictOfAModule) {
   EXPECT_EQ(torch_elements<int64_t>(content, torch_tensor(file, "steps")),
             std::vector<int64_t>{7});
   EXPECT_TRUE(file.skipped.empty());  // _metadata is an attribute, not an entry
-  EXPECT_FALSE(file.big_endian);
 }
 
 TEST(TorchFileTest, ParametersAndTensorsWithAttributes) {
