@@ -114,15 +114,10 @@ class Interpreter {
   }
   std::string_view take_line() {
     const size_t left = bytes_.size() - at_;
-    const void* end = left == 0 ? nullptr : std::memchr(bytes_.data() + at_, '\n', left);
-    if (end == nullptr) {
-      take_bytes(left + 1);  // throws
-      return {};
-    }
-    auto line = take_text(static_cast<size_t>(static_cast<const std::byte*>(end) -
-                                              (bytes_.data() + at_)));
-    ++at_;
-    return line;
+    const std::string_view rest(reinterpret_cast<const char*>(bytes_.data()) + at_, left);
+    const size_t end = rest.find('\n');
+    take_bytes(end < left ? end + 1 : left + 1);  // without an end of line it ends too early
+    return rest.substr(0, end);
   }
 
   // --- stack ---

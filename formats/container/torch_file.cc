@@ -20,9 +20,9 @@ static_assert(std::endian::native == std::endian::little, "torch files are read 
 
 using Bytes = std::span<const std::byte>;
 
-constexpr size_t kMaxDepth = 32;                      // of dicts in dicts
-constexpr size_t kMaxEntries = size_t{1} << 20;       // tensors and others; shared dicts count again
-constexpr size_t kMaxNameBytes = size_t{64} << 20;    // of all entries together
+constexpr size_t kMaxDepth = 32;                    // of dicts in dicts
+constexpr size_t kMaxEntries = size_t{1} << 20;     // shared dicts count each time
+constexpr size_t kMaxNameBytes = size_t{64} << 20;  // of all entries together
 constexpr std::string_view kFetchAgain = "the file is cut short or was changed; fetch it again";
 
 // --- the state dict ---
@@ -30,8 +30,12 @@ constexpr std::string_view kFetchAgain = "the file is cut short or was changed; 
 bool is_utf8(std::string_view text) {
   for (size_t i = 0; i < text.size();) {
     const auto lead = static_cast<uint8_t>(text[i++]);
-    const int more = lead < 0x80 ? 0 : lead >= 0xc2 && lead < 0xe0 ? 1 : lead >= 0xe0 && lead < 0xf0
-                         ? 2 : lead >= 0xf0 && lead < 0xf5 ? 3 : -1;
+    const int more = lead < 0x80   ? 0
+                     : lead < 0xc2 ? -1
+                     : lead < 0xe0 ? 1
+                     : lead < 0xf0 ? 2
+                     : lead < 0xf5 ? 3
+                                   : -1;
     if (more < 0 || text.size() - i < static_cast<size_t>(more)) return false;
     for (int k = 0; k < more; ++k, ++i) {
       const auto next = static_cast<uint8_t>(text[i]);
@@ -52,7 +56,7 @@ class Flattener {
   TorchFile run() {
     const PickleValue& root = pickle_[pickle_.root];
     if (root.kind != PickleKind::dict) {
-      throw input_error("holds a " + std::string(pickle_kind_name(root.kind)) +
+      throw input_error("the object in it is of type " + std::string(pickle_kind_name(root.kind)) +
                         " (expected a dict of tensors)")
           .hint(kTorchSaveStateDict);
     }
@@ -94,7 +98,7 @@ class Flattener {
     } else if (key.kind == PickleKind::integer) {
       last = std::to_string(key.integer);
     } else {
-      last = "(" + std::string(pickle_kind_name(key.kind)) + ")";
+      last.append("(").append(pickle_kind_name(key.kind)).append(")");
     }
     std::string name = prefix.empty() ? std::move(last) : prefix + "." + last;
     if (++entries_ > kMaxEntries || name.size() > kMaxNameBytes - name_bytes_) {
@@ -168,7 +172,8 @@ TorchFile parse_zip(Bytes bytes) {
     check_byte_order({reinterpret_cast<const char*>(bytes.data()) + order->offset,
                       static_cast<size_t>(order->size)});
   }
-  const Pickle pickle = read_pickle(bytes.subspan(pickled->offset, pickled->size), allow_torch_global);
+  const Pickle pickle =
+      read_pickle(bytes.subspan(pickled->offset, pickled->size), allow_torch_global);
   if (pickle.bytes != pickled->size) throw input_error("bytes follow the pickle in data.pkl");
   TorchStorages storages;
   const std::string data = folder + "data/";
@@ -212,7 +217,8 @@ void check_system(const Pickle& pickle) {
 
 // The keys' list gives the order; each storage is an i64 count of elements, then the elements.
 // The element's size is only known from the references to it.
-TorchStorages read_stream_storages(Bytes bytes, uint64_t at, const Pickle& object, const Pickle& keys) {
+TorchStorages read_stream_storages(Bytes bytes, uint64_t at, const Pickle& object,
+                                   const Pickle& keys) {
   std::unordered_map<std::string_view, TorchStorageId> ids;
   for (const PickleValue& value : object.values) {
     if (value.kind != PickleKind::persistent) continue;

@@ -17,6 +17,7 @@ namespace qp {
 // A view of one storage: element (i, j, ..) is at offset + (i * strides[0] + j * strides[1] + ..)
 // times the element's size. All of it lies in the storage, and the storage in the file. Tied
 // tensors have the same storage. The bytes of the dense tensor are never more than storage_bytes.
+// An empty tensor starts where its storage does, and its strides mean nothing.
 struct TorchTensor {
   std::string name;               // state-dict key, valid UTF-8; nested dicts joined with '.'
   DType dtype;                    // whole bytes per element
@@ -31,12 +32,12 @@ struct TorchTensor {
 struct TorchFile {
   std::vector<TorchTensor> tensors;  // in the order of the file; names are unique
   std::vector<std::string> skipped;  // entries that are no tensors, for example 'epoch'
-  bool big_endian;                   // always false: such files are refused
 };
 
 // `bytes` is the whole file. The object in it is a dict of tensors and dicts; if it has a dict
 // under 'state_dict', 'model' or 'module', that one is read and its siblings are skipped.
-// Errors: input and limit, naming `path` and, where one is at fault, the tensor.
+// Big-endian files are refused. Errors: input and limit, naming `path` and, where one is at fault,
+// the tensor.
 TorchFile parse_torch_file(std::span<const std::byte> bytes, std::string_view path);
 
 }  // namespace qp

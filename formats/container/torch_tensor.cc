@@ -21,12 +21,18 @@ struct StorageClass {
   std::optional<DType> dtype;  // none: counted in bytes, the tensor says its dtype
 };
 constexpr StorageClass kStorageClasses[] = {
-    {"torch.FloatStorage", DType::f32},       {"torch.DoubleStorage", DType::f64},
-    {"torch.HalfStorage", DType::f16},        {"torch.BFloat16Storage", DType::bf16},
-    {"torch.ByteStorage", DType::u8},         {"torch.CharStorage", DType::i8},
-    {"torch.ShortStorage", DType::i16},       {"torch.IntStorage", DType::i32},
-    {"torch.LongStorage", DType::i64},        {"torch.BoolStorage", DType::boolean},
-    {"torch.ComplexFloatStorage", DType::c64}, {"torch.UntypedStorage", {}},
+    {"torch.FloatStorage", DType::f32},
+    {"torch.DoubleStorage", DType::f64},
+    {"torch.HalfStorage", DType::f16},
+    {"torch.BFloat16Storage", DType::bf16},
+    {"torch.ByteStorage", DType::u8},
+    {"torch.CharStorage", DType::i8},
+    {"torch.ShortStorage", DType::i16},
+    {"torch.IntStorage", DType::i32},
+    {"torch.LongStorage", DType::i64},
+    {"torch.BoolStorage", DType::boolean},
+    {"torch.ComplexFloatStorage", DType::c64},
+    {"torch.UntypedStorage", {}},
     {"torch.storage.UntypedStorage", {}},
 };
 
@@ -93,13 +99,18 @@ void place(TorchTensor& t, uint64_t first) {
   const uint64_t element = dtype_bits(t.dtype) / 8;
   const uint64_t held = t.storage_bytes / element;
   const auto dense = t.shape.elements();
-  if (first > held || !dense || *dense > held) {
+  if (dense == uint64_t{0}) {  // PyTorch leaves any offset and strides in an empty view
+    t.offset = t.storage_offset;
+    t.contiguous = true;
+    return;
+  }
+  if (first >= held || !dense || *dense > held) {
     throw input_error("shape " + t.shape.str() + " from element " + std::to_string(first) +
                       " on needs more than its storage of " + std::to_string(held) + " elements")
         .hint("if it was expanded, save tensor.contiguous()");
   }
   uint64_t last = first;
-  for (size_t i = 0; i < t.shape.rank() && *dense > 0; ++i) {
+  for (size_t i = 0; i < t.shape.rank(); ++i) {
     const auto step = checked_mul(t.shape[i] - 1, t.strides[i]);
     const auto sum = step ? checked_add(last, *step) : std::nullopt;
     if (!sum || *sum >= held) {
@@ -108,9 +119,8 @@ void place(TorchTensor& t, uint64_t first) {
     }
     last = *sum;
   }
-  if (*dense > 0 && last >= held) throw input_error("starts outside its storage");
   t.offset = t.storage_offset + first * element;
-  t.contiguous = *dense == 0 || is_dense_row_major(t.shape, t.strides);
+  t.contiguous = is_dense_row_major(t.shape, t.strides);
 }
 
 void read_shape(const Pickle& pickle, const PickleValue& size, const PickleValue& stride,
@@ -197,7 +207,8 @@ std::string_view allow_torch_global(std::string_view module, std::string_view na
   if (module == "torch") {
     if (auto dtype = dtype_from_torch(name)) return torch_name(*dtype);
   }
-  const std::string full = "'" + printable(module) + "." + printable(name) + "'";
+  std::string full("'");
+  full.append(printable(module)).append(".").append(printable(name)).append("'");
   if (module == "torch._utils" && name.starts_with("_rebuild_")) {
     throw input_error("kind of tensor is not supported (" + full + ")")
         .hint("in PyTorch, save dense tensors that are not quantized");
@@ -229,9 +240,8 @@ TorchStorageId read_torch_storage_id(const Pickle& pickle, const PickleValue& pe
       key.kind != PickleKind::string) {
     throw input_error("storage reference is malformed");
   }
-  TorchStorageId out{storage_class->dtype, key.text, as_size(pickle[id.items[4]], "storage length"), 0,
-                0};
-  out.view_count = out.count;
+  const uint64_t count = as_size(pickle[id.items[4]], "storage length");
+  TorchStorageId out{storage_class->dtype, key.text, count, 0, count};
   if (n == 6 && pickle[id.items[5]].kind != PickleKind::none) {
     const PickleValue& view = pickle[id.items[5]];  // (key, offset, count), before PyTorch 0.4
     if (view.kind != PickleKind::tuple || view.items.size() != 3) {
