@@ -21,6 +21,7 @@ class MappedFile;
 struct LoadOptions {
   bool dequantize = false;          // mark quantized tensors decode-on-read
   std::optional<DType> dtype;       // for kept float tensors, and what dequantized ones become
+  bool unfinished = false;          // open DIR.partial: the self-check's own reading
   bool list_only = false;           // name and shapes only: unreadable quantization is a warning
   std::function<void(std::string)> warn = [](std::string) {};
 };

@@ -13,6 +13,7 @@
 #include "formats/format.h"
 #include "formats/gguf.h"
 #include "formats/hf/directory.h"
+#include "formats/hf/partial_dir.h"
 #include "formats/hf/quant_method.h"
 #include "formats/hf/weights.h"
 #include "formats/input_kinds.h"
@@ -29,6 +30,7 @@ using Options = LoadOptions;
 struct Probe {
   std::string path;
   bool exists = false, is_directory = false;
+  bool unfinished = false;  // holds the marker of PartialDirectory
   std::string head;  // first bytes of a file
   Directory dir;
 
@@ -177,7 +179,7 @@ const Row kRows[] = {
    [](const Probe& p) { return p.dir.has("adapter_config.json") && !p.dir.has("config.json"); },
    [](const Probe& p, const Options&) -> Model { refuse(p, "is a LoRA adapter, not a model", "merge it into its base model first"); }},
   {{"unfinished output", "refused", "DIR.partial of an interrupted qexport"},
-   [](const Probe& p) { return p.dir.has("qpipe-partial"); },
+   [](const Probe& p) { return p.unfinished; },
    [](const Probe& p, const Options&) -> Model { refuse(p, "is the unfinished output of qexport", "run qexport again"); }},
   {{"distributed checkpoint", "refused", ".metadata with *.distcp"},
    [](const Probe& p) { return p.has("*.distcp"); },
@@ -229,7 +231,7 @@ const Row kRows[] = {
 };
 // clang-format on
 
-Probe probe(const std::string& path) {
+Probe probe(const std::string& path, const LoadOptions& options) {
   Probe p;
   p.path = path;
   struct stat st {};
@@ -238,6 +240,7 @@ Probe probe(const std::string& path) {
   p.is_directory = p.exists && S_ISDIR(st.st_mode);
   if (p.is_directory) {
     p.dir = read_directory(path);
+    p.unfinished = !options.unfinished && fs::exists(path + "/" + kPartialMarker);
   } else if (p.exists) {
     auto file = MappedFile::open(path);
     auto bytes = file->bytes().subspan(0, std::min<size_t>(file->size(), 16));
@@ -259,7 +262,7 @@ std::vector<InputKind> input_kinds() {
 }
 
 Model load_checkpoint(const std::string& path, const LoadOptions& options) {
-  Probe p = probe(path);
+  Probe p = probe(path, options);
   for (const Row& row : kRows) {
     if (row.fits(p)) return row.load(p, options);
   }

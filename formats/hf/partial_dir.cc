@@ -15,8 +15,6 @@ namespace qp {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr const char* kMarker = "qpipe-partial";  // only directories that hold it are removed
-
 bool inside(const fs::path& inner, const fs::path& outer) {
   auto rel = inner.lexically_relative(outer);
   return !rel.empty() && *rel.begin() != "..";
@@ -44,7 +42,7 @@ PartialDirectory::PartialDirectory(const std::string& directory, bool force,
   }
   partial_ = final_ + ".partial";
   if (stat(partial_.c_str(), &st) == 0) {
-    if (!S_ISDIR(st.st_mode) || !fs::exists(partial_ + "/" + kMarker)) {
+    if (!S_ISDIR(st.st_mode) || !fs::exists(partial_ + "/" + kPartialMarker)) {
       throw system_error("is in the way and was not made by qexport", EEXIST).file(partial_).hint("move it");
     }
     lock_.reset(open(partial_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -65,7 +63,7 @@ PartialDirectory::PartialDirectory(const std::string& directory, bool force,
   }
   lock_.reset(open(partial_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (lock_) flock(lock_.get(), LOCK_EX | LOCK_NB);
-  Fd marker(open((partial_ + "/" + kMarker).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666));
+  Fd marker(open((partial_ + "/" + kPartialMarker).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666));
 }
 
 PartialDirectory::~PartialDirectory() {
@@ -76,7 +74,7 @@ PartialDirectory::~PartialDirectory() {
 
 void PartialDirectory::commit(bool sync) {
   std::error_code ec;
-  fs::remove(partial_ + "/" + kMarker, ec);
+  fs::remove(partial_ + "/" + kPartialMarker, ec);
   if (sync) sync_fd(lock_.get(), partial_);
   if (fs::exists(final_, ec)) {
     if (renameat2(AT_FDCWD, partial_.c_str(), AT_FDCWD, final_.c_str(), RENAME_EXCHANGE) == 0) {

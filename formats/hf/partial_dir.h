@@ -8,6 +8,9 @@
 
 namespace qp {
 
+// Marks a directory as unfinished and as ours to remove. Hidden: no checkpoint file.
+constexpr const char* kPartialMarker = ".qpipe-partial";
+
 class PartialDirectory {
  public:
   // Creates DIR.partial. A stale one of ours is removed; one in use, or not ours, is an error.

@@ -42,7 +42,9 @@ void compare(const RowSource& want, const RowSource& found, const std::string& d
 
 void self_check(const Store& store, const ExportPlan& plan, const std::string& directory,
                 Progress& progress) {
-  Store written(load_checkpoint(directory, LoadOptions{}), nullptr, directory);
+  LoadOptions options;
+  options.unfinished = true;
+  Store written(load_checkpoint(directory, options), nullptr, directory);
   auto found = written.model().index();
   uint64_t total = 0;
   for (const Tensor& t : store.model().tensors) total += t.stored_bytes();

@@ -73,13 +73,8 @@ void on_lease(int) { lease_broken = 1; }
 
 // Waits until another process opens the file behind `fd` (a write lease tells), the pipe breaks,
 // or time is up. Without leases: until the pipe has been read and closed.
-void wait_until_taken(int fd) {
+void wait_until_taken(int fd, bool leased) {
   using Clock = std::chrono::steady_clock;
-  struct sigaction action {};
-  action.sa_handler = on_lease;
-  sigemptyset(&action.sa_mask);
-  sigaction(SIGRTMIN, &action, nullptr);
-  bool leased = fcntl(fd, F_GETLEASE) == F_WRLCK;
   auto start = Clock::now(), closed = Clock::time_point::max();
   while (true) {
     throw_if_interrupted();
@@ -261,9 +256,9 @@ void QmapOutput::commit(const Hash128& id) {
   action.sa_handler = on_lease;
   sigemptyset(&action.sa_mask);
   sigaction(SIGRTMIN, &action, nullptr);
-  fcntl(fd_.get(), F_SETLEASE, F_WRLCK);
+  bool leased = fcntl(fd_.get(), F_SETLEASE, F_WRLCK) == 0;
   write_pipe(line.data(), line.size());
-  wait_until_taken(fd_.get());
+  wait_until_taken(fd_.get(), leased);
 }
 
 void QmapOutput::stream_out() {
