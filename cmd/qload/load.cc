@@ -68,42 +68,37 @@ int LoadCommand::run(Tool& tool) {
 }
 
 // Applies --include/--exclude, and --dequantize/--dtype to what a qmap holds.
-void LoadCommand::select(Model& model) const {
+void LoadCommand::select(std::vector<Tensor>& tensors, Model& model) const {
   std::vector<Regex> include(include_.begin(), include_.end()), exclude(exclude_.begin(), exclude_.end());
   auto any = [](const std::vector<Regex>& list, const std::string& name) {
     return std::ranges::any_of(list, [&](const Regex& r) { return r.found_in(name); });
   };
-  std::vector<Tensor> kept;
-  size_t before = model.tensors.size();
-  for (Tensor& t : model.tensors) {
-    const char* why = any(exclude, t.name)                           ? "left out by --exclude"
+  size_t before = tensors.size();
+  std::erase_if(tensors, [&](Tensor& t) {
+    const char* why = any(exclude, t.name)                        ? "left out by --exclude"
                       : !include.empty() && !any(include, t.name) ? "left out by --include"
-                                                                   : nullptr;
-    if (why != nullptr) {
-      model.dropped.emplace_back(t.name, why);
-      continue;
-    }
-    if (dequantize_ && t.scheme >= 0 && !t.dequantize) t.dequantize = true;
-    kept.push_back(std::move(t));
-  }
-  model.tensors = std::move(kept);
-  if (before > 0 && model.tensors.empty()) {
+                                                                  : nullptr;
+    if (why != nullptr) model.dropped.emplace_back(t.name, why);
+    if (dequantize_ && t.scheme >= 0) t.dequantize = true;
+    return why != nullptr;
+  });
+  if (before > 0 && tensors.empty()) {
     throw usage_error("--include and --exclude leave no tensor").hint("see qload --list");
   }
 }
 
-void LoadCommand::hash(const Store& store, Model& model, Tool& tool) const {
+void LoadCommand::hash(const Store& store, std::vector<Tensor>& tensors, Tool& tool) const {
   uint64_t total = 0;
-  for (const Tensor& t : model.tensors) total += t.stored_bytes();
+  for (const Tensor& t : tensors) total += t.stored_bytes();
   tool.progress().begin("hashing", total);
-  parallel_for(model.tensors.size(), [&](size_t i, int) {
-    for (Part& p : model.tensors[i].parts) {
+  parallel_for(tensors.size(), [&](size_t i, int) {
+    for (Part& p : tensors[i].parts) {
       throw_if_interrupted();
       if (p.extent.file == 0) continue;
       p.extent.xxh3 = xxh3_64(store.stored(p.extent));
       store.drop(p, 0, p.shape.rows());
     }
-    tool.progress().add(model.tensors[i].stored_bytes());
+    tool.progress().add(tensors[i].stored_bytes());
   });
   tool.progress().end();
 }
@@ -136,70 +131,71 @@ Tensor compress_tensor(const Store& store, const Tensor& from, QmapWriter& write
 }  // namespace
 
 void LoadCommand::save(Store& store, Tool& tool) const {
-  Model model = store.model();
-  select(model);
-  OpenedInput unused;
-  std::vector<std::string> inputs;
-  for (const FileRef& f : model.files) inputs.push_back(f.path);
-  if (store.self() != nullptr) inputs.push_back(store.self()->path());
-  if (hash_ && !pack_) hash(store, model, tool);
-  QmapOutput out(output_.options(std::move(inputs)));
-  QmapWriter writer(out.fd(), out.label());
   Json options = Json::object();
   if (dequantize_) options["dequantize"] = true;
   if (!dtype_.empty()) options["dtype"] = dtype_;
   if (!include_.empty()) options["include"] = include_;
   if (!exclude_.empty()) options["exclude"] = exclude_;
-  model.provenance.push_back(provenance_entry("qload", std::move(options), store.model()));
+  Json provenance = provenance_entry("qload", std::move(options), store.model());
+  // A table of 92,000 tensors is moved, not copied.
+  std::vector<Tensor> tensors = store.take_tensors();
+  Model model = store.model();
+  model.provenance.push_back(std::move(provenance));
+  select(tensors, model);
+  std::vector<std::string> inputs;
+  for (const FileRef& f : model.files) inputs.push_back(f.path);
+  if (store.self() != nullptr) inputs.push_back(store.self()->path());
+  if (hash_ && !pack_) hash(store, tensors, tool);
+  QmapOutput out(output_.options(std::move(inputs)));
+  QmapWriter writer(out.fd(), out.label());
   uint64_t total = 0;
-  for (const Tensor& t : model.tensors) total += t.stored_bytes();
-  // Which extents move: all with --pack, else those of a qmap without a name.
-  std::vector<size_t> moved;
-  std::vector<Tensor> from = std::move(model.tensors);
-  model.tensors.clear();
-  model.tensors.reserve(from.size());
-  for (size_t i = 0; i < from.size(); ++i) {
-    Tensor t = from[i];
+  for (const Tensor& t : tensors) total += t.stored_bytes();
+  // What is copied: everything with --pack, else what lies in a qmap without a name.
+  std::vector<std::pair<size_t, Tensor>> copied;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    Tensor& t = tensors[i];
     bool copy = pack_;
+    Tensor original = pack_ || store.self() != nullptr ? t : Tensor{};
     for (Part& p : t.parts) copy = copy || refer_extent(store, model, p.extent);
-    if (copy && !zstd_) t = place_copy(from[i], writer);
-    if (copy) moved.push_back(i);
-    model.tensors.push_back(std::move(t));
+    if (!copy) continue;
+    if (!zstd_) t = place_copy(original, writer);
+    copied.emplace_back(i, std::move(original));
   }
-  std::vector<Companion> companions = std::move(model.companions);
-  model.companions.clear();
-  for (Companion& c : companions) {
-    Companion to = c;
-    if (c.extent.file != kBlob && (pack_ || refer_extent(store, model, to.extent))) copy_companion(store, c, to, writer);
-    model.companions.push_back(std::move(to));
+  for (Companion& c : model.companions) {
+    Companion from = c;
+    if (from.extent.file == kBlob) continue;
+    if (pack_ || refer_extent(store, model, c.extent)) copy_companion(store, from, c, writer);
   }
-  if (!moved.empty()) writer.reserve();
+  if (!copied.empty()) writer.reserve();
   if (pack_) tool.progress().begin("copying", total);
-  for (size_t i : moved) {
-    tool.progress().item(from[i].name);
+  for (auto& [i, from] : copied) {
+    tool.progress().item(from.name);
     try {
-      for (const Part& p : from[i].parts) store.verify(from[i], p);
+      for (const Part& p : from.parts) store.verify(from, p);
       if (zstd_) {
-        model.tensors[i] = compress_tensor(store, from[i], writer, tool.progress());
+        tensors[i] = compress_tensor(store, from, writer, tool.progress());
       } else {
-        copy_tensor(store, from[i], model.tensors[i], writer, [&](uint64_t n) { tool.progress().add(n); });
+        copy_tensor(store, from, tensors[i], writer, [&](uint64_t n) { tool.progress().add(n); });
       }
     } catch (Error& e) {
-      throw std::move(e).file(store.label()).tensor(from[i].name);
+      throw std::move(e).file(store.label()).tensor(from.name);
     }
   }
   tool.progress().end();
   if (pack_) model.files.clear();
   store.throw_if_changed();
+  model.tensors = std::move(tensors);
   Hash128 id = writer.finish(model, out.base(), out.unnamed(), out.sync());
   tool.say(std::to_string(model.tensors.size()) + " tensors, " + human_bytes(static_cast<double>(total)) +
                (pack_ ? " copied" : " referred to"), 1);
   out.commit(id);
 }
 
-void LoadCommand::list(const Store& store, Tool& tool) const {
+void LoadCommand::list(Store& store, Tool& tool) const {
+  std::vector<Tensor> tensors = store.take_tensors();
   Model model = store.model();
-  select(model);
+  select(tensors, model);
+  model.tensors = std::move(tensors);
   if (tool.options.json) {
     Json out = {{"format", model.format}, {"architecture", model.architecture},
                 {"parameters", model.parameters()}, {"tensors", Json::array()},

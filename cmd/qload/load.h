@@ -11,6 +11,7 @@ namespace qp {
 
 class Store;
 struct Model;
+struct Tensor;
 
 class LoadCommand {
  public:
@@ -18,11 +19,11 @@ class LoadCommand {
   int run(Tool& tool);
 
  private:
-  void select(Model& model) const;
-  void list(const Store& store, Tool& tool) const;
+  void select(std::vector<Tensor>& tensors, Model& model) const;
+  void list(Store& store, Tool& tool) const;
   void list_inputs(Tool& tool) const;
   void save(Store& store, Tool& tool) const;
-  void hash(const Store& store, Model& model, Tool& tool) const;
+  void hash(const Store& store, std::vector<Tensor>& tensors, Tool& tool) const;
 
   std::string input_, dtype_;
   std::vector<std::string> include_, exclude_;

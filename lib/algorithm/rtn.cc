@@ -222,13 +222,13 @@ SmallParts quantize_rtn(const Store& store, const Tensor& t, const Scheme& schem
         Worker& w = workers[static_cast<size_t>(worker)];
         uint64_t first = i * per_chunk;
         quantizer.chunk(source.get(first, size(i), w.rows), first, size(i), w);
-        source.drop(first, size(i));
         sink.put(first * quantizer.code_bytes(), w.codes);
       },
       [&](size_t i, int worker) {
         sink.retire(workers[static_cast<size_t>(worker)].codes);
         advance(size(i) * source.row_bytes());
       });
+  source.drop(0, source.rows());
   return quantizer.finish();
 }
 

@@ -144,6 +144,12 @@ Scheme find_scheme(std::string_view name) {
   return found->scheme;
 }
 
+bool accepts(const Scheme& scheme, ModuleKind kind) {
+  if (kind == ModuleKind::linear || kind == ModuleKind::expert || kind == ModuleKind::head) return true;
+  return kind == ModuleKind::embedding && scheme.code_kind() == CodeKind::integer &&
+         !scheme.input_activations;
+}
+
 Scheme compose_scheme(std::string_view base, const SchemeOverrides& o) {
   Scheme s = base.empty() ? make("custom", int_group(4)) : find_scheme(base);
   if (!o.any()) return s;

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "lib/model/modules.h"
 #include "lib/scheme/scheme.h"
 
 namespace qp {
@@ -24,6 +25,11 @@ std::span<const Preset> presets();
 // The scheme of a preset name or alias, without case. Errors: usage; an unknown name gets a
 // "did you mean", a known one that cannot be made yet says what to use instead.
 Scheme find_scheme(std::string_view name);
+
+// Module kinds a scheme can be applied to when a rule names them: linears and experts, the head
+// under every scheme, embeddings under weight-only integers (what engines load;
+// reference/compressed-tensors.md 5.1).
+bool accepts(const Scheme& scheme, ModuleKind kind);
 
 // --num-bits, --group-size, --symmetric applied to a scheme; empty or 0 leaves a value alone.
 // group_size: a number, "channel" or "tensor". Without a base scheme: weight-only integers.

@@ -4,17 +4,13 @@
 #include <map>
 
 #include "lib/base/error.h"
+#include "lib/config/presets.h"
 
 namespace qp {
 namespace {
 
 bool by_default(ModuleKind kind) {
   return kind == ModuleKind::linear || kind == ModuleKind::expert;
-}
-
-// What a scheme can be applied to when a rule names it outright (exact name or kind).
-bool acceptable(ModuleKind kind) {
-  return by_default(kind) || kind == ModuleKind::head || kind == ModuleKind::embedding;
 }
 
 std::string why_kept(ModuleKind kind) {
@@ -43,7 +39,7 @@ bool rule_reaches(const Rule& rule, const Tensor& t, const ModuleInfo& info) {
   return std::ranges::any_of(rule.match, [&](const Match& m) {
     if (!rule.scheme) return m(t.name, info);
     // A pattern is a net: it must not catch what engines cannot load. A name or kind is a wish.
-    return m(t.name, info) && (m.is_regex() ? by_default(info.kind) : acceptable(info.kind));
+    return m(t.name, info) && (m.is_regex() ? by_default(info.kind) : accepts(*rule.scheme, info.kind));
   });
 }
 

@@ -1,35 +1,81 @@
 #include "lib/qmap/identity.h"
 
+#include <cstring>
 #include <filesystem>
 
-#include "lib/qmap/manifest.h"
-
 namespace qp {
+namespace {
+
+// Feeds fields with their lengths, so that no two models run together into the same bytes.
+class Feeder {
+ public:
+  void text(std::string_view s) {
+    number(s.size());
+    bytes_.append(s);
+    spill();
+  }
+  void number(uint64_t v) { bytes_.append(reinterpret_cast<const char*>(&v), 8); }
+  Hash128 digest() {
+    flush();
+    return hasher_.digest();
+  }
+
+ private:
+  void spill() {
+    if (bytes_.size() > (1 << 16)) flush();
+  }
+  void flush() {
+    hasher_.update(std::as_bytes(std::span(bytes_)));
+    bytes_.clear();
+  }
+  std::string bytes_;
+  Hasher128 hasher_;
+};
+
+void feed_part(Feeder& f, const Part& p) {
+  f.number(static_cast<uint64_t>(p.role) << 8 | static_cast<uint64_t>(p.dtype));
+  for (uint64_t d : p.shape.dims()) f.number(d);
+  f.number(p.extent.file);
+  f.number(p.extent.offset);
+  f.number(p.extent.length);
+  f.number(p.extent.xxh3.value_or(0));
+  if (!p.decode) return;
+  const Decode& d = *p.decode;
+  f.number(static_cast<uint64_t>(d.ggml_type));
+  f.number(static_cast<uint64_t>(d.stored) << 8 | static_cast<uint64_t>(d.flip_sign));
+  f.number(d.unpermute_heads);
+  f.number(d.stored_row_bytes);
+  f.number(static_cast<uint64_t>(d.packed_rows_bits));
+  for (uint64_t stride : d.strides) f.number(stride);
+}
+
+}  // namespace
 
 Hash128 identity(const Model& model) {
-  // The manifest's text with every file's directory left out.
-  Model bare;
-  bare.format = model.format;
-  bare.architecture = model.architecture;
-  bare.files = model.files;
-  for (FileRef& f : bare.files) f.path = "/" + std::filesystem::path(f.path).filename().string();
-  bare.schemes = model.schemes;
-  bare.dropped = model.dropped;
-  bare.provenance = model.provenance;
-  Hasher128 hasher;
-  auto feed = [&](std::string_view text) { hasher.update(std::as_bytes(std::span(text))); };
-  write_manifest(bare, "/", feed);
-  // Tensors one at a time: no copy of a big table.
+  Feeder f;
+  f.text(model.format);
+  f.text(model.architecture);
+  f.text(model.provenance.dump(-1, ' ', false, Json::error_handler_t::replace));
+  for (const Scheme& s : model.schemes) f.text(to_json(s).dump());
+  for (const FileRef& file : model.files) {
+    f.text(std::filesystem::path(file.path).filename().string());
+    f.number(file.size);
+  }
+  for (const auto& [name, why] : model.dropped) f.text(name);
   for (const Tensor& t : model.tensors) {
-    Model one;
-    one.tensors.push_back(t);
-    write_manifest(one, "/", feed);
+    f.text(t.name);
+    f.text(t.ggml);
+    f.number(static_cast<uint64_t>(t.dtype) << 1 | static_cast<uint64_t>(t.dequantize));
+    f.number(static_cast<uint64_t>(t.scheme));
+    for (uint64_t d : t.shape.dims()) f.number(d);
+    for (const Part& p : t.parts) feed_part(f, p);
   }
   for (const Companion& c : model.companions) {
-    feed(c.name + ":" + std::to_string(c.extent.length) + "\n");
-    if (c.extent.file == kBlob) feed(model.blobs.at(c.extent.offset));
+    f.text(c.name);
+    f.number(c.extent.length);
+    if (c.extent.file == kBlob) f.text(model.blobs.at(c.extent.offset));
   }
-  return hasher.digest();
+  return f.digest();
 }
 
 }  // namespace qp

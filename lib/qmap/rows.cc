@@ -171,8 +171,8 @@ void for_row_chunks(const RowSource& source, uint64_t chunk_bytes, const RowWork
       },
       [&](size_t i, int worker) {
         if (retire) retire(i * per_chunk, size(i), workers[static_cast<size_t>(worker)].piece);
-        source.drop(i * per_chunk, size(i));
       });
+  source.drop(0, source.rows());
 }
 
 }  // namespace qp

@@ -24,6 +24,8 @@ class Store {
   Store(Model model, std::shared_ptr<const MappedFile> self, std::string label);
 
   const Model& model() const { return model_; }
+  // The tensors, moved out: for programs that pass a big table on. Bytes stay readable.
+  std::vector<Tensor> take_tensors() { return std::move(model_.tensors); }
   const std::string& label() const { return label_; }
   const MappedFile* self() const { return self_.get(); }
   void set_check(bool check) { check_ = check; }
