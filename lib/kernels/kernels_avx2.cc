@@ -21,6 +21,7 @@ struct D {    // 8 doubles
 };
 
 inline F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline F two_halves(const float* p) { return {_mm256_set1_ps(p[0]), _mm256_set1_ps(p[1])}; }
 inline U set1_u(uint32_t x) {
   __m256i v = _mm256_set1_epi32(static_cast<int>(x));
   return {v, v};

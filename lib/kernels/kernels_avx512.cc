@@ -19,6 +19,9 @@ using M = __mmask16;
 using D = __m512d;   // 8 doubles
 
 inline F set1(float x) { return _mm512_set1_ps(x); }
+inline F two_halves(const float* p) {  // p[0] in lanes 0-7, p[1] in lanes 8-15
+  return _mm512_insertf32x8(set1(p[0]), _mm256_set1_ps(p[1]), 1);
+}
 inline U set1_u(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
 inline F as_f(U u) { return _mm512_castsi512_ps(u); }
 inline U as_u(F f) { return _mm512_castps_si512(f); }

@@ -32,6 +32,10 @@ inline F set1(float x) {
   F4 v = vdupq_n_f32(x);
   return {{v, v, v, v}};
 }
+inline F two_halves(const float* p) {  // p[0] in lanes 0-7, p[1] in lanes 8-15
+  F4 a = vdupq_n_f32(p[0]), b = vdupq_n_f32(p[1]);
+  return {{a, a, b, b}};
+}
 inline U set1_u(uint32_t x) {
   U4 v = vdupq_n_u32(x);
   return {{v, v, v, v}};

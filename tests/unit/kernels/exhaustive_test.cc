@@ -96,9 +96,21 @@ TEST_P(Exhaustive, QuotientsNearTies) {
     scalar().e4m3_codes(src, row.data(), kN, kN, &scale, false, a.data());
     k().e4m3_codes(src, row.data(), kN, kN, &scale, false, b.data());
     ASSERT_EQ(a, b) << scale;
-    scalar().e2m1_codes(src, row.data(), kN, kN, &scale, false, a.data());
-    k().e2m1_codes(src, row.data(), kN, kN, &scale, false, b.data());
-    ASSERT_EQ(a, b) << scale;
+    for (size_t group : {size_t{16}, size_t{32}, kN}) {
+      std::vector<float> scales;  // easy ones that differ a little
+      for (size_t g = 0; g < kN; g += group) {
+        scales.push_back(std::min(0.99f, scale * (1 + static_cast<float>(g % 64) / 64)));
+        if (group == 32) scales.back() = round_to(Src::bf16, scales.back());
+      }
+      for (bool mode : {false, true}) {
+        scalar().e2m1_codes(src, row.data(), kN, group, scales.data(), mode, a.data());
+        k().e2m1_codes(src, row.data(), kN, group, scales.data(), mode, b.data());
+        ASSERT_EQ(a, b) << scale;
+        scalar().e4m3_codes(src, row.data(), kN, group, scales.data(), mode, a.data());
+        k().e4m3_codes(src, row.data(), kN, group, scales.data(), mode, b.data());
+        ASSERT_EQ(a, b) << scale;
+      }
+    }
   }
 }
 
