@@ -1,4 +1,8 @@
 // Chooses the table of kernels for this process.
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <array>
 #include <cstdlib>
 #include <string>
@@ -9,6 +13,15 @@
 
 namespace qp::kernels {
 namespace {
+
+#if defined(__x86_64__)
+// Clang 14's __builtin_cpu_supports does not know it. That the OS saves its registers is asked
+// along with avx2.
+bool has_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
 
 #define QP_ISA(name, supported) +1
 constexpr size_t kMaxTables = 0

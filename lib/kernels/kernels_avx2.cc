@@ -21,6 +21,7 @@ struct D {    // 8 doubles
 };
 
 inline F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline F two_halves(const float* p) { return {_mm256_set1_ps(p[0]), _mm256_set1_ps(p[1])}; }
 inline U set1_u(uint32_t x) {
   __m256i v = _mm256_set1_epi32(static_cast<int>(x));
   return {v, v};
@@ -59,10 +60,28 @@ inline __m256i narrow(U x) {
 }
 inline void store_u16(uint8_t* p, U x) { store_256(p, narrow(x)); }
 inline void store_u8(uint8_t* p, U x) {
-  __m256i h = _mm256_packus_epi32(x.a, x.b);  // a0 b0 a1 b1, four lanes each
+  const __m256i byte = _mm256_set1_epi32(0xff);
+  // a0 b0 a1 b1, four lanes each
+  __m256i h = _mm256_packus_epi32(_mm256_and_si256(x.a, byte), _mm256_and_si256(x.b, byte));
   h = _mm256_packus_epi16(h, h);
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);
   store_128(p, _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(h, order)));
+}
+
+// 32 BF16 values or bytes, those with even index in one operand and those with odd in the other.
+inline void load_bf16_pairs(const void* p, F* even, F* odd) {
+  auto* c = static_cast<const char*>(p);
+  __m256i x = load_256(c), y = load_256(c + 32), high = _mm256_set1_epi32(-65536);
+  *even = as_f({_mm256_slli_epi32(x, 16), _mm256_slli_epi32(y, 16)});
+  *odd = as_f({_mm256_and_si256(x, high), _mm256_and_si256(y, high)});
+}
+inline __m256i interleave(__m256i even, __m256i odd) {  // 0x0000ooee in each lane
+  const __m256i byte = _mm256_set1_epi32(0xff);
+  return _mm256_or_si256(_mm256_and_si256(even, byte),
+                         _mm256_slli_epi32(_mm256_and_si256(odd, byte), 8));
+}
+inline void store_u8_pairs(uint8_t* p, U even, U odd) {
+  store_256(p, narrow({interleave(even.a, odd.a), interleave(even.b, odd.b)}));
 }
 
 inline F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }

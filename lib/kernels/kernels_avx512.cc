@@ -2,7 +2,8 @@
 // written. Nothing here may be shared with code compiled for less: all in an anonymous namespace,
 // no inline function of a common header.
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own intrinsics set it off
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12's own intrinsics set them off
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #include <immintrin.h>
 #include <string.h>
@@ -18,6 +19,9 @@ using M = __mmask16;
 using D = __m512d;   // 8 doubles
 
 inline F set1(float x) { return _mm512_set1_ps(x); }
+inline F two_halves(const float* p) {  // p[0] in lanes 0-7, p[1] in lanes 8-15
+  return _mm512_insertf32x8(set1(p[0]), _mm256_set1_ps(p[1]), 1);
+}
 inline U set1_u(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
 inline F as_f(U u) { return _mm512_castsi512_ps(u); }
 inline U as_u(F f) { return _mm512_castps_si512(f); }
@@ -34,6 +38,16 @@ inline U load_u8(const uint8_t* p) {
 }
 inline void store_u8(uint8_t* p, U x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));
+}
+// 32 BF16 values or bytes, those with even index in one operand and those with odd in the other.
+inline void load_bf16_pairs(const void* p, F* even, F* odd) {
+  __m512i v = _mm512_loadu_si512(p);
+  *even = as_f(_mm512_slli_epi32(v, 16));
+  *odd = as_f(_mm512_and_si512(v, set1_u(0xffff0000u)));
+}
+inline void store_u8_pairs(uint8_t* p, U even, U odd) {
+  U both = _mm512_ternarylogic_epi32(set1_u(0xff), even, _mm512_slli_epi32(odd, 8), 0xca);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(both));
 }
 inline void store_u16(uint8_t* p, U x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x));
