@@ -16,39 +16,39 @@ namespace {
 constexpr uint64_t kMaxJson = uint64_t{1} << 30;
 
 constexpr auto kRules = std::to_array<StructureRule>({
-    {"load", "the checkpoint can be opened"},
-    {"config", "config.json is there and parses"},
-    {"index", "the index parses and names files of its directory"},
-    {"missing-shard", "every shard is there"},
-    {"shard", "every shard's header is sound"},
-    {"missing-tensor", "every tensor of the index is in its shard"},
-    {"stray-tensor", "every tensor of a shard is in the index"},
-    {"duplicate-tensor", "no tensor is stored twice"},
-    {"stray-shard", "every shard is in the index"},
-    {"total-size", "the index knows the size of the tensors"},
-    {"metadata-format", "shards carry the metadata that readers ask for"},
-    {"quantization-config", "the quantization config parses and matches modules"},
-    {"not-quantized", "every targeted module is quantized"},
-    {"ignored-quantized", "no ignored module is quantized"},
-    {"untargeted-quantized", "every quantized module is targeted"},
-    {"undeclared-quantization", "quantized tensors are declared in the config"},
-    {"orphan-scale", "every scale has its weight"},
-    {"leftover-weight", "no weight is stored beside its packed form"},
-    {"weight-layout", "weights have the dtype of their scheme"},
-    {"scale-layout", "scales have the dtype and shape of their scheme"},
-    {"zero-point-layout", "zero points are stored exactly where the scheme has them"},
-    {"global-scale-layout", "second-stage scales are there"},
-    {"input-scale-layout", "activation scales are there where they are static"},
-    {"vocab-size", "embedding and head fit vocab_size and hidden_size"},
-    {"layer-count", "the layers that num_hidden_layers promises are there"},
-    {"missing-module", "every layer has the modules of its like"},
-    {"module-shape", "projections fit the config, and each other"},
-    {"expert-count", "every expert is there"},
-    {"dtype", "the config's dtype is that of the weights"},
-    {"tied-head", "there is a head, or the embedding is tied to it"},
-    {"companion", "companion files parse"},
-    {"tokenizer", "the tokenizer is there"},
-    {"generation-config", "generation_config.json is there"},
+    {"load", Stage::load, "the checkpoint can be opened"},
+    {"config", Stage::stored, "config.json is there and parses"},
+    {"index", Stage::stored, "the index parses and names files of its directory"},
+    {"missing-shard", Stage::stored, "every shard is there"},
+    {"shard", Stage::stored, "every shard's header is sound"},
+    {"missing-tensor", Stage::stored, "every tensor of the index is in its shard"},
+    {"stray-tensor", Stage::stored, "every tensor of a shard is in the index"},
+    {"duplicate-tensor", Stage::stored, "no tensor is stored twice"},
+    {"stray-shard", Stage::stored, "every shard is in the index"},
+    {"total-size", Stage::stored, "the index knows the size of the tensors"},
+    {"metadata-format", Stage::stored, "shards carry the metadata that readers ask for"},
+    {"quantization-config", Stage::stored, "the quantization config parses and matches modules"},
+    {"not-quantized", Stage::stored, "every targeted module is quantized"},
+    {"ignored-quantized", Stage::stored, "no ignored module is quantized"},
+    {"untargeted-quantized", Stage::stored, "every quantized module is targeted"},
+    {"undeclared-quantization", Stage::stored, "quantized tensors are declared in the config"},
+    {"orphan-scale", Stage::stored, "every scale has its weight"},
+    {"leftover-weight", Stage::stored, "no weight is stored beside its packed form"},
+    {"weight-layout", Stage::stored, "weights have the dtype of their scheme"},
+    {"scale-layout", Stage::stored, "scales have the dtype and shape of their scheme"},
+    {"zero-point-layout", Stage::stored, "zero points are stored exactly where the scheme has them"},
+    {"global-scale-layout", Stage::stored, "second-stage scales are there"},
+    {"input-scale-layout", Stage::stored, "activation scales are there where they are static"},
+    {"vocab-size", Stage::promises, "embedding and head fit vocab_size and hidden_size"},
+    {"layer-count", Stage::promises, "the layers that num_hidden_layers promises are there"},
+    {"missing-module", Stage::promises, "every layer has the modules of its like"},
+    {"module-shape", Stage::promises, "projections fit the config, and each other"},
+    {"expert-count", Stage::promises, "every expert is there"},
+    {"dtype", Stage::promises, "the config's dtype is that of the weights"},
+    {"tied-head", Stage::promises, "there is a head, or the embedding is tied to it"},
+    {"companion", Stage::companions, "companion files parse"},
+    {"tokenizer", Stage::companions, "the tokenizer is there"},
+    {"generation-config", Stage::companions, "generation_config.json is there"},
 });
 
 void check_companions(const Directory& d, std::vector<Finding>& out) {
@@ -110,11 +110,13 @@ void check_quantization(const Directory& d, const RawCheckpoint& raw, std::vecto
 
 std::span<const StructureRule> structure_rules() { return kRules; }
 
-std::vector<Finding> check_directory(const std::string& path) {
-  std::vector<Finding> out;
+DirectoryCheck check_directory(const std::string& path) {
+  DirectoryCheck result;
+  std::vector<Finding>& out = result.findings;
   Directory d = read_directory(path);
   check_companions(d, out);
-  if (d.glob("*.safetensors").empty() && !d.has("model.safetensors.index.json")) return out;
+  if (d.glob("*.safetensors").empty() && !d.has("model.safetensors.index.json")) return result;
+  result.stored = true;
   RawCheckpoint raw = read_raw(path, out);
   try {
     check_quantization(d, raw, out);
@@ -122,7 +124,7 @@ std::vector<Finding> check_directory(const std::string& path) {
     if (e.kind() == ErrorKind::system || e.kind() == ErrorKind::defect) throw;
     out.push_back({Severity::error, "quantization-config", e.tensor(), e.reason(), e.hint()});
   }
-  return out;
+  return result;
 }
 
 }  // namespace qp
