@@ -17,6 +17,8 @@ namespace qp {
 
 class Store;
 class MappedFile;
+struct RawCheckpoint;
+struct Finding;
 
 struct LoadOptions {
   bool dequantize = false;          // mark quantized tensors decode-on-read
@@ -69,6 +71,8 @@ struct Format {
   std::string_view quant_method;
   // Regroups raw tensors, as stored, into the canonical form. Null: cannot be read.
   void (*adopt)(Model&, const Json& quantization_config, const LoadOptions&);
+  // Holds the stored layout against the quantization config (qverify). Null: nothing to check.
+  void (*check)(const RawCheckpoint&, const Json& quantization_config, std::vector<Finding>&) = nullptr;
 };
 
 std::span<const Format> formats();

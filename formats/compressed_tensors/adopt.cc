@@ -2,74 +2,18 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
-#include <optional>
 #include <set>
-#include <unordered_map>
 
 #include "formats/compressed_tensors/compressed_tensors.h"
+#include "formats/compressed_tensors/targets.h"
 #include "formats/hf/weights.h"
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
 #include "lib/base/file.h"
-#include "lib/base/regex.h"
 #include "lib/model/modules.h"
 
 namespace qp::ct {
 namespace {
-
-struct ConfigGroup {
-  Scheme scheme;
-  std::string format;
-  std::vector<std::string> targets;
-};
-
-// Which group a module belongs to, matched as the library does: names and "re:" before classes.
-class Targets {
- public:
-  explicit Targets(const std::vector<ConfigGroup>& groups) {
-    for (size_t i = 0; i < groups.size(); ++i) {
-      for (const std::string& target : groups[i].targets) {
-        if (target.starts_with("re:")) {
-          patterns_.emplace_back(Regex(std::string_view(target).substr(3)), i);
-        } else {
-          names_[target] = i;
-        }
-      }
-    }
-  }
-  std::optional<size_t> find(const std::string& module, const ModuleInfo& info) const {
-    if (auto it = names_.find(module); it != names_.end()) return it->second;
-    for (const auto& [regex, group] : patterns_) {
-      if (regex.matches_start(module)) return group;
-    }
-    bool embedding = info.kind == ModuleKind::embedding;
-    auto it = names_.find(embedding ? "Embedding" : "Linear");
-    return it == names_.end() ? std::nullopt : std::optional<size_t>(it->second);
-  }
-
- private:
-  std::unordered_map<std::string, size_t> names_;
-  std::vector<std::pair<Regex, size_t>> patterns_;
-};
-
-std::vector<ConfigGroup> read_groups(const Json& config) {
-  std::vector<ConfigGroup> groups;
-  auto it = config.find("config_groups");
-  if (it == config.end() || !it->is_object()) throw input_error("quantization_config has no 'config_groups'");
-  std::string common = json_string(config, "format", "");
-  for (const auto& [name, g] : it->items()) {
-    if (!g.is_object() || !g.contains("weights") || g["weights"].is_null()) continue;
-    ConfigGroup group;
-    group.scheme = scheme_from_json(g);
-    group.format = json_string(g, "format", common);
-    for (const Json& t : g.value("targets", Json::array())) {
-      if (t.is_string()) group.targets.push_back(t.get<std::string>());
-    }
-    group.scheme.name = group.format;
-    groups.push_back(std::move(group));
-  }
-  return groups;
-}
 
 // The raw tensors of one module, by suffix ("weight", "weight_scale" ..).
 using Module = std::map<std::string, Tensor*>;

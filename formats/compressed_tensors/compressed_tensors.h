@@ -25,5 +25,6 @@ Json quantization_config(const std::vector<Group>& groups, const std::vector<std
 
 ExportPlan plan(const Store& store, const ExportOptions& options);
 void adopt(Model& model, const Json& config, const LoadOptions& options);
+void check(const RawCheckpoint& raw, const Json& config, std::vector<Finding>& findings);
 
 }  // namespace qp::ct

@@ -87,7 +87,7 @@ namespace qp {
 const Format& compressed_tensors_format() {
   static const Format format = {"compressed-tensors",
                                 "vLLM and SGLang: every scheme of this version, no extra flag",
-                                ct::plan, "compressed-tensors", ct::adopt};
+                                ct::plan, "compressed-tensors", ct::adopt, ct::check};
   return format;
 }
 

@@ -69,6 +69,7 @@ struct QmapInput {
   std::shared_ptr<const MappedFile> file;
   std::string base;  // directory of the file (or the working directory, for an unnamed one)
   bool named = false;
+  std::string directory = {};  // a handle to a checkpoint (qexport's): then there is no file
 };
 // Errors: usage (terminal), input (empty, damaged handle, wrong id), system.
 QmapInput open_qmap_input(const std::string& path);

@@ -18,6 +18,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::string_view kHandle = "qmap:";
+constexpr std::string_view kDirectoryHandle = "qdir:";
 constexpr size_t kMaxHandle = 8192;
 
 std::string unescape_path(std::string_view text) {
@@ -63,11 +64,22 @@ std::string read_line(int fd, std::string line, const std::string& label) {
   return line;
 }
 
+bool is_handle(std::string_view text) {
+  return text.starts_with(kHandle) || text.starts_with(kDirectoryHandle);
+}
+
 QmapInput from_named(const std::string& path) {
   return {MappedFile::open(path), fs::absolute(path).lexically_normal().parent_path(), true};
 }
 
 QmapInput from_handle(const std::string& line, const std::string& label) {
+  if (line.starts_with(kDirectoryHandle)) {
+    std::string directory = unescape_path(std::string_view(line).substr(kDirectoryHandle.size()));
+    if (!directory.starts_with('/')) {
+      throw input_error("carries a damaged handle '" + printable(line) + "'").file(label);
+    }
+    return {nullptr, directory, true, directory};
+  }
   auto space = line.rfind(' ');
   if (space == std::string::npos || line.size() - space - 1 != 32) {
     throw input_error("carries a damaged handle '" + printable(line) + "'").file(label);
@@ -120,7 +132,7 @@ QmapInput from_descriptor(int fd, const std::string& label) {
     std::error_code ec;
     fs::path real = fs::read_symlink("/proc/self/fd/" + std::to_string(fd), ec);
     char magic[5] = {};
-    bool handle = pread(fd, magic, 5, 0) == 5 && std::string_view(magic, 5) == kHandle;
+    bool handle = pread(fd, magic, 5, 0) == 5 && is_handle({magic, 5});
     if (!handle) {
       return {MappedFile::adopt(Fd(fcntl(fd, F_DUPFD_CLOEXEC, 3)), ec ? label : real.string()),
               ec ? fs::current_path().string() : real.parent_path().string(), !ec};
@@ -132,7 +144,7 @@ QmapInput from_descriptor(int fd, const std::string& label) {
         .file(label)
         .hint("the program before it in the pipe failed; see its message");
   }
-  if (first.starts_with(kHandle)) return from_handle(read_line(fd, first, label), label);
+  if (is_handle(first)) return from_handle(read_line(fd, first, label), label);
   if (has_qmap_magic(std::as_bytes(std::span(first)))) return from_stream(fd, first, label);
   throw input_error("is neither a qmap nor a handle (starts with '" + printable(first) + "')")
       .file(label)
@@ -151,7 +163,7 @@ bool is_qmap_input(const std::string& path) {
   char magic[8] = {};
   ssize_t n = fd ? read(fd.get(), magic, sizeof magic) : 0;
   std::string_view seen(magic, n > 0 ? static_cast<size_t>(n) : 0);
-  return seen.starts_with(kHandle) || has_qmap_magic(std::as_bytes(std::span(seen))) ||
+  return is_handle(seen) || has_qmap_magic(std::as_bytes(std::span(seen))) ||
          path.ends_with(".qmap");
 }
 
@@ -163,7 +175,7 @@ QmapInput open_qmap_input(const std::string& path) {
   if (!fd) throw system_error("cannot open", errno).file(path);
   if (!S_ISREG(st.st_mode)) return from_descriptor(fd.get(), path);
   char magic[5] = {};
-  if (pread(fd.get(), magic, 5, 0) == 5 && std::string_view(magic, 5) == kHandle) {
+  if (pread(fd.get(), magic, 5, 0) == 5 && is_handle({magic, 5})) {
     return from_handle(read_line(fd.get(), "", path), path);
   }
   return from_named(path);

@@ -75,9 +75,9 @@ const std::byte* RowSource::get(uint64_t first, uint64_t count, RowScratch& s) c
 
 const float* RowSource::get_f32(uint64_t first, uint64_t count, RowScratch& s, bool exact) const {
   uint64_t n = count * cols_;
-  if (tensor_ != nullptr) {
+  if (tensor_ != nullptr && (exact || dtype_ == DType::f32)) {
     dequantize(first, count, s);
-    if (exact || dtype_ == DType::f32) return s.values.data();
+    return s.values.data();
   }
   const std::byte* in = get(first, count, s);
   s.values.resize(n);

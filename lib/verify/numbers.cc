@@ -31,13 +31,15 @@ class Checker {
       floats();
     } else if (!t_.ggml.empty()) {
       ggml();
+    } else if (t_.dtype == DType::f8_e4m3 || t_.dtype == DType::f8_e5m2) {
+      bytes();
     }
     return std::move(findings_);
   }
 
  private:
-  void add(Severity severity, const char* rule, std::string what) {
-    findings_.push_back({severity, rule, t_.name, std::move(what)});
+  void add(Severity severity, const char* rule, std::string what, const char* hint = "") {
+    findings_.push_back({severity, rule, t_.name, std::move(what), hint});
   }
 
   void quantized() {
@@ -46,9 +48,8 @@ class Checker {
     scales(s);
     if (const Part* z = t_.part(Role::zero_point)) zero_points(*z, s);
     if (const Part* g = t_.part(Role::global_scale)) {
-      float v = 0;
-      std::vector<std::byte> bytes = store_.read(*g);
-      std::memcpy(&v, bytes.data(), 4);
+      std::vector<float> values = floats_of(*g);
+      float v = values.empty() ? NAN : values.front();
       if (!std::isfinite(v) || v <= 0) add(Severity::error, "global-scale", "its global scale is " + std::to_string(v));
     }
     for (Role role : {Role::input_scale, Role::input_global_scale}) {
@@ -81,7 +82,8 @@ class Checker {
     const auto& h = stats_.histogram;
     if (s.code_kind() == CodeKind::e4m3) {
       if (uint64_t nan = h[0x7f] + h[0xff]) {
-        add(Severity::error, "nan-code", count_of(nan, "code is", "codes are") + " NaN");
+        add(Severity::error, "nan-code", count_of(nan, "code is", "codes are") + " NaN",
+            "quantize the tensor again");
       }
       stats_.saturated = h[0x7e] + h[0xfe];
     } else if (s.code_kind() == CodeKind::e2m1) {
@@ -91,54 +93,80 @@ class Checker {
     }
     auto different = std::ranges::count_if(h, [](uint64_t c) { return c > 0; });
     if (different == 1 && stats_.count > 1) {
-      add(Severity::warning, "equal-codes", "all " + std::to_string(stats_.count) + " codes are equal");
+      add(Severity::warning, "equal-codes", "all " + std::to_string(stats_.count) + " codes are equal",
+          "was the tensor ever written?");
     } else if (bits >= 3 && stats_.saturated * 4 > stats_.count && stats_.count >= 256) {
       add(Severity::warning, "saturated",
-          std::to_string(stats_.saturated * 100 / stats_.count) + " % of the codes are at the ends of the range");
+          std::to_string(stats_.saturated * 100 / stats_.count) + " % of the codes are at the ends of the range",
+          "its scales are too small");
     }
   }
 
-  // A scale as f32, and whether its family gives zero or this byte a meaning.
   void scales(const Scheme& s) {
     const Part& p = *t_.part(Role::scale);
-    std::vector<std::byte> bytes = store_.read(p);
-    uint64_t n = p.shape.elements().value_or(0), bad = 0, small = 0, ones = 0;
-    uint64_t first_bad = 0, first_small = 0;
-    bool mx = s.scale_kind() == ScaleKind::e8m0;
-    for (uint64_t i = 0; i < n; ++i) {
-      float v = value(p.dtype, bytes.data(), i);
+    std::vector<float> values = floats_of(p);
+    uint64_t bad = 0, small = 0, tiny = 0, ones = 0, first_bad = 0, first_small = 0, first_tiny = 0;
+    bool mx = s.scale_kind() == ScaleKind::e8m0, seen = false;
+    // Below this the stored dtype is subnormal. The 8-bit scales define their whole range.
+    float normal = p.dtype == DType::f16                                 ? 0x1p-14f
+                   : p.dtype == DType::bf16 || p.dtype == DType::f32 ? 0x1p-126f
+                                                                         : 0.0f;
+    for (uint64_t i = 0; i < values.size(); ++i) {
+      float v = values[i];
       if (!std::isfinite(v)) {
         if (bad++ == 0) first_bad = i;
         continue;
       }
-      if (v <= 0 && small++ == 0) first_small = i;
+      if (v <= 0) {
+        if (small++ == 0) first_small = i;
+      } else if (v < normal) {
+        if (tiny++ == 0) first_tiny = i;
+      }
       ones += v == 1.0f && !mx;
-      stats_.scale_min = i == 0 ? v : std::min(stats_.scale_min, v);
-      stats_.scale_max = i == 0 ? v : std::max(stats_.scale_max, v);
+      stats_.scale_min = seen ? std::min(stats_.scale_min, v) : v;
+      stats_.scale_max = seen ? std::max(stats_.scale_max, v) : v;
+      seen = true;
     }
     uint64_t per_row = std::max<uint64_t>(p.shape.cols(), 1);
+    auto where = [&](uint64_t i) { return " (first in row " + std::to_string(i / per_row) + ")"; };
     if (bad > 0) {
-      add(Severity::error, "nan-scale", count_of(bad, "scale is", "scales are") +
-                                            " NaN or infinite (first in row " + std::to_string(first_bad / per_row) + ")");
+      add(Severity::error, "nan-scale",
+          count_of(bad, "scale is", "scales are") + " NaN or infinite" + where(first_bad),
+          "quantize the tensor again");
     }
     if (small > 0) {
-      add(Severity::error, "zero-scale", count_of(small, "scale is", "scales are") +
-                                             " zero or negative (first in row " + std::to_string(first_small / per_row) + ")");
+      add(Severity::error, "zero-scale",
+          count_of(small, "scale is", "scales are") + " zero or negative" + where(first_small),
+          "quantize the tensor again");
     }
-    if (n >= 4 && ones == n) add(Severity::warning, "unit-scale", "every scale is exactly 1.0: was it ever computed?");
+    if (tiny > 0) {
+      add(Severity::warning, "tiny-scale",
+          count_of(tiny, "scale is", "scales are") + " subnormal in " +
+              std::string(dtype_name(p.dtype)) + where(first_tiny),
+          "engines that flush subnormal numbers read zero; store the scales in BF16 or F32");
+    }
+    if (values.size() >= 4 && ones == values.size()) {
+      add(Severity::warning, "unit-scale", "every scale is exactly 1.0",
+          "was it ever computed? quantize the tensor again");
+    }
   }
 
-  float value(DType dtype, const std::byte* in, uint64_t i) const {
-    float out = 0;
-    switch (dtype) {
-      case DType::bf16: kernels::active().to_f32(kernels::Src::bf16, in + 2 * i, 1, &out); break;
-      case DType::f16: kernels::active().to_f32(kernels::Src::f16, in + 2 * i, 1, &out); break;
-      case DType::f32: std::memcpy(&out, in + 4 * i, 4); break;
-      case DType::f8_e4m3: out = e4m3_to_f32(std::to_integer<uint8_t>(in[i])); break;
-      default: {
-        int e = std::to_integer<int>(in[i]);
-        out = e == 255 ? NAN : std::ldexp(1.0f, e - 127);
-      }
+  // Small float parts (scales) as f32; an E8M0 of 255 is NaN.
+  std::vector<float> floats_of(const Part& p) const {
+    std::vector<std::byte> bytes = store_.read(p);
+    std::vector<float> out(p.shape.elements().value_or(0));
+    switch (p.dtype) {
+      case DType::bf16: kernels::active().to_f32(kernels::Src::bf16, bytes.data(), out.size(), out.data()); break;
+      case DType::f16: kernels::active().to_f32(kernels::Src::f16, bytes.data(), out.size(), out.data()); break;
+      case DType::f32: std::memcpy(out.data(), bytes.data(), out.size() * 4); break;
+      case DType::f8_e4m3:
+        for (size_t i = 0; i < out.size(); ++i) out[i] = e4m3_to_f32(std::to_integer<uint8_t>(bytes[i]));
+        break;
+      default:
+        for (size_t i = 0; i < out.size(); ++i) {
+          auto e = std::to_integer<uint8_t>(bytes[i]);
+          out[i] = e == 255 ? NAN : e8m0_to_f32(e);
+        }
     }
     return out;
   }
@@ -150,39 +178,65 @@ class Checker {
   }
 
   void calibrated(const Part& p) {
-    std::vector<std::byte> bytes = store_.read(p);
-    float v = value(p.dtype, bytes.data(), 0);
     std::string name(name_of(p.role));
-    if (!std::isfinite(v) || v <= 0) {
-      add(Severity::error, "nan-scale", "its " + name + " is " + std::to_string(v));
-    } else if (v == 1.0f) {
-      add(Severity::warning, "unit-scale", "its " + name + " is exactly 1.0: was it ever calibrated?");
+    std::vector<float> values = floats_of(p);
+    auto bad = std::ranges::find_if(values, [](float v) { return !std::isfinite(v) || v <= 0; });
+    if (bad != values.end()) {
+      add(Severity::error, "nan-scale", "its " + name + " is " + std::to_string(*bad), "calibrate again");
+    } else if (!values.empty() && std::ranges::all_of(values, [](float v) { return v == 1.0f; })) {
+      add(Severity::warning, "unit-scale", "its " + name + " is exactly 1.0", "was it ever calibrated?");
     }
   }
 
   void floats() {
     RowSource source(store_, t_);
-    std::mutex mutex;
     bool any = false;
+    float largest = 0;
+    uint64_t first_bad = ~uint64_t{0};
+    std::mutex mutex;
+    kernels::Src src = t_.dtype == DType::bf16  ? kernels::Src::bf16
+                       : t_.dtype == DType::f16 ? kernels::Src::f16
+                                                : kernels::Src::f32;
     for_row_chunks(
         source, kChunk,
         [&](uint64_t first, uint64_t count, std::span<const std::byte> rows) {
-          kernels::Src src = t_.dtype == DType::bf16  ? kernels::Src::bf16
-                             : t_.dtype == DType::f16 ? kernels::Src::f16
-                                                      : kernels::Src::f32;
           if (t_.dtype == DType::f64) return f64_rows(first, rows, mutex, any);
           uint64_t n = count * source.cols();
           float m = 0;
           kernels::active().group_absmax(src, rows.data(), n, std::max<uint64_t>(n, 1), &m);
+          uint64_t bad = 0, row = 0;
+          if (!std::isfinite(m)) bad = nonfinite(src, rows, source, row);
           std::lock_guard lock(mutex);
           any = any || m != 0;
-          if (!std::isfinite(m)) ++stats_.nonfinite;
-          stats_.scale_max = std::max(stats_.scale_max, std::isfinite(m) ? m : 0.0f);
+          stats_.nonfinite += bad;
+          if (bad > 0) first_bad = std::min(first_bad, first + row);
+          if (std::isfinite(m)) largest = std::max(largest, m);
         },
         nullptr);
+    stats_.scale_max = largest;
     stats_.count = t_.shape.elements().value_or(0);
-    if (stats_.nonfinite > 0) add(Severity::error, "nan-weight", "holds NaN or infinite values");
-    if (!any && t_.shape.rank() >= 2 && stats_.count > 1) add(Severity::warning, "all-zero", "every value is zero");
+    if (stats_.nonfinite > 0) {
+      std::string where = first_bad == ~uint64_t{0} ? "" : " (first in row " + std::to_string(first_bad) + ")";
+      add(Severity::error, "nan-weight",
+          count_of(stats_.nonfinite, "value is", "values are") + " NaN or infinite" + where,
+          "fetch or make the tensor again");
+    }
+    if (!any && t_.shape.rank() >= 2 && stats_.count > 1) {
+      add(Severity::warning, "all-zero", "every value is zero", "was it ever written?");
+    }
+  }
+  // NaN and infinite elements of some rows, and the first row that has one. Only for bad chunks.
+  static uint64_t nonfinite(kernels::Src src, std::span<const std::byte> rows, const RowSource& source,
+                            uint64_t& first_row) {
+    std::vector<float> row(source.cols());
+    uint64_t bad = 0;
+    for (size_t at = 0; at + source.row_bytes() <= rows.size(); at += source.row_bytes()) {
+      kernels::active().to_f32(src, rows.data() + at, row.size(), row.data());
+      auto here = std::ranges::count_if(row, [](float v) { return !std::isfinite(v); });
+      if (bad == 0 && here > 0) first_row = at / source.row_bytes();
+      bad += static_cast<uint64_t>(here);
+    }
+    return bad;
   }
   void f64_rows(uint64_t, std::span<const std::byte> rows, std::mutex& mutex, bool& any) {
     uint64_t bad = 0;
@@ -216,6 +270,26 @@ class Checker {
     if (bad > 0) add(Severity::error, "nan-scale", "a block decodes to NaN or infinity");
   }
 
+  // FP8 bytes without a scheme: no scale gives them a value, but NaN is NaN.
+  void bytes() {
+    RowSource source(store_, t_);
+    std::vector<uint64_t> h(256, 0);
+    std::mutex mutex;
+    for_row_chunks(
+        source, kChunk,
+        [&](uint64_t, uint64_t, std::span<const std::byte> rows) {
+          std::vector<uint64_t> mine(256, 0);
+          kernels::active().histogram(reinterpret_cast<const uint8_t*>(rows.data()), rows.size(), 8, mine.data());
+          std::lock_guard lock(mutex);
+          for (size_t k = 0; k < 256; ++k) h[k] += mine[k];
+        },
+        nullptr);
+    stats_.count = t_.shape.elements().value_or(0);
+    uint64_t first = t_.dtype == DType::f8_e4m3 ? 0x7f : 0x7c, bad = 0;
+    for (uint64_t k = first; k < 128; ++k) bad += h[k] + h[k + 128];
+    if (bad > 0) add(Severity::error, "nan-code", count_of(bad, "code is", "codes are") + " NaN or infinite");
+  }
+
   const Store& store_;
   const Tensor& t_;
   NumberStats& stats_;
@@ -223,6 +297,10 @@ class Checker {
 };
 
 }  // namespace
+
+std::string_view name_of(Severity s) {
+  return s == Severity::error ? "error" : s == Severity::warning ? "warning" : "note";
+}
 
 std::vector<Finding> check_numbers(const Store& store, const Tensor& tensor, NumberStats* stats) {
   NumberStats local;

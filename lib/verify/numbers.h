@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "lib/qmap/store.h"
@@ -16,7 +17,9 @@ struct Finding {
   std::string rule;    // short id: "nan-scale", "nan-code" ..
   std::string tensor;
   std::string what;    // "3 scales are NaN (first in row 17)"
+  std::string hint = {};  // what to do, or ""
 };
+std::string_view name_of(Severity severity);  // "note", "warning", "error"
 
 // Codes and scales of a quantized tensor, elements of a float one.
 struct NumberStats {
@@ -30,8 +33,9 @@ struct NumberStats {
 // One pass over the tensor. Findings:
 //   error:   NaN or infinite scale, zero or negative scale (where the family does not define it),
 //            NaN code, NaN or infinite element, zero point out of range, global scale not positive;
-//   warning: all codes equal, more than 25 % saturated codes, calibrated scale of exactly 1.0,
-//            an all-zero float matrix.
+//   warning: all codes equal, more than 25 % saturated codes, scales of exactly 1.0, subnormal
+//            scales (zero to code that flushes them), an all-zero float matrix.
+// Rule ids are stable: they name testcases in reports.
 std::vector<Finding> check_numbers(const Store& store, const Tensor& tensor, NumberStats* stats = nullptr);
 
 }  // namespace qp

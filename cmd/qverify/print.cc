@@ -1,0 +1,82 @@
+// What qverify prints for people.
+#include <cstdio>
+#include <iostream>
+#include <map>
+
+#include "cmd/qverify/verify.h"
+#include "cmd/tool/table.h"
+
+namespace qp {
+namespace {
+
+constexpr size_t kPerRule = 10;  // findings of one rule that are printed; reports have all
+
+std::string number(double v, const char* format) {
+  char text[32];
+  std::snprintf(text, sizeof text, format, v);
+  return text;
+}
+
+void print_findings(const VerifyReport& r, std::ostream& out, bool errors_only) {
+  std::map<std::pair<std::string, Severity>, size_t> seen, all;
+  for (const Finding& f : r.findings) ++all[{f.rule, f.severity}];
+  for (const Finding& f : r.findings) {
+    if (errors_only && f.severity != Severity::error) continue;
+    std::pair key(f.rule, f.severity);
+    size_t n = ++seen[key];
+    if (n > kPerRule) {
+      if (n == all[key]) out << name_of(f.severity) << ": " << f.rule << ": and " << n - kPerRule << " more; --report has all\n";
+      continue;
+    }
+    out << name_of(f.severity) << ": " << f.rule << ": " << (f.tensor.empty() ? "" : printable(f.tensor) + ": ")
+        << f.what << (f.hint.empty() ? "" : "; " + f.hint) << "\n";
+  }
+}
+
+void print_table(const VerifyReport& r, size_t top) {
+  Table table({"tensor", "stored", "SQNR dB", "cosine", "MSE", "max abs"}, {false, false, true, true, true, true});
+  size_t compared = 0, exact = 0;
+  for (const TensorReport& t : r.tensors) {
+    if (!t.errors) continue;
+    const TensorErrors& e = *t.errors;
+    exact += e.identical() ? 1u : 0u;
+    if (compared++ >= top) continue;
+    table.add({printable(t.name), t.stored, db_text(e.sqnr_db()), number(e.cosine(), "%.6f"), number(e.mse(), "%.3e"),
+               number(e.max_abs, "%.3e")});
+  }
+  if (compared == 0) return;
+  if (top > 0) table.print(std::cout);
+  std::cout << compared << " tensors compared, " << exact << " exact\n";
+}
+
+}  // namespace
+
+void VerifyCommand::print(Tool& tool) const {
+  const VerifyReport& r = report_;
+  if (tool.options.json) {
+    std::cout << report_json(r).dump(2, ' ', false, Json::error_handler_t::replace) << "\n";
+    return;
+  }
+  if (tool.options.quiet) {
+    print_findings(r, std::cerr, !r.strict);
+    return;
+  }
+  print_findings(r, std::cout, false);
+  print_table(r, top_);
+  auto bytes = static_cast<double>(r.bytes), before = static_cast<double>(r.base_bytes);
+  if (r.bytes > 0) {
+    std::cout << "size: " << (r.base_bytes > 0 ? human_bytes(before) + " -> " : "") << human_bytes(bytes);
+    if (r.base_bytes > 0) std::cout << " (" << number(before / bytes, "%.2f") << " x smaller)";
+    std::cout << ", " << number(r.bits_per_weight(), "%.2f") << " bits per weight\n";
+  }
+  if (const TensorReport* w = r.worst()) {
+    std::cout << "SQNR: " << db_text(r.overall.sqnr_db()) << " dB over all";
+    if (r.overall_quantized.count > 0) std::cout << ", " << db_text(r.overall_quantized.sqnr_db()) << " dB over the quantized";
+    std::cout << "; worst " << db_text(w->errors->sqnr_db()) << " dB: " << printable(w->name) << "\n";
+  }
+  std::cout << printable(r.checkpoint) << ": " << (r.sound() ? "sound" : "FAILED") << ": " << r.tensors.size() << " tensors, "
+            << r.count(Severity::error) << " errors, " << r.count(Severity::warning) << " warnings, "
+            << r.count(Severity::note) << " notes" << (r.strict ? " (strict)" : "") << "\n";
+}
+
+}  // namespace qp

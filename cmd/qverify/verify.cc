@@ -1,0 +1,333 @@
+#include "cmd/qverify/verify.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+#include "formats/verify/structure.h"
+#include "lib/base/error.h"
+#include "lib/base/interrupt.h"
+#include "lib/base/parallel.h"
+
+namespace qp {
+namespace {
+
+// Tensors from this size on are checked one after the other, each by all threads; smaller ones
+// side by side, each by one thread.
+constexpr uint64_t kBig = 64 << 20;
+
+bool is_directory(const std::string& path) {
+  struct stat st {};
+  return stat(path.c_str(), &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+int64_t layer_of(std::string_view name) {
+  auto at = name.find("layers.");
+  int64_t n = -1;
+  if (at != std::string_view::npos) std::from_chars(name.data() + at + 7, name.data() + name.size(), n);
+  return n;
+}
+
+std::string module_of(std::string name) {
+  if (name.ends_with(".weight")) name.resize(name.size() - 7);
+  return name.substr(name.rfind('.') + 1);
+}
+
+bool tied(const Model& m) {
+  for (const Json* place : {&m.config}) {
+    if (!place->is_object()) continue;
+    auto text = place->find("text_config");
+    for (const Json* c : {place, text != place->end() && text->is_object() ? &*text : place}) {
+      auto it = c->find("tie_word_embeddings");
+      if (it != c->end() && it->is_boolean() && it->get<bool>()) return true;
+    }
+  }
+  return false;
+}
+
+// Buffers that models compute and some checkpoints store all the same.
+bool is_buffer(std::string_view name) {
+  return name.ends_with("rotary_emb.inv_freq") || name.ends_with(".position_ids") ||
+         name.ends_with(".attn.masked_bias") || name == "rope_freqs.weight";
+}
+
+}  // namespace
+
+std::string scheme_label(const Scheme& s) {
+  const QuantArgs& w = s.weights;
+  std::string out = std::string(name_of(w.type)) + std::to_string(w.num_bits) + " " + std::string(name_of(w.strategy));
+  if (w.group_size > 0) out += " " + std::to_string(w.group_size);
+  if (w.strategy == Strategy::block) out += " " + std::to_string(w.block_rows) + "x" + std::to_string(w.block_cols);
+  return out + (w.symmetric ? "" : " asymmetric");
+}
+
+void VerifyCommand::declare(CLI::App& app) {
+  app.add_option("CHECKPOINT", checkpoint_, "Directory, file, qmap or handle; '-' or nothing: standard input");
+  app.add_option("BASE", base_argument_, "What it was made from, in any format (the same as --against)");
+  auto compare = "Comparison";
+  app.add_option("--against", against_, "Compare every tensor with this checkpoint's")->type_name("BASE")->group(compare);
+  app.add_option("--min-sqnr", thresholds_.min_sqnr, "Fail tensors with less SQNR, in dB")->type_name("DB")->group(compare);
+  app.add_option("--min-cosine", thresholds_.min_cosine, "Fail tensors with a lower cosine")->type_name("X")->group(compare);
+  app.add_option("--max-mse", thresholds_.max_mse, "Fail tensors with a larger mean squared error")->type_name("X")->group(compare);
+  app.add_option("--max-abs", thresholds_.max_abs, "Fail tensors with a larger difference")->type_name("X")->group(compare);
+  app.add_option("--ignore", ignore_, "Tensors that the bounds leave out: name, re:REGEX or module kind; repeatable")
+      ->type_name("PATTERN")->group(compare);
+  auto out = "Output";
+  app.add_option("--report", reports_, "Write a report: .json, .xml (JUnit) or .html; repeatable")->type_name("FILE")->group(out);
+  app.add_option("--top", top_, "Rows of the table to print, worst first")->type_name("N")->capture_default_str()->group(out);
+  app.add_flag("--no-check", no_check_, "Do not compare checksums while reading")->group("Input");
+}
+
+void VerifyCommand::add(Severity severity, const char* rule, std::string tensor, std::string what, std::string hint) {
+  report_.findings.push_back({severity, rule, std::move(tensor), std::move(what), std::move(hint)});
+}
+
+void VerifyCommand::check_arguments() {
+  if (!base_argument_.empty() && !against_.empty()) {
+    throw usage_error("two bases: '" + printable(base_argument_) + "' and --against '" + printable(against_) + "'");
+  }
+  if (against_.empty()) against_ = base_argument_;
+  bool from_stdin = checkpoint_.empty() || checkpoint_ == "-";
+  if (from_stdin && against_ == "-") throw usage_error("checkpoint and base cannot both be standard input");
+  if (against_.empty() && thresholds_.any()) {
+    throw usage_error("bounds need something to compare with").hint("give --against BASE");
+  }
+  for (const auto& bound : {thresholds_.min_sqnr, thresholds_.min_cosine, thresholds_.max_mse, thresholds_.max_abs}) {
+    if (bound && std::isnan(*bound)) throw usage_error("a bound is NaN").hint("give a number");
+  }
+  for (const std::string& path : reports_) check_report_path(path);
+  for (const std::string& text : ignore_) ignored_.emplace_back(text);
+}
+
+int VerifyCommand::run(Tool& tool) {
+  check_arguments();
+  report_.strict = tool.options.strict;
+  report_.thresholds = thresholds_;
+  report_.base = against_;
+  LoadOptions options;
+  options.warn = [&](const std::string& text) { tool.say(text, 1); };
+  ResolvedInput input = resolve_input(checkpoint_);
+  report_.checkpoint = input.path;
+  std::optional<OpenedInput> base;
+  if (!against_.empty()) {
+    base = open_input(against_, options);
+    base->store->set_check(!no_check_);
+  }
+  DirectoryCheck directory;
+  bool is_dir = !input.qmap && is_directory(input.path);
+  if (is_dir) {
+    directory = check_directory(input.path);
+    report_.findings = std::move(directory.findings);
+  }
+  std::optional<OpenedInput> in = open_checkpoint(input, tool);
+  check_rules(in.has_value(), is_dir, directory.stored);
+  if (in) {
+    const Model& model = in->store->model();
+    in->store->set_check(!no_check_);
+    report_.format = model.format;
+    report_.architecture = model.architecture;
+    std::ranges::move(check_promises(model), std::back_inserter(report_.findings));
+    if (base) check_names(model, base->store->model());
+    check_tensors(*in->store, base ? base->store.get() : nullptr, tool);
+    check_tied_head(*in->store);
+    try {
+      in->store->throw_if_changed();
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::input) throw;
+      add(Severity::error, "load", "", e.reason(), "let no other program write it meanwhile");
+    }
+    if (base) base->store->throw_if_changed();
+  }
+  report_.sort();
+  for (const std::string& path : reports_) write_report(report_, path);
+  print(tool);
+  return report_.sound() ? 0 : static_cast<int>(ErrorKind::check);
+}
+
+// A checkpoint that cannot be opened has failed; one that is not there is an error of the call.
+std::optional<OpenedInput> VerifyCommand::open_checkpoint(const ResolvedInput& input, Tool& tool) {
+  LoadOptions options;
+  options.warn = [&](const std::string& text) { tool.say(text, 1); };
+  try {
+    return open_resolved(input, options);
+  } catch (const Error& e) {
+    if (e.kind() == ErrorKind::defect) throw;
+    if (e.kind() == ErrorKind::system && report_.count(Severity::error) == 0) throw;
+    add(Severity::error, "load", e.tensor(), (e.file().empty() ? "" : e.file() + ": ") + e.reason(), e.hint());
+    return std::nullopt;
+  }
+}
+
+void VerifyCommand::check_rules(bool loaded, bool directory, bool stored) {
+  for (const StructureRule& r : structure_rules()) {
+    bool made = r.stage == Stage::load || (r.stage == Stage::companions && directory) ||
+                (r.stage == Stage::stored && stored) || (r.stage == Stage::promises && loaded);
+    if (made) report_.rules.emplace_back(r.id, r.what);
+  }
+}
+
+bool VerifyCommand::ignored(const Tensor& t, const Model& m) const {
+  if (ignored_.empty()) return false;
+  // Kinds are those of the float tensor, whatever dtype its codes have.
+  ModuleInfo info = classify(t.name, is_float(t.dtype) ? t.dtype : DType::bf16, t.shape, m.config);
+  return std::ranges::any_of(ignored_, [&](const Match& match) { return match(t.name, info); });
+}
+
+void VerifyCommand::check_names(const Model& model, const Model& base) {
+  auto here = model.index(), there = base.index();
+  bool common = std::ranges::any_of(there, [&](const auto& e) { return here.contains(e.first); });
+  if (!common) {
+    add(Severity::error, "no-common-name", "", "checkpoint and base have no tensor name in common (" +
+        printable(here.empty() ? "" : here.begin()->first) + ", " + printable(there.empty() ? "" : there.begin()->first) + " ..)",
+        "names are compared as they are: give a base of the same family and layout");
+    return;
+  }
+  for (const Tensor& t : base.tensors) {
+    if (here.contains(t.name)) continue;
+    bool head = t.name.ends_with("lm_head.weight") && tied(model);
+    bool excused = head || is_buffer(t.name) || ignored(t, base);
+    add(excused ? Severity::note : Severity::error, "missing-in-checkpoint", t.name,
+        std::string("is in the base and not in the checkpoint") +
+            (head ? ": the embedding is tied to it" : is_buffer(t.name) ? ": models compute it" : ""),
+        excused ? "" : "names are compared as they are; --ignore it if it was left out on purpose");
+  }
+  for (const Tensor& t : model.tensors) {
+    if (!there.contains(t.name)) add(Severity::note, "not-in-base", t.name, "is not in the base, and so not compared");
+  }
+}
+
+void VerifyCommand::check_tensors(const Store& store, const Store* base, Tool& tool) {
+  const std::vector<Tensor>& tensors = store.model().tensors;
+  std::map<std::string_view, const Tensor*> others;
+  if (base != nullptr) others = base->model().index();
+  auto other_of = [&](const Tensor& t) -> const Tensor* {
+    auto it = others.find(t.name);
+    return it == others.end() ? nullptr : it->second;
+  };
+  auto cost = [&](const Tensor& t) {
+    const Tensor* o = other_of(t);
+    return t.stored_bytes() + (o ? o->stored_bytes() : 0);
+  };
+  std::vector<size_t> big, small;
+  uint64_t total = 0;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    total += cost(tensors[i]);
+    (cost(tensors[i]) >= kBig ? big : small).push_back(i);
+  }
+  tool.progress().begin("checking", total);
+  std::vector<Result> results(tensors.size());
+  auto check = [&](size_t i) {
+    throw_if_interrupted();
+    results[i] = check_tensor(store, tensors[i], base, other_of(tensors[i]));
+    tool.progress().item(tensors[i].name);
+    tool.progress().add(cost(tensors[i]));
+  };
+  for (size_t i : big) check(i);
+  parallel_for(small.size(), [&](size_t k, int) { check(small[k]); });
+  tool.progress().end();
+  for (size_t i = 0; i < results.size(); ++i) {
+    Result& r = results[i];
+    std::ranges::move(r.findings, std::back_inserter(report_.findings));
+    report_.bytes += r.row.bytes;
+    if (r.row.errors) {
+      report_.overall.add(*r.row.errors);
+      if (r.row.quantized) report_.overall_quantized.add(*r.row.errors);
+    }
+    report_.tensors.push_back(std::move(r.row));
+  }
+  report_.parameters = store.model().parameters();
+  if (base == nullptr) return;
+  for (const Tensor& t : base->model().tensors) report_.base_bytes += t.stored_bytes();
+  report_.base_parameters = base->model().parameters();
+}
+
+// Runs on any thread; everything but histograms goes into the result.
+VerifyCommand::Result VerifyCommand::check_tensor(const Store& store, const Tensor& t, const Store* base,
+                                                  const Tensor* other) {
+  Result r;
+  const Model& m = store.model();
+  const Scheme* scheme = t.scheme >= 0 ? &m.schemes[static_cast<size_t>(t.scheme)] : nullptr;
+  r.row.name = t.name;
+  r.row.module = module_of(t.name);
+  r.row.layer = layer_of(t.name);
+  r.row.shape = t.shape;
+  r.row.bytes = t.stored_bytes();
+  r.row.elements = t.shape.elements().value_or(0);
+  r.row.quantized = t.quantized();
+  r.row.stored = scheme != nullptr ? scheme_label(*scheme) : !t.ggml.empty() ? t.ggml : std::string(dtype_name(t.dtype));
+  r.row.ignored = ignored(t, m);
+  if (!t.ggml.empty() && !has_values(t)) {
+    r.findings.push_back({Severity::note, "not-decoded", t.name, "is " + t.ggml + ", whose numbers this version cannot read"});
+    return r;
+  }
+  NumberStats stats;
+  try {
+    for (const Part& p : t.parts) store.verify(t, p);
+    r.findings = check_numbers(store, t, &stats);
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::input) throw;
+    r.findings.push_back({Severity::error, "data", t.name, e.reason(), e.hint()});
+    return r;
+  }
+  r.row.saturated = stats.saturated;
+  if (scheme != nullptr && !stats.histogram.empty()) count_codes(*scheme, stats.histogram);
+  if (base != nullptr && other != nullptr) compare(store, t, *base, *other, r);
+  return r;
+}
+
+void VerifyCommand::compare(const Store& store, const Tensor& t, const Store& base, const Tensor& other, Result& r) const {
+  auto find = [&](Severity severity, const char* rule, std::string what, std::string hint) {
+    r.findings.push_back({severity, rule, t.name, std::move(what), std::move(hint)});
+  };
+  if (!(t.shape == other.shape)) {
+    find(Severity::error, "shape", "has another shape than in the base (expected " + other.shape.str() + ", found " + t.shape.str() + ")",
+         "is it made from this base?");
+    return;
+  }
+  bool kept = !t.quantized() && !other.quantized();
+  if (!has_values(t) || !has_values(other)) {
+    if (kept && t.dtype == other.dtype && !equal_bytes(store, t, base, other)) {
+      find(Severity::warning, "kept-differs", "is not quantized and yet differs from the base", "is it made from this base?");
+    }
+    return;
+  }
+  for (const Part& p : other.parts) base.verify(other, p);
+  r.row.errors = compare_tensors(store, t, base, other);
+  const TensorErrors& e = *r.row.errors;
+  bool bad_numbers = std::ranges::any_of(r.findings, [](const Finding& f) { return f.severity == Severity::error; });
+  if (e.nonfinite > 0 && !bad_numbers) {
+    find(Severity::warning, "base-nan", std::to_string(e.nonfinite) + " values of the base are NaN or infinite", "is the base sound?");
+  }
+  // Rounding to another float dtype keeps more than 40 dB.
+  bool differs = t.dtype == other.dtype ? !e.identical() : !(e.sqnr_db() >= 40);
+  if (kept && differs) {
+    find(Severity::warning, "kept-differs", "is not quantized and yet differs from the base (SQNR " + db_text(e.sqnr_db()) + " dB)",
+         "fine if scales were folded into it (AWQ, SmoothQuant); else it is not made from this base");
+  }
+  if (!r.row.ignored) std::ranges::move(check_thresholds(thresholds_, t.name, e), std::back_inserter(r.findings));
+}
+
+void VerifyCommand::count_codes(const Scheme& scheme, const std::vector<uint64_t>& codes) {
+  std::lock_guard lock(mutex_);
+  std::string label = scheme_label(scheme);
+  auto [it, fresh] = histogram_of_.emplace(label, report_.histograms.size());
+  if (fresh) report_.histograms.push_back({label, scheme, std::vector<uint64_t>(codes.size(), 0)});
+  auto& counts = report_.histograms[it->second].counts;
+  for (size_t k = 0; k < std::min(codes.size(), counts.size()); ++k) counts[k] += codes[k];
+}
+
+void VerifyCommand::check_tied_head(const Store& store) {
+  if (!tied(store.model())) return;
+  const Tensor *head = nullptr, *embedding = nullptr;
+  for (const Tensor& t : store.model().tensors) {
+    if (t.name.ends_with("lm_head.weight")) head = &t;
+    if (t.name.ends_with("embed_tokens.weight") && layer_of(t.name) < 0) embedding = &t;
+  }
+  if (head == nullptr || embedding == nullptr || equal_bytes(store, *head, store, *embedding)) return;
+  add(Severity::warning, "tied-head", head->name, "differs from the embedding, but tie_word_embeddings is true",
+      "engines drop one of them; set tie_word_embeddings to false, or remove the head");
+}
+
+}  // namespace qp

@@ -1,0 +1,130 @@
+#include "formats/verify/structure.h"
+
+#include <algorithm>
+#include <array>
+
+#include "formats/format.h"
+#include "formats/hf/directory.h"
+#include "formats/hf/quant_method.h"
+#include "formats/verify/raw.h"
+#include "lib/base/error.h"
+#include "lib/base/file.h"
+
+namespace qp {
+namespace {
+
+constexpr uint64_t kMaxJson = uint64_t{1} << 30;
+
+constexpr auto kRules = std::to_array<StructureRule>({
+    {"load", Stage::load, "the checkpoint can be opened"},
+    {"config", Stage::stored, "config.json is there and parses"},
+    {"index", Stage::stored, "the index parses and names files of its directory"},
+    {"missing-shard", Stage::stored, "every shard is there"},
+    {"shard", Stage::stored, "every shard's header is sound"},
+    {"missing-tensor", Stage::stored, "every tensor of the index is in its shard"},
+    {"stray-tensor", Stage::stored, "every tensor of a shard is in the index"},
+    {"duplicate-tensor", Stage::stored, "no tensor is stored twice"},
+    {"stray-shard", Stage::stored, "every shard is in the index"},
+    {"total-size", Stage::stored, "the index knows the size of the tensors"},
+    {"metadata-format", Stage::stored, "shards carry the metadata that readers ask for"},
+    {"quantization-config", Stage::stored, "the quantization config parses and matches modules"},
+    {"not-quantized", Stage::stored, "every targeted module is quantized"},
+    {"ignored-quantized", Stage::stored, "no ignored module is quantized"},
+    {"untargeted-quantized", Stage::stored, "every quantized module is targeted"},
+    {"undeclared-quantization", Stage::stored, "quantized tensors are declared in the config"},
+    {"orphan-scale", Stage::stored, "every scale has its weight"},
+    {"leftover-weight", Stage::stored, "no weight is stored beside its packed form"},
+    {"weight-layout", Stage::stored, "weights have the dtype of their scheme"},
+    {"scale-layout", Stage::stored, "scales have the dtype and shape of their scheme"},
+    {"zero-point-layout", Stage::stored, "zero points are stored exactly where the scheme has them"},
+    {"global-scale-layout", Stage::stored, "second-stage scales are there"},
+    {"input-scale-layout", Stage::stored, "activation scales are there where they are static"},
+    {"vocab-size", Stage::promises, "embedding and head fit vocab_size and hidden_size"},
+    {"layer-count", Stage::promises, "the layers that num_hidden_layers promises are there"},
+    {"missing-module", Stage::promises, "every layer has the modules of its like"},
+    {"module-shape", Stage::promises, "projections fit the config, and each other"},
+    {"expert-count", Stage::promises, "every expert is there"},
+    {"dtype", Stage::promises, "the config's dtype is that of the weights"},
+    {"tied-head", Stage::promises, "there is a head, or the embedding is tied to it"},
+    {"companion", Stage::companions, "companion files parse"},
+    {"tokenizer", Stage::companions, "the tokenizer is there"},
+    {"generation-config", Stage::companions, "generation_config.json is there"},
+});
+
+void check_companions(const Directory& d, std::vector<Finding>& out) {
+  auto any = [&](std::initializer_list<const char*> names) {
+    return std::ranges::any_of(names, [&](const char* n) { return d.has(n); });
+  };
+  if (!any({"tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model",
+            "sentencepiece.bpe.model", "tiktoken.model", "qwen.tiktoken"})) {
+    out.push_back({Severity::note, "tokenizer", "", "there is no tokenizer (tokenizer.json, tokenizer.model ..)",
+                   "copy it from the base model; engines need it to serve text"});
+  }
+  if (!d.has("generation_config.json")) {
+    out.push_back({Severity::note, "generation-config", "", "there is no generation_config.json",
+                   "engines fall back to greedy defaults; copy it from the base model if it has one"});
+  }
+  for (const std::string& name : d.glob("*.json")) {
+    if (name == "config.json" || name.ends_with(".index.json")) continue;  // read on their own
+    std::string text = read_text_file(d.full(name), kMaxJson);
+    if (!Json::accept(text)) {
+      out.push_back({Severity::error, "companion", "", printable(name) + " is no valid JSON",
+                     text.starts_with("version https://git-lfs") ? "it is a Git LFS pointer: run git lfs pull"
+                                                                 : "copy it again from the base model"});
+    }
+  }
+}
+
+// Tensors that only a quantized checkpoint has, in one that declares no quantization.
+void check_undeclared(const RawCheckpoint& raw, std::vector<Finding>& out) {
+  for (const RawTensor& t : raw.tensors) {
+    auto dot = t.name.rfind('.');
+    std::string_view suffix = std::string_view(t.name).substr(dot == std::string::npos ? 0 : dot + 1);
+    static constexpr std::array<std::string_view, 6> kOnlyQuantized = {
+        "weight_scale", "weight_scale_inv", "weight_packed", "qweight", "qzeros", "weight_zero_point"};
+    bool small = t.dtype == DType::f8_e4m3 || t.dtype == DType::i8 || t.dtype == DType::f8_e5m2;
+    bool codes = suffix == "weight" && t.shape.rank() >= 2 && small;
+    if (!codes && std::ranges::find(kOnlyQuantized, suffix) == kOnlyQuantized.end()) continue;
+    out.push_back({Severity::error, "undeclared-quantization", t.name,
+                   "is " + std::string(dtype_name(t.dtype)) + " of a quantized model, but config.json declares no quantization",
+                   "restore quantization_config"});
+  }
+}
+
+void check_quantization(const Directory& d, const RawCheckpoint& raw, std::vector<Finding>& out) {
+  Model probe;
+  probe.config = raw.config;
+  DeclaredQuantization q = declared_quantization(probe, [](const Companion&) { return std::string("{}"); });
+  bool elsewhere = d.has("hf_quant_config.json") || d.has("quant_model_description.json");
+  if (q.method.empty() && elsewhere) return;
+  if (q.method.empty()) {
+    check_undeclared(raw, out);
+    return;
+  }
+  for (const Format& f : formats()) {
+    if (f.quant_method == q.method && f.check != nullptr) f.check(raw, q.config, out);
+  }
+}
+
+}  // namespace
+
+std::span<const StructureRule> structure_rules() { return kRules; }
+
+DirectoryCheck check_directory(const std::string& path) {
+  DirectoryCheck result;
+  std::vector<Finding>& out = result.findings;
+  Directory d = read_directory(path);
+  check_companions(d, out);
+  if (d.glob("*.safetensors").empty() && !d.has("model.safetensors.index.json")) return result;
+  result.stored = true;
+  RawCheckpoint raw = read_raw(path, out);
+  try {
+    check_quantization(d, raw, out);
+  } catch (const Error& e) {
+    if (e.kind() == ErrorKind::system || e.kind() == ErrorKind::defect) throw;
+    out.push_back({Severity::error, "quantization-config", e.tensor(), e.reason(), e.hint()});
+  }
+  return result;
+}
+
+}  // namespace qp
