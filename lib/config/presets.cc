@@ -82,7 +82,6 @@ std::vector<Preset> build() {
   add("MXFP8 weights and activations (E4M3, E8M0 scales of 32), activations at run time",
       make("mxfp8", mx(8), dynamic(mx(8), Strategy::group, 32)), {"MXFP8", "w8a8_mxfp8"});
   add("MXFP8 weights, activations as they are", make("mxfp8a16", mx(8)), {"MXFP8A16"});
-  for (Preset& preset : p) preset.name = preset.scheme.name;
 
   auto refuse = [&](std::string_view name, std::string_view summary, std::string_view why,
                     std::vector<std::string_view> aliases) {
@@ -101,6 +100,10 @@ std::vector<Preset> build() {
   refuse("ggml", "llama.cpp's types and mixes", "ggml schemes come with the gguf exporter",
          {"GGUF:Q4_K_M", "Q4_K_M", "GGUF:Q4_0", "Q4_0", "GGUF:Q8_0", "Q8_0", "GGUF:Q5_K_M", "Q5_K_M",
           "GGUF:Q6_K", "Q6_K", "GGUF:Q2_K", "Q2_K", "GGUF:Q3_K_M", "Q3_K_M", "IQ4_XS"});
+  // Last: a name points into its row, and rows move while the table grows.
+  for (Preset& preset : p) {
+    if (preset.name.empty()) preset.name = preset.scheme.name;
+  }
   return p;
 }
 
