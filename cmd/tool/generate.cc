@@ -3,6 +3,7 @@
 #include <cctype>
 #include <iostream>
 #include <map>
+#include <sstream>
 
 namespace qp {
 namespace {
@@ -48,79 +49,135 @@ std::vector<const CLI::Option*> positionals(const CLI::App& app) {
 
 // ---- man (mdoc)
 
-// Backslashes, and lines that would start with a control character.
-std::string roff(const std::string& text) {
+// The release the pages were last reworked for, not the clock: equal programs give equal pages.
+constexpr const char* kManualDate = "November 21, 2026";
+
+// Backslashes; hyphens of options and commands, which readers copy, become minus signs.
+std::string roff(const std::string& text, bool command) {
   std::string out;
   for (char c : text) {
     if (c == '\\') {
       out += "\\e";
-    } else if (c == '-') {
+    } else if (c == '-' && command) {
       out += "\\-";
     } else {
-      if ((c == '.' || c == '\'') && (out.empty() || out.back() == '\n')) out += "\\&";
       out += c;
     }
   }
   return out;
 }
 
+// Paragraphs as mdoc wants them: each sentence starts a line, no line over 78 characters, none
+// that roff takes for a request.
+std::string prose(const std::string& text) {
+  std::istringstream words(text);
+  std::string out, line, word;
+  auto flush = [&] {
+    if (!line.empty()) out += line + "\n";
+    line.clear();
+  };
+  while (words >> word) {
+    bool option = word.find('-') <= word.find_first_not_of("(`'\"");
+    std::string safe = roff(word, option);
+    if (line.size() + safe.size() + 1 > 78) flush();
+    if (line.empty() && (safe[0] == '.' || safe[0] == '\'')) line += "\\&";
+    line += (line.empty() || line == "\\&" ? "" : " ") + safe;
+    if (word.size() > 1 && word.find_last_of(".?!") == word.size() - 1) flush();
+  }
+  flush();
+  return out;
+}
+
+// The type's own name, without what its validators add ("N:INT in [1 - 1024]").
+std::string value_name(const Entry& e) { return e.value.substr(0, e.value.find(':')); }
+
 void man_options(const CLI::App& app) {
+  std::cout << ".Sh OPTIONS\n";
   std::string group;
   for (const Entry& e : entries(app)) {
     if (e.option->get_group() != group) {
       if (!group.empty()) std::cout << ".El\n";
       group = e.option->get_group();
-      std::cout << ".Ss " << group << "\n.Bl -tag -width Ds\n";
+      std::cout << ".Ss " << (group == "Options" ? "About the program" : group)
+                << "\n.Bl -tag -width Ds\n";
     }
     std::cout << ".It ";
     bool both = !e.short_name.empty() && !e.long_name.empty();
     if (!e.short_name.empty()) std::cout << "Fl " << e.short_name;
     if (both) std::cout << " , ";
-    if (!e.long_name.empty()) std::cout << "Fl Fl " << roff(e.long_name);
-    if (!e.value.empty()) std::cout << " Ar " << e.value;
-    std::cout << "\n" << roff(e.help) << ".\n";
+    if (!e.long_name.empty()) std::cout << "Fl Fl " << roff(e.long_name, true);
+    if (!e.value.empty()) std::cout << " Ar " << value_name(e);
+    std::cout << "\n" << prose(e.help + ".");
     if (!e.option->get_default_str().empty()) {
-      std::cout << "The default is " << roff(e.option->get_default_str()) << ".\n";
+      std::cout << prose("The default is " + e.option->get_default_str() + ".");
     }
   }
   if (!group.empty()) std::cout << ".El\n";
 }
 
+constexpr const char* kManTail = R"(.Sh ENVIRONMENT
+.Bl -tag -width Ds
+.It Ev QPIPE_ISA
+Instruction set to use: scalar, avx2, avx512 or neon.
+Results do not depend on it.
+.It Ev QPIPE_TMPDIR
+Where results of a pipeline are kept until the next program has them; else
+.Ev TMPDIR ,
+else
+.Pa /var/tmp .
+.It Ev NO_COLOR
+No colours.
+.El
+.Sh EXIT STATUS
+.Bl -tag -width Ds -compact
+.It 0
+done
+.It 1
+.Xr qverify 1 :
+the checkpoint failed a check
+.It 2
+usage: arguments or recipe are wrong
+.It 3
+input is malformed, changed, or of a kind that is not supported
+.It 4
+an operating system error: not found, no space, nobody took the result
+.It 5
+a limit: memory, a lossy step that was not allowed, a target that cannot hold
+a tensor
+.It 70
+a defect of qpipe
+.El
+.Pp
+A program that is interrupted cleans up and dies of the signal.
+)";
+
 void man(const ToolInfo& info, const CLI::App& app) {
   std::string upper;
   for (char c : info.name) upper += static_cast<char>(std::toupper(c));
-  std::cout << ".\\\" Made by `" << info.name << " --generate man`; do not edit.\n.Dd November 21, 2026\n.Dt "
-            << upper << " 1\n.Os qpipe\n.Sh NAME\n.Nm " << info.name << "\n.Nd " << roff(info.summary)
-            << "\n.Sh SYNOPSIS\n.Nm\n.Op Ar options\n";
+  std::cout << ".\\\" Made by `" << info.name << " --generate man`; do not edit.\n.Dd " << kManualDate
+            << "\n.Dt " << upper << " 1\n.Os\n.Sh NAME\n.Nm " << info.name << "\n.Nd "
+            << roff(info.summary, false) << "\n.Sh SYNOPSIS\n.Nm\n.Op Ar options\n";
   for (const CLI::Option* o : positionals(app)) {
-    std::cout << (o->get_required() ? ".Ar " : ".Op Ar ") << o->get_name(true) << "\n";
+    std::cout << (o->get_required() ? ".Ar " : ".Op Ar ") << o->get_name(true)
+              << (o->get_items_expected_max() > 1 ? " ..." : "") << "\n";
   }
-  std::cout << ".Sh DESCRIPTION\n" << roff(info.description) << "\n.Sh OPTIONS\n";
+  std::cout << ".Sh DESCRIPTION\n" << prose(info.description) << ".Bl -tag -width Ds\n";
+  for (const CLI::Option* o : positionals(app)) {
+    std::cout << ".It Ar " << o->get_name(true) << "\n" << prose(o->get_description() + ".");
+  }
+  std::cout << ".El\n";
   man_options(app);
-  std::cout << ".Sh ENVIRONMENT\n.Bl -tag -width Ds\n"
-               ".It Ev QPIPE_ISA\nInstruction set to use: scalar, avx2, avx512 or neon. Results do not depend on it.\n"
-               ".It Ev QPIPE_TMPDIR\nWhere results of a pipeline are kept until the next program has them; else\n"
-               ".Ev TMPDIR ,\nelse\n.Pa /var/tmp .\n"
-               ".It Ev NO_COLOR\nNo colours.\n.El\n"
-               ".Sh EXIT STATUS\n.Bl -tag -width Ds -compact\n"
-               ".It 0\ndone\n.It 1\nqverify: the checkpoint failed a check\n"
-               ".It 2\nusage: arguments or recipe are wrong\n"
-               ".It 3\ninput is malformed, changed, or of a kind that is not supported\n"
-               ".It 4\nan operating system error: not found, no space, nobody took the result\n"
-               ".It 5\na limit: memory, a lossy step that was not allowed, a target that cannot hold a tensor\n"
-               ".It 70\na defect of qpipe\n.El\n"
-               ".Sh EXAMPLES\n";
+  std::cout << kManTail << ".Sh EXAMPLES\n";
+  const char* gap = "";
   for (const auto& [command, what] : info.examples) {
-    std::cout << roff(what) << ":\n.Pp\n.Dl " << roff(command) << "\n.Pp\n";
+    std::cout << gap << prose(what + ":") << ".Pp\n.Dl " << roff(command, true) << "\n";
+    gap = ".Pp\n";
   }
   std::cout << ".Sh SEE ALSO\n";
-  const char* comma = "";
   for (const char* other : {"qexport", "qload", "qquantize", "qverify"}) {
-    if (info.name == other) continue;
-    std::cout << comma << ".Xr " << other << " 1";
-    comma = " ,\n";
+    if (info.name != other) std::cout << ".Xr " << other << " 1 ,\n";
   }
-  std::cout << " ,\n.Xr qmap 5\n";
+  std::cout << ".Xr qmap 5\n";
 }
 
 // ---- completions
@@ -143,6 +200,8 @@ std::string words(const CLI::App& app) {
 void bash(const ToolInfo& info, const CLI::App& app) {
   std::cout << "# Made by `" << info.name << " --generate bash`; do not edit.\n_" << info.name
             << "() {\n  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
+               "  # --name=value comes as three words.\n"
+               "  if [[ $cur == = ]]; then cur=; elif [[ $prev == = ]]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
                "  case $prev in\n";
   for (const Entry& e : entries(app)) {
     std::string values = values_of(e);
@@ -177,7 +236,7 @@ void zsh(const ToolInfo& info, const CLI::App& app) {
     std::string values = values_of(e);
     std::string tail = "[" + zsh_quote(e.help) + "]";
     if (!e.value.empty()) {
-      tail += ":" + zsh_quote(e.value) + ":";
+      tail += ":" + zsh_quote(value_name(e)) + ":";
       if (values.starts_with("$(")) {
         tail += "{compadd -- " + values + "}";
       } else {
@@ -193,7 +252,10 @@ void zsh(const ToolInfo& info, const CLI::App& app) {
 void fish(const ToolInfo& info, const CLI::App& app) {
   auto quote = [](const std::string& text) {
     std::string out;
-    for (char c : text) out += c == '\'' ? std::string("\\'") : std::string(1, c);
+    for (char c : text) {
+      if (c == '\'' || c == '\\') out += '\\';
+      out += c;
+    }
     return "'" + out + "'";
   };
   std::cout << "# Made by `" << info.name << " --generate fish`; do not edit.\n";

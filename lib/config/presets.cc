@@ -11,9 +11,9 @@ namespace qp {
 namespace {
 
 // Weight arguments as compressed-tensors' presets have them (reference/compressed-tensors.md 2).
-QuantArgs int_group(int bits, bool symmetric = true) {
-  return {.num_bits = bits, .symmetric = symmetric, .strategy = Strategy::group, .group_size = 128,
-          .scale_dtype = {}};
+QuantArgs int_group(int bits, bool symmetric = true, int group_size = 128) {
+  return {.num_bits = bits, .symmetric = symmetric, .strategy = Strategy::group,
+          .group_size = group_size, .scale_dtype = {}};
 }
 QuantArgs int_channel(int bits) {
   return {.num_bits = bits, .strategy = Strategy::channel, .scale_dtype = {}};
@@ -69,6 +69,9 @@ std::vector<Preset> build() {
       {"W8A16", "int8wo", "int8_weight_only"});
   add("INT4 weights in groups of 128, activations as they are", make("w4a16", int_group(4)),
       {"W4A16", "int4", "INT4", "int4wo-128", "int4_weight_only", "gptq_int4", "W4A16_SYM"});
+  add("INT4 weights in groups of 32", make("w4a16-g32", int_group(4, true, 32)), {"int4wo-32"});
+  add("INT4 weights in groups of 64", make("w4a16-g64", int_group(4, true, 64)), {"int4wo-64"});
+  add("INT4 weights in groups of 256", make("w4a16-g256", int_group(4, true, 256)), {"int4wo-256"});
   add("INT4 weights with zero points in groups of 128", make("w4a16-asym", int_group(4, false)),
       {"W4A16_ASYM", "awq_int4", "int4_asym"});
   add("INT3 weights in groups of 128", make("w3a16", int_group(3)), {"W3A16", "int3"});
@@ -94,13 +97,10 @@ std::vector<Preset> build() {
   refuse("fp8-static", "FP8 with static activation scales (needs calibration)",
          "its activation scales need calibration; use fp8-tensor or fp8-dynamic",
          {"FP8_STATIC", "fp8_static"});
-  refuse("int4-groups", "int4wo with another group size",
-         "use w4a16 with --group-size 32, 64 or 256",
-         {"int4wo-32", "int4wo-64", "int4wo-256"});
   refuse("ggml", "llama.cpp's types and mixes", "ggml schemes come with the gguf exporter",
          {"GGUF:Q4_K_M", "Q4_K_M", "GGUF:Q4_0", "Q4_0", "GGUF:Q8_0", "Q8_0", "GGUF:Q5_K_M", "Q5_K_M",
           "GGUF:Q6_K", "Q6_K", "GGUF:Q2_K", "Q2_K", "GGUF:Q3_K_M", "Q3_K_M", "IQ4_XS"});
-  // Last: a growing vector moves the strings these names look at.
+  // Last: a name points into its row, and rows move while the table grows.
   for (Preset& preset : p) {
     if (preset.name.empty()) preset.name = preset.scheme.name;
   }
