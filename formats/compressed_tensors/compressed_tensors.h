@@ -13,7 +13,7 @@ namespace qp::ct {
 // CompressionFormat of a scheme, by the library's own inference (section 3.1).
 std::string_view format_of(const Scheme& scheme);
 
-// QuantizationArgs with all twelve keys, as the library serializes them.
+// QuantizationArgs as the library serializes them: without keys at their default.
 Json args_json(const QuantArgs& args, bool weights);
 
 // quantization_config for schemes used by these targets.

@@ -2,8 +2,8 @@
 
 namespace qp::ct {
 namespace {
-// The library's version whose layouts are written (dense packing of odd widths, scale_dtype keys).
-constexpr const char* kVersion = "0.18.0";
+// The library's version whose layouts are written and whose spelling of the arguments is used.
+constexpr const char* kVersion = "0.20.0";
 }  // namespace
 
 std::string_view format_of(const Scheme& s) {
@@ -22,9 +22,9 @@ Json args_json(const QuantArgs& a, bool weights) {
     // E8M0 exponents are held, and named, as bytes.
     return d == DType::f8_e8m0 ? "torch.uint8" : "torch." + std::string(torch_name(d));
   };
+  // What is at its default and was not asked for stays away, as in the library's own files: older
+  // readers fill in the same values, and those before scale_dtype existed refuse its name.
   Json j;
-  j["actorder"] = nullptr;
-  j["block_structure"] = nullptr;
   if (a.strategy == Strategy::block) j["block_structure"] = {a.block_rows, a.block_cols};
   if (a.dynamic == Dynamic::local) {
     j["dynamic"] = "local";
@@ -38,16 +38,10 @@ Json args_json(const QuantArgs& a, bool weights) {
     j["group_size"] = -1;
   }
   j["num_bits"] = a.num_bits;
-  j["observer"] = nullptr;
-  if (a.dynamic == Dynamic::no) j["observer"] = "memoryless_minmax";
-  j["observer_kwargs"] = Json::object();
-  j["scale_dtype"] = nullptr;
   if (a.scale_dtype) j["scale_dtype"] = dtype(*a.scale_dtype);
   j["strategy"] = name_of(a.strategy);
   j["symmetric"] = a.symmetric;
   j["type"] = name_of(a.type);
-  j["zp_dtype"] = nullptr;
-  if (!a.symmetric) j["zp_dtype"] = "torch.int8";
   return j;
 }
 
@@ -72,6 +66,7 @@ Json quantization_config(const std::vector<Group>& groups, const std::vector<std
   q["global_compression_ratio"] = nullptr;
   q["ignore"] = ignore;
   q["kv_cache_scheme"] = nullptr;
+  q["moe_sparsity_config"] = nullptr;
   q["quant_method"] = "compressed-tensors";
   q["quantization_status"] = "compressed";
   q["sparsity_config"] = Json::object();

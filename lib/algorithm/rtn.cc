@@ -30,6 +30,16 @@ kernels::Src src_of(DType dtype) {
       .hint("the source is damaged; --ignore the tensor to keep it as it is");
 }
 
+// Finite weights whose scale is not: a range above the dtype's largest number (zero points), a power
+// of two that carries past it (E8M0). The reference stores the infinity; engines then compute NaN.
+[[noreturn]] void refuse_overflow(const Store& store, const Tensor& t, uint64_t row) {
+  throw limit_error("has weights so large that their scale overflows " +
+                    std::string(dtype_name(t.dtype)) + ", in row " + std::to_string(row))
+      .file(store.label())
+      .tensor(t.name)
+      .hint("use a scheme with symmetric, float scales (w4a16, fp8-dynamic ..), or --ignore it");
+}
+
 // What one worker needs to turn rows into codes.
 struct Worker {
   RowScratch rows;
@@ -116,6 +126,7 @@ class Quantizer {
       for (uint64_t g = 0; g < groups_; ++g) {
         if (!std::isfinite(w.lo[g]) || !std::isfinite(w.hi[g])) refuse_nonfinite(store_, t_, r);
         auto sz = numerics::scale_zero_of(w_, t_.dtype, w.lo[g], w.hi[g]);
+        if (!std::isfinite(sz.scale)) refuse_overflow(store_, t_, r);
         scale[g] = sz.scale;
         w.zero[g] = zero_[r * groups_ + g] = sz.zero_point;
       }
@@ -135,6 +146,9 @@ class Quantizer {
         w.scale.resize(groups_);
         k_.mx_scales(src_of(t_.dtype), w.hi.data(), groups_, w_.num_bits == 4 ? 2 : 8,
                      &small_codes_[r * groups_], w.scale.data());
+        for (uint64_t g = 0; g < groups_; ++g) {
+          if (small_codes_[r * groups_ + g] == 255) refuse_overflow(store_, t_, r);
+        }
         return w.scale.data();
       case ScaleKind::source: break;
     }
