@@ -157,8 +157,9 @@ const GgmlType* read_ggml_type(Cursor& in, std::string_view name) {
 // Bytes of a tensor; throws when its rows are no whole blocks or the size overflows.
 uint64_t size_of(const GgufTensor& t) {
   if (t.shape.cols() % t.type->block != 0) {
-    throw input_error("rows of " + std::to_string(t.shape.cols()) + " elements are no multiple of " +
-                      std::string(t.type->name) + "'s block of " + std::to_string(t.type->block))
+    throw input_error("rows of " + std::to_string(t.shape.cols()) +
+                      " elements are no multiple of " + std::string(t.type->name) +
+                      "'s block of " + std::to_string(t.type->block))
         .tensor(t.name);
   }
   auto elements = t.shape.elements();

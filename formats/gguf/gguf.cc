@@ -1,8 +1,8 @@
 #include "formats/gguf.h"
 
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
+#include <map>
 #include <unordered_set>
 
 #include "formats/gguf/llama.h"
@@ -119,18 +119,6 @@ Part blocks_part(const GgufTensor& t, const LlamaName& name) {
   return part;
 }
 
-// A bias of q or k has one dimension, so its rotary order is undone here and not row by row.
-std::string unpermuted(const GgufFile& shard, const GgufTensor& t, uint32_t heads) {
-  std::string out(t.bytes, '\0');
-  uint64_t n = t.shape.cols(), width = t.bytes / n, head_dim = n / heads;
-  for (uint64_t i = 0; i < n; ++i) {
-    uint64_t in_head = i % head_dim, half = in_head / (head_dim / 2), j = in_head % (head_dim / 2);
-    uint64_t stored = i - in_head + 2 * j + half;
-    std::memcpy(out.data() + i * width, shard.bytes.data() + t.offset + stored * width, width);
-  }
-  return out;
-}
-
 // Builds a Model tensor by tensor.
 class Builder {
  public:
@@ -140,11 +128,6 @@ class Builder {
     if (!names_.insert(name.name).second) {
       throw input_error("appears in more than one shard").file(shard.path).tensor(t.name);
     }
-    Extent extent{file, t.offset, t.bytes, std::nullopt, false};
-    if (name.unpermute_heads > 0 && t.shape.rank() == 1) {
-      extent = add_blob(unpermuted(shard, t, name.unpermute_heads));
-      name.unpermute_heads = 0;
-    }
     Tensor tensor;
     tensor.name = name.name;
     tensor.shape = t.shape;
@@ -153,7 +136,7 @@ class Builder {
     Part part = plain  ? plain_part(t, *plain, name, options_)
                 : keep ? blocks_part(t, name)
                        : decoded_part(t, name, options_);
-    part.extent = extent;
+    part.extent = {file, t.offset, t.bytes, std::nullopt, false};
     if (keep) tensor.ggml = t.type->name;
     tensor.dtype = part.dtype;
     if (name.name != t.name || part.role != Role::data || part.decode) {

@@ -155,7 +155,8 @@ std::string read_scaling(const GgufFile& meta, Llama& m) {
     return "";
   }
   if (type != "yarn") return "rope scaling '" + printable(type) + "' is not supported";
-  for (const char* key : {"llama.rope.scaling.attn_factor", "llama.rope.scaling.yarn_attn_factor"}) {
+  for (const char* key :
+       {"llama.rope.scaling.attn_factor", "llama.rope.scaling.yarn_attn_factor"}) {
     if (meta.real_at(key).value_or(1) != 1) return std::string("'") + key + "' is not 1";
   }
   Json scaling{{"factor", *factor}, {"rope_type", "yarn"}};
@@ -190,11 +191,12 @@ std::string read_rope_freqs(std::span<const GgufFile> shards, Llama& m) {
 
 std::string check_row(const Row& row, const std::string& prefix, const TensorIndex& tensors,
                       const Llama& m, size_t& used) {
-  auto it = tensors.find(prefix + std::string(row.gguf));
+  std::string name = prefix + std::string(row.gguf);
+  auto it = tensors.find(name);
   if (it == tensors.end()) {
-    return wanted(row.presence, m) ? "tensor '" + prefix + std::string(row.gguf) + "' is missing" : "";
+    return wanted(row.presence, m) ? "tensor '" + name + "' is missing" : "";
   }
-  if (!wanted(row.presence, m)) return "tensor '" + std::string(it->first) + "' is unexpected";
+  if (!wanted(row.presence, m)) return "tensor '" + name + "' is unexpected";
   ++used;
   const Shape& shape = it->second->shape;
   bool matrix = row.in != Dim::none;
@@ -202,12 +204,12 @@ std::string check_row(const Row& row, const std::string& prefix, const TensorInd
   uint64_t want_rows = matrix ? size_of(row.out, m) : 1;
   uint64_t want_cols = size_of(matrix ? row.in : row.out, m);
   if (shape.rank() > (matrix ? 2u : 1u) || rows != want_rows || cols != want_cols) {
-    return "tensor '" + std::string(it->first) + "' has shape " + shape.str();
+    return "tensor '" + name + "' has shape " + shape.str();
   }
   const GgmlType& type = *it->second->type;
   bool is_number = type.block == 1 && type.dequantize == nullptr;  // integers and f64
   if (is_number || (!matrix && type.block != 1)) {
-    return "tensor '" + std::string(it->first) + "' has type " + std::string(type.name);
+    return "tensor '" + name + "' has type " + std::string(type.name);
   }
   return "";
 }

@@ -15,7 +15,8 @@ struct Llama3 {
 };
 
 double wavelength(size_t i, size_t pairs, double theta) {
-  return 2 * std::numbers::pi * std::pow(theta, static_cast<double>(i) / static_cast<double>(pairs));
+  double exponent = static_cast<double>(i) / static_cast<double>(pairs);
+  return 2 * std::numbers::pi * std::pow(theta, exponent);
 }
 
 double divisor(const Llama3& s, double length) {

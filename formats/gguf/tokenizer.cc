@@ -66,7 +66,8 @@ std::string read_vocabulary(const GgufFile& file, Vocabulary& v) {
   for (size_t i = 0; i < v.tokens.size(); ++i) {
     std::string what = "token " + std::to_string(i);
     if (!is_utf8(v.tokens[i])) return what + " is not UTF-8";
-    if (!v.ids.emplace(v.tokens[i], static_cast<uint32_t>(i)).second) return what + " is a duplicate";
+    bool added = v.ids.emplace(v.tokens[i], static_cast<uint32_t>(i)).second;
+    if (!added) return what + " is a duplicate";
   }
   if (auto types = file.ints_at("tokenizer.ggml.token_type")) v.types = std::move(*types);
   if (v.types.empty()) v.types.assign(v.tokens.size(), kNormal);

@@ -12,6 +12,9 @@ namespace {
 
 uint64_t dense_row_bytes(DType dtype, uint64_t cols) { return cols * dtype_bits(dtype) / 8; }
 
+// A bias: one row, but the elements are what a reordering of rows means.
+bool is_vector(const Part& p) { return p.shape.rank() == 1; }
+
 // Bytes from one stored row to the next.
 uint64_t stored_row_stride(const Part& p) {
   const Decode& d = *p.decode;
@@ -163,8 +166,11 @@ std::optional<uint64_t> stored_bytes(const Part& p) {
   const Decode& d = *p.decode;
   uint64_t rows = p.shape.rows(), cols = p.shape.cols();
   bool castable = d.stored == p.dtype || (is_float(d.stored) && is_float(p.dtype));
-  if (d.unpermute_heads > 0 && (rows % (uint64_t{2} * d.unpermute_heads) != 0 || rows == 0)) {
-    return std::nullopt;
+  if (d.unpermute_heads > 0) {
+    uint64_t reordered = is_vector(p) ? cols : rows;
+    if (reordered % (uint64_t{2} * d.unpermute_heads) != 0 || reordered == 0) return std::nullopt;
+    bool plain_vector = d.ggml_type < 0 && d.strides.empty() && d.stored_row_bytes == 0;
+    if (is_vector(p) && !plain_vector) return std::nullopt;
   }
   if (d.flip_sign && (dtype_bits(p.dtype) != 8 || dtype_bits(d.stored) != 8)) return std::nullopt;
   if (d.ggml_type >= 0) {
@@ -196,7 +202,9 @@ std::optional<uint64_t> stored_bytes(const Part& p) {
 ByteRange stored_range(const Part& p, uint64_t first, uint64_t count) {
   if (!p.decode) return {first * row_bytes(p), (first + count) * row_bytes(p)};
   const Decode& d = *p.decode;
-  if (!d.strides.empty() || d.packed_rows_bits > 0) return {0, *stored_bytes(p)};
+  if (!d.strides.empty() || d.packed_rows_bits > 0 || (d.unpermute_heads > 0 && is_vector(p))) {
+    return {0, *stored_bytes(p)};
+  }
   uint64_t stride = stored_row_stride(p);
   if (d.unpermute_heads > 0) {  // whole heads
     uint64_t hd = p.shape.rows() / d.unpermute_heads;
@@ -214,6 +222,12 @@ void decode_rows(const Part& p, std::span<const std::byte> stored, uint64_t firs
   const Decode& d = *p.decode;
   if (d.packed_rows_bits > 0) {
     unpack_along_rows(p, stored.data(), first, count, out);
+    return;
+  }
+  if (d.unpermute_heads > 0 && is_vector(p)) {
+    Part column = p;
+    column.shape = Shape{p.shape[0], 1};
+    decode_rows(column, stored, 0, p.shape[0], out);
     return;
   }
   uint64_t per_row = row_bytes(p);

@@ -34,7 +34,8 @@ struct Decode {
   int32_t ggml_type = -1;          // >= 0: rows are ggml blocks of this type id, decoded to f32
   DType stored = DType::u8;        // element type before the cast to Part::dtype (f32 after ggml)
   // > 0: rows are in llama.cpp's rotary order for this many heads: with hd = rows / heads, element
-  // row h*hd + half*(hd/2) + j (half 0 or 1) is stored as row h*hd + j*2 + half.
+  // row h*hd + half*(hd/2) + j (half 0 or 1) is stored as row h*hd + j*2 + half. In a part of one
+  // dimension the elements are meant.
   uint32_t unpermute_heads = 0;
   uint64_t stored_row_bytes = 0;   // > 0: distance between stored rows, if not dense
   bool flip_sign = false;          // two's complement bytes become unsigned codes (xor 0x80)

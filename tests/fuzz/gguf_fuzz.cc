@@ -7,6 +7,7 @@
 #include "formats/gguf.h"
 #include "lib/base/error.h"
 #include "lib/base/json.h"
+#include "lib/qmap/decode.h"
 
 namespace {
 
@@ -27,12 +28,8 @@ void check(const qp::Model& model, size_t size) {
   for (const qp::Tensor& t : model.tensors) {
     require(!t.name.empty() && t.parts.size() == 1);
     const qp::Extent& e = t.parts[0].extent;
-    if (e.file == qp::kBlob) {
-      require(e.offset < model.blobs.size() && model.blobs[e.offset].size() == e.length);
-    } else {
-      require(e.file == 1 && e.offset <= size && e.length <= size - e.offset);
-    }
-    require(qp::byte_size(t.parts[0].dtype, t.parts[0].shape).has_value());
+    require(e.file == 1 && e.offset <= size && e.length <= size - e.offset);
+    require(qp::stored_bytes(t.parts[0]) == e.length);
   }
   for (const qp::Companion& c : model.companions) {
     require(is_json(model.blobs.at(c.extent.offset)));

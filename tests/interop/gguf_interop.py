@@ -63,7 +63,7 @@ class Tools:
             load += ["--dtype", dtype]
         first = subprocess.Popen(load, stdout=subprocess.PIPE)
         subprocess.run([self.find("qexport"), "-f", "safetensors", "-o", out], stdin=first.stdout,
-                       check=True)
+                       stdout=subprocess.DEVNULL, check=True)
         first.stdout.close()
         return first.wait()
 
@@ -147,7 +147,7 @@ def finish(w):
 
 
 def synthetic(path, kind, rng, rope=None):
-    """A Llama of one layer with biases and matrices of one type; returns the expected F32 tensors."""
+    """A Llama of one layer with biases, its matrices of one type; returns what F32 must come out."""
     hidden, ffn, heads, kv, vocab = 256, 512, 4, 2, 64
     w = gguf.GGUFWriter(path, "llama")
     add_llama_keys(w, hidden, ffn, 1, heads, kv, theta=500000.0)
@@ -290,8 +290,9 @@ def check_vocab(r, tools, work, source):
     tokenizer = load_tokenizer(out)
     inputs = Path(f"{source}.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")[:-1]
     expected = Path(f"{source}.out").read_text().split("\n")
+    encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
     bad = [text for text, line in zip(inputs, expected)
-           if tokenizer(text, add_special_tokens=False)["input_ids"] != [int(x) for x in line.split()]]
+           if encode(text) != [int(x) for x in line.split()]]
     return r.check(f"llama.cpp vocabulary {name}: {len(inputs)} texts", not bad, bad)
 
 
@@ -307,7 +308,8 @@ def check_smollm2(r, tools, work, cache):
     expected = tensors_of(dense)
     found = {n: t.to(torch.bfloat16) for n, t in tensors_of(out).items()}
     bad = differing(found, expected)
-    r.check(f"SmolLM2: {len(expected)} weights as transformers reads them, in BF16", not bad, bad[:5])
+    what = f"SmolLM2: {len(expected)} weights as transformers reads them, in BF16"
+    r.check(what, not bad, bad[:5])
 
     from transformers import AutoConfig, AutoTokenizer
     ours = AutoConfig.from_pretrained(out)
@@ -327,8 +329,8 @@ def check_smollm2(r, tools, work, cache):
     bad = ids_differ(mine, raw, plain)
     r.check(f"SmolLM2: ids of transformers' GGUF reader on {len(plain)} texts", not bad, bad[:3])
     chat = [{"role": "user", "content": "Hi 12"}]
-    same = (mine.apply_chat_template(chat, tokenize=False) == raw.apply_chat_template(chat, tokenize=False))
-    return r.check("SmolLM2: the chat template renders the same", same)
+    rendered = [t.apply_chat_template(chat, tokenize=False) for t in (mine, raw)]
+    return r.check("SmolLM2: the chat template renders the same", rendered[0] == rendered[1])
 
 
 def close(a, b):
@@ -343,7 +345,8 @@ def sentencepiece_keys(w, folder):
 
     sp = SentencePieceProcessor(str(folder / "tokenizer.model"))
     ids = range(sp.GetPieceSize())
-    types = [2 if sp.IsUnknown(i) else 3 if sp.IsControl(i) else 6 if sp.IsByte(i) else 1 for i in ids]
+    types = [2 if sp.IsUnknown(i) else 3 if sp.IsControl(i) else 6 if sp.IsByte(i) else 1
+             for i in ids]
     w.add_tokenizer_model("llama")
     w.add_tokenizer_pre("default")
     w.add_token_list([sp.IdToPiece(i) for i in ids])
@@ -377,11 +380,13 @@ def check_roundtrip(r, tools, work, data):
                 raw = permute(raw, heads if "q_proj" in name else kv)
             w.add_tensor(back[name], np.ascontiguousarray(raw).view(np.uint8), raw_dtype=T.BF16)
         finish(w)
-        first = sorted(work.glob("roundtrip-00001-of-*.gguf"))[0] if shards else work / "roundtrip.gguf"
+        pattern = "roundtrip-00001-of-*.gguf" if shards else "roundtrip.gguf"
+        first = next(work.glob(pattern))
         out = work / f"roundtrip{shards}"
         tools.export(first, out)
         bad = differing(tensors_of(out), weights)
-        r.check(f"HF -> GGUF -> HF, {'shards' if shards else 'one file'}: same bits", not bad, bad[:5])
+        files = "shards" if shards else "one file"
+        r.check(f"HF -> GGUF -> HF, {files}: same bits", not bad, bad[:5])
         found = json.loads((out / "config.json").read_text())
         bad = [(k, config[k], found.get(k)) for k in config if found.get(k) != config[k]]
         r.check("config.json is back", not bad, bad)

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,8 +16,8 @@ namespace qp {
 class GgufBytes {
  public:
   uint32_t version = 3;
-  uint64_t alignment = 32;             // of the data; say so with number("general.alignment") too
-  int64_t tensors_claimed = -1;        // < 0: the true count
+  uint64_t alignment = 32;       // of the data; say so with number("general.alignment") too
+  int64_t tensors_claimed = -1;  // < 0: the true count
   int64_t pairs_claimed = -1;
   std::string magic = "GGUF";
 
@@ -39,7 +38,9 @@ class GgufBytes {
   GgufBytes& string(std::string_view key, std::string_view s) { return pair(key, 8, text(s)); }
   GgufBytes& number(std::string_view key, uint32_t v) { return pair(key, 4, raw(v)); }
   GgufBytes& real(std::string_view key, float v) { return pair(key, 6, raw(v)); }
-  GgufBytes& boolean(std::string_view key, bool v) { return pair(key, 7, v ? "\1" : std::string(1, '\0')); }
+  GgufBytes& boolean(std::string_view key, bool v) {
+    return pair(key, 7, std::string(1, v ? '\1' : '\0'));
+  }
   GgufBytes& strings(std::string_view key, const std::vector<std::string>& all) {
     std::string value = raw<uint32_t>(8) + raw<uint64_t>(all.size());
     for (const std::string& s : all) value += text(s);

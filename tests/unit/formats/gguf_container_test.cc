@@ -121,9 +121,9 @@ TEST(GgufContainer, Alignment) {
   expect_refused(GgufBytes().pair("general.alignment", 10, GgufBytes::raw<uint64_t>(64)).build(),
                  "expected u32, found u64");
   // The file says 64 but its tensors are padded to 32.
-  expect_refused(
-      GgufBytes().number("general.alignment", 64).zeros("a", {3}, kF32).zeros("b", {3}, kF32).build(),
-      "data offset (expected 64, found 32)");
+  GgufBytes other = GgufBytes().number("general.alignment", 64);
+  expect_refused(other.zeros("a", {3}, kF32).zeros("b", {3}, kF32).build(),
+                 "data offset (expected 64, found 32)");
 }
 
 TEST(GgufContainer, TensorTable) {

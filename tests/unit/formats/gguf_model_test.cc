@@ -8,6 +8,7 @@
 #include "formats/gguf.h"
 #include "formats/gguf/llama.h"
 #include "lib/base/error.h"
+#include "lib/qmap/decode.h"
 #include "tests/unit/formats/gguf_llama.h"
 
 namespace qp {
@@ -152,19 +153,46 @@ TEST(GgufModel, TypesKnownByNameOnly) {
   EXPECT_EQ(load(iq4.build(), options).at("model.embed_tokens.weight").ggml, "iq4_nl");
 }
 
-// q has 2 heads of 4: HF's order [a0 a1 b0 b1] of a head is stored as [a0 b0 a1 b1].
 TEST(GgufModel, BiasesOfQueriesAreReordered) {
   Loaded m = load(TinyLlama{.biases = true}.build());
   EXPECT_EQ(m.model.config.at("attention_bias"), true);
   EXPECT_EQ(m.model.config.at("mlp_bias"), true);
-  const Part& q = m.at("model.layers.0.self_attn.q_proj.bias").parts[0];
-  ASSERT_EQ(q.extent.file, kBlob);
+  const Tensor& q = m.at("model.layers.0.self_attn.q_proj.bias");
+  EXPECT_EQ(q.shape, (Shape{8}));
+  const Part& part = q.parts[0];
+  EXPECT_EQ(part.shape, (Shape{8}));
+  EXPECT_EQ(part.decode->unpermute_heads, 2u);
+  // With 2 heads of 4, HF's [a0 a1 b0 b1] of a head is stored as [a0 b0 a1 b1].
   std::string expected;
   for (float v : {0.f, 2.f, 1.f, 3.f, 4.f, 6.f, 5.f, 7.f}) expected += GgufBytes::raw(v);
-  EXPECT_EQ(m.model.blobs.at(q.extent.offset), expected);
-  EXPECT_EQ(q.shape, (Shape{8}));
-  const Part& v = m.at("model.layers.0.self_attn.v_proj.bias").parts[0];
-  EXPECT_EQ(v.extent.file, 1u);
+  std::string found(8 * 4, '\0');
+  auto stored = as_span(m.text).subspan(part.extent.offset, part.extent.length);
+  EXPECT_EQ(stored_range(part, 0, 1).end, 32u);
+  decode_rows(part, stored, 0, 1, reinterpret_cast<std::byte*>(found.data()));
+  EXPECT_EQ(found, expected);
+  EXPECT_EQ(m.at("model.layers.0.self_attn.v_proj.bias").parts[0].decode, nullptr);
+  // Combinations that only a forged manifest has would read outside the stored bytes.
+  for (int forged = 0; forged < 3; ++forged) {
+    Decode decode = *part.decode;
+    if (forged == 0) decode.ggml_type = 8;
+    if (forged == 1) decode.strides = {2};
+    if (forged == 2) decode.stored_row_bytes = 32;
+    Part bad = part;
+    bad.decode = std::make_shared<const Decode>(decode);
+    EXPECT_EQ(stored_bytes(bad), std::nullopt);
+  }
+}
+
+// q's rows 0 1 2 3 of a head are stored as 0 2 1 3; each row starts with 8 * its stored number.
+TEST(GgufModel, RowsOfQueriesAreReordered) {
+  Loaded m = load(TinyLlama{}.build());
+  const Part& part = m.at("model.layers.0.self_attn.q_proj.weight").parts[0];
+  std::vector<float> rows(64);
+  auto stored = as_span(m.text).subspan(part.extent.offset, part.extent.length);
+  decode_rows(part, stored, 0, 8, reinterpret_cast<std::byte*>(rows.data()));
+  std::vector<float> firsts;
+  for (size_t r = 0; r < 8; ++r) firsts.push_back(rows[8 * r] / 8);
+  EXPECT_EQ(firsts, (std::vector<float>{0, 2, 1, 3, 4, 6, 5, 7}));
 }
 
 // What is not exactly a LlamaForCausalLM keeps GGUF's names, with the reason.
@@ -256,7 +284,8 @@ TEST(GgufModel, Llama3ScalingIsRecovered) {
   for (auto& m : models) {
     std::vector<float> divisors;
     for (size_t i = 0; i < m.pairs; ++i) {
-      double freq = 1 / std::pow(500000.0, static_cast<double>(2 * i) / static_cast<double>(2 * m.pairs));
+      double exponent = static_cast<double>(2 * i) / static_cast<double>(2 * m.pairs);
+      double freq = 1 / std::pow(500000.0, exponent);
       double wavelen = 2 * 3.14159265358979323846 / freq;
       double smooth = (m.original / wavelen - m.low) / (m.high - m.low);
       divisors.push_back(static_cast<float>(wavelen < m.original / m.high  ? 1

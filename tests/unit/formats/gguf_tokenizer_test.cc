@@ -68,8 +68,8 @@ TEST(GgufTokenizer, ByteLevel) {
   EXPECT_EQ(added[0].at("special"), true);
   EXPECT_EQ(added[1].at("content"), "<think>");
   EXPECT_EQ(added[1].at("special"), false);
-  EXPECT_EQ(f.tokenizer().at("post_processor").at("single").dump(),
-            R"([{"Sequence":{"id":"A","type_id":0}},{"SpecialToken":{"id":"<|end|>","type_id":0}}])");
+  EXPECT_EQ(f.tokenizer().at("post_processor").at("single"), Json::parse(R"([
+      {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<|end|>", "type_id": 0}}])"));
   const Json& config = f.json.at("tokenizer_config.json");
   EXPECT_EQ(config.at("chat_template"), "{{ x }}");
   EXPECT_EQ(config.at("eos_token"), "<|end|>");
@@ -139,7 +139,8 @@ TEST(GgufTokenizer, Refusals) {
   expect_none(GgufBytes().string("tokenizer.ggml.model", "gpt2"), "it has no tokens");
   expect_none(byte_level({"a"}, {1}, {}, "deepseek-llm"), "'deepseek-llm' is not known");
   expect_none(byte_level({"a", "a"}, {1, 1}, {}), "token 1 is a duplicate");
-  for (const char* bad : {"\xff", "\xc0\x80", "\xed\xa0\x80", "\xe2\x82", "\xf4\x90\x80\x80", "\x80"}) {
+  for (const char* bad :
+       {"\xff", "\xc0\x80", "\xed\xa0\x80", "\xe2\x82", "\xf4\x90\x80\x80", "\x80"}) {
     expect_none(byte_level({"a", bad}, {1, 1}, {}), "token 1 is not UTF-8");
   }
   expect_none(byte_level({"a"}, {1, 1}, {}), "has another length");
