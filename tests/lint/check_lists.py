@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,18 +69,16 @@ def check_help():
 
 
 def check_man():
-    """mandoc has nothing to say, cross-references included."""
+    """mandoc has nothing to say; pages refer to pages that are there."""
     if shutil.which("mandoc") is None:
         return
-    with tempfile.TemporaryDirectory() as tree:
-        pages = sorted((ROOT / "man").glob("*.[15]"))
-        for page in pages:
-            section = Path(tree) / f"man{page.suffix[1:]}"
-            section.mkdir(exist_ok=True)
-            shutil.copy(page, section)
-        run = subprocess.run(["mandoc", "-Tlint", *pages], capture_output=True, text=True,
-                             env={**os.environ, "MANPATH": tree}, check=False)
-        yield from (run.stdout + run.stderr).splitlines()
+    pages = sorted((ROOT / "man").glob("*.[15]"))
+    run = subprocess.run(["mandoc", "-Tlint", *pages], capture_output=True, text=True, check=False)
+    for line in (run.stdout + run.stderr).splitlines():
+        # mandoc looks for other pages among those that are installed.
+        reference = re.search(r"referenced manual not found: Xr (\S+) (\d)", line)
+        if not reference or not (ROOT / f"man/{reference[1]}.{reference[2]}").exists():
+            yield line
 
 
 def check_formats():
