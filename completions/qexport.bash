@@ -1,0 +1,15 @@
+# Made by `qexport --generate bash`; do not edit.
+_qexport() {
+  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
+  # --name=value comes as three words.
+  if [[ $cur == = ]]; then cur=; elif [[ $prev == = ]]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi
+  case $prev in
+    --format|-f) COMPREPLY=($(compgen -W "$(qexport --list-formats --quiet 2>/dev/null)" -- "$cur")); return;;
+  esac
+  if [[ $cur == -* ]]; then
+    COMPREPLY=($(compgen -W "--help -h --version --format -f --output -o --shard-size --target --ledger --force --dry-run --no-verify --no-sync --list-formats --no-check --threads -j --max-memory --json --quiet -q --verbose -v --strict" -- "$cur"))
+  else
+    COMPREPLY=($(compgen -f -- "$cur"))
+  fi
+}
+complete -o filenames -F _qexport qexport

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""Writes corpus/safetensors, corpus/config and corpus/qmap: what the fuzzers start from.
+
+The qmaps come from the programs ($QPIPE_BIN); the rest is written by hand here.
+"""
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+BIN = Path(os.environ.get("QPIPE_BIN", HERE.parents[1] / "build/release"))
+
+
+def put(corpus, name, data):
+    path = HERE / "corpus" / corpus / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+
+
+def container(header, data):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(dtype, shape, begin, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def safetensors():
+    two = {"__metadata__": {"format": "pt"}, "a": entry("BF16", [2, 3], 0, 12),
+           "b": entry("F32", [], 12, 16)}
+    put("safetensors", "two", container(two, bytes(16)))
+    put("safetensors", "empty", container({}, b""))
+    put("safetensors", "small-types", container(
+        {"q": entry("F8_E4M3", [4], 0, 4), "i": entry("I64", [1], 4, 12),
+         "z": entry("U8", [0, 7], 12, 12)}, bytes(12)))
+    put("safetensors", "overlap", container(
+        {"a": entry("U8", [4], 0, 4), "b": entry("U8", [4], 2, 6)}, bytes(6)))
+    put("safetensors", "hole", container({"a": entry("U8", [4], 2, 6)}, bytes(6)))
+    put("safetensors", "overflow", container(
+        {"a": entry("F32", [1 << 62, 1 << 62], 0, 4)}, bytes(4)))
+    put("safetensors", "twice", container(
+        b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
+        b'"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', bytes(1)))
+    put("safetensors", "long-header", struct.pack("<Q", 1 << 60) + b"{}")
+
+
+def weights(bits, kind, strategy, **more):
+    return {"num_bits": bits, "type": kind, "strategy": strategy, "symmetric": True,
+            "dynamic": False, "group_size": None, "block_structure": None, **more}
+
+
+def config_of(groups, form, **more):
+    return json.dumps({
+        "architectures": ["LlamaForCausalLM"], "hidden_size": 128, "num_attention_heads": 4,
+        "torch_dtype": "bfloat16", "quantization_config": {
+            "quant_method": "compressed-tensors", "format": form,
+            "quantization_status": "compressed", "config_groups": groups, **more}}, indent=1)
+
+
+def config():
+    int4 = weights(4, "int", "group", group_size=128)
+    fp8 = weights(8, "float", "channel")
+    int8 = weights(8, "int", "channel")
+    nvfp4 = weights(4, "float", "tensor_group", group_size=16)
+
+    def group(form, args, target):
+        return {"weights": args, "input_activations": None, "targets": [target], "format": form}
+
+    put("config", "int4", config_of({"group_0": group("pack-quantized", int4, "Linear")},
+                                    "pack-quantized", ignore=["lm_head"]))
+    put("config", "mixed", config_of({
+        "group_0": group("pack-quantized", dict(int4, symmetric=False), "re:.*up_proj"),
+        "group_1": group("naive-quantized", fp8, "re:.*down_proj"),
+        "group_2": group("naive-quantized", int8, "model.layers.0.self_attn.q_proj"),
+        "group_3": group("nvfp4-pack-quantized", nvfp4, "re:.*k_proj")}, "mixed-precision",
+        ignore=["re:.*o_proj", "Embedding"]))
+    put("config", "mxfp4", config_of({"group_0": group(
+        "mxfp4-pack-quantized", weights(4, "float", "group", group_size=32,
+                                        scale_dtype="torch.uint8"), "Linear")},
+        "mxfp4-pack-quantized"))
+    put("config", "plain", json.dumps({"architectures": ["LlamaForCausalLM"],
+                                       "num_hidden_layers": 1}))
+    put("config", "other-method", json.dumps({"quantization_config": {
+        "quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False}}))
+    put("config", "recipe", """{
+  // rules in order, the first that matches decides
+  "rules": [
+    {"match": ["re:.*down_proj"], "scheme": "fp8-dynamic"},
+    {"match": "Linear", "scheme": {"weights": {"num_bits": 4, "type": "int",
+      "strategy": "group", "group_size": 64, "symmetric": false}}}
+  ],
+  "ignore": ["model.layers.0.self_attn.o_proj", "Head"]
+}
+""")
+    put("config", "recipe-keep", '{"rules": [{"match": ["Expert", "Linear"], "scheme": null}]}\n')
+
+
+def qmap():
+    """A model of two tensors and a companion, in every state the programs write."""
+    with tempfile.TemporaryDirectory() as scratch:
+        top = Path(scratch)
+        model = top / "model"
+        model.mkdir()
+        data = b"".join(struct.pack("<H", 0x3C00 + (i * 37) % 512) for i in range(2 * 2 * 128))
+        (model / "model.safetensors").write_bytes(container({
+            "model.layers.0.mlp.up_proj.weight": entry("BF16", [2, 128], 0, 512),
+            "model.layers.0.mlp.down_proj.weight": entry("BF16", [2, 128], 512, 1024)}, data))
+        (model / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+        runs = {"refer": ["qload", model], "pack": ["qload", model, "--pack"],
+                "zstd": ["qload", model, "--pack", "--zstd"],
+                "cast": ["qload", model, "--dtype", "F32"]}
+        runs |= {s: ["qquantize", model, "-s", s]
+                 for s in ("int8", "w4a16-asym", "w3a16", "nvfp4a16", "mxfp4", "fp8-block")}
+        for name, command in runs.items():
+            subprocess.run([BIN / command[0], *command[1:], "-o", top / f"{name}.qmap"], check=True)
+            put("qmap", name, (top / f"{name}.qmap").read_bytes())
+        # Quantized parts that are decoded when read.
+        subprocess.run([BIN / "qload", top / "int8.qmap", "--dequantize", "-o", top / "late.qmap",
+                        "--pack"], check=True)
+        put("qmap", "dequantized", (top / "late.qmap").read_bytes())
+
+
+def main():
+    for make in (safetensors, config, qmap):
+        shutil.rmtree(HERE / "corpus" / make.__name__, ignore_errors=True)
+        make()
+
+
+if __name__ == "__main__":
+    main()
