@@ -123,7 +123,8 @@ std::string first_gguf(const Probe& p) {
 bool looks_like_hub_name(const std::string& path) {
   auto slash = path.find('/');
   return slash != std::string::npos && slash > 0 && path.find('/', slash + 1) == std::string::npos &&
-         path.front() != '.' && path.front() != '~' && !path.ends_with('/');
+         path.front() != '.' && path.front() != '~' && !path.ends_with('/') &&
+         !fs::exists(path.substr(0, slash));  // a mistyped file of a directory that is here
 }
 
 // ---- the table

@@ -91,7 +91,12 @@ int ExportCommand::run(Tool& tool) {
   ExportOptions options;
   options.target = target_;
   options.warn = load.warn;
-  ExportPlan plan = format->plan(*in.store, options);
+  ExportPlan plan;
+  try {
+    plan = format->plan(*in.store, options);
+  } catch (Error& e) {
+    throw std::move(e).file(in.store->label());
+  }
   if (!target_.empty()) tool.say("no rules are known for --target " + target_ + " yet; it changes nothing");
   if (dry_run_) {
     if (tool.options.json) {

@@ -177,8 +177,10 @@ void LoadCommand::save(Store& store, Tool& tool) const {
       } else {
         copy_tensor(store, from, tensors[i], writer, [&](uint64_t n) { tool.progress().add(n); });
       }
+      store.throw_if_changed(from);
     } catch (Error& e) {
-      throw std::move(e).file(store.label()).tensor(from.name);
+      store.throw_if_changed(from);  // the cause behind whatever was noticed first
+      throw std::move(e).file(store.where(from)).tensor(from.name);
     }
   }
   tool.progress().end();

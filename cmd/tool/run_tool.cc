@@ -1,5 +1,6 @@
 #include "cmd/tool/run_tool.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <array>
@@ -68,6 +69,13 @@ int report_parse_error(const CLI::App& app, const CLI::ParseError& e, const Tool
   return static_cast<int>(ErrorKind::usage);
 }
 
+// A file opened while one of 0, 1, 2 is closed would get its number, and messages their place in it.
+void keep_standard_descriptors() {
+  for (int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(fd, F_GETFD) == -1 && open("/dev/null", O_RDWR) < 0) _exit(4);
+  }
+}
+
 // Everything a body can throw ends here. Returns the exit status.
 int guarded(Tool& tool, const std::function<int(Tool&)>& body) {
   const std::string& name = tool.info.name;
@@ -132,6 +140,7 @@ uint64_t Tool::max_memory() const {
 
 int run_tool(const ToolInfo& info, int argc, char** argv,
              const std::function<void(CLI::App&)>& declare, const std::function<int(Tool&)>& body) {
+  keep_standard_descriptors();
   install_fault_handler();
   install_interrupt_handlers();
   std::signal(SIGXFSZ, SIG_IGN);  // RLIMIT_FSIZE becomes EFBIG

@@ -74,8 +74,9 @@ PartialDirectory::~PartialDirectory() {
 
 void PartialDirectory::commit(bool sync) {
   std::error_code ec;
-  fs::remove(partial_ + "/" + kPartialMarker, ec);
   if (sync) sync_fd(lock_.get(), partial_);
+  // Nothing slow between the two: without its marker, a directory that is left is nobody's.
+  fs::remove(partial_ + "/" + kPartialMarker, ec);
   if (fs::exists(final_, ec)) {
     if (renameat2(AT_FDCWD, partial_.c_str(), AT_FDCWD, final_.c_str(), RENAME_EXCHANGE) == 0) {
       done_ = true;
@@ -93,7 +94,10 @@ void PartialDirectory::commit(bool sync) {
     throw system_error("cannot rename into place", errno).file(final_);
   }
   done_ = true;
-  if (sync) sync_parent(final_);
+  if (sync) {
+    sync_fd(lock_.get(), final_);
+    sync_parent(final_);
+  }
 }
 
 }  // namespace qp

@@ -101,14 +101,21 @@ void finish_model(Model& model, const std::string& path, const LoadOptions& opti
       model.architecture = names->front().get<std::string>();
     }
   }
-  DeclaredQuantization q = declared_quantization(model, read);
-  if (q.method.empty()) return;
-  for (const Format& f : formats()) {
-    if (f.adopt != nullptr && f.quant_method == q.method) {
-      f.adopt(model, q.config, options);
-      return;
+  DeclaredQuantization q;
+  try {
+    q = declared_quantization(model, read);
+    for (const Format& f : formats()) {
+      if (f.adopt != nullptr && f.quant_method == q.method) {
+        f.adopt(model, q.config, options);
+        return;
+      }
     }
+  } catch (const Error& e) {
+    // Whatever is wrong inside (a pattern, too), a config is input: exit 3.
+    ErrorKind kind = e.kind() == ErrorKind::usage ? ErrorKind::input : e.kind();
+    throw Error(kind, e.reason()).file(e.file().empty() ? path : e.file()).tensor(e.tensor()).hint(e.hint());
   }
+  if (q.method.empty()) return;
   auto known = std::ranges::find(kMethods, std::string_view(q.method), &InputKind::name);
   std::string what = "is quantized with " + printable(q.method) + " (" + q.place + ")" +
                      (known == std::end(kMethods) ? ", a method qpipe does not know"

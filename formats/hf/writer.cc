@@ -77,7 +77,9 @@ class ShardWriter {
       progress_.item(entries[i].name);
       try {
         tensor(*shard.tensors[i], header.size() + entries[i].begin);
+        throw_if_changed(*shard.tensors[i]);
       } catch (Error& e) {
+        throw_if_changed(*shard.tensors[i]);  // the cause behind whatever was noticed first
         throw std::move(e).tensor(entries[i].name);
       }
     }
@@ -99,6 +101,15 @@ class ShardWriter {
       write_all(fd_.get(), out, at, path_);
     } else {
       rows(RowSource(store_, *t.part), t, at);
+    }
+  }
+
+  void throw_if_changed(const OutTensor& t) const {
+    try {
+      if (t.part != nullptr) store_.throw_if_changed(t.part->extent);
+      if (t.values != nullptr) store_.throw_if_changed(*t.values);
+    } catch (Error& e) {
+      throw std::move(e).tensor(t.name);
     }
   }
 

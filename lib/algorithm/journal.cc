@@ -47,6 +47,7 @@ const std::vector<uint64_t>* Journal::finished(size_t index) const {
 }
 
 void Journal::add(size_t index, const std::vector<uint64_t>& hashes) {
+  added_ = true;
   pending_ += std::to_string(index);
   for (uint64_t h : hashes) pending_ += " " + hex64(h);
   pending_ += "\n";

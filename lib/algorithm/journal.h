@@ -19,6 +19,7 @@ class Journal {
   Journal(const std::string& partial, const std::string& run, bool resume);
   // Hashes of the parts of tensor `index`, or null when it is not finished.
   const std::vector<uint64_t>* finished(size_t index) const;
+  bool empty() const { return done_.empty() && !added_; }  // nothing is finished
   size_t count() const { return done_.size(); }
   // The tensor's bytes are written to `data_fd`; they are synced before the line is.
   void add(size_t index, const std::vector<uint64_t>& hashes);
@@ -28,6 +29,7 @@ class Journal {
  private:
   std::string path_, pending_;
   Fd fd_;
+  bool added_ = false;
   uint64_t at_ = 0;
   std::map<size_t, std::vector<uint64_t>> done_;
 };

@@ -48,6 +48,7 @@ class Run {
         writer_(output.fd(), output.label()) {}
 
   QuantizeResult run() {
+    output_.keep_partial(output_.resuming());  // until it is known to be of no use
     lay_out();
     writer_.reserve();
     open_journal();
@@ -55,20 +56,20 @@ class Run {
     progress_.begin("quantizing", plan_.input_bytes);
     try {
       for (size_t i = 0; i < plan_.entries.size(); ++i) step(i, result);
-    } catch (const Error& e) {
-      if (e.kind() == ErrorKind::system) {
-        keep_partial();
-      } else if (journal_) {
-        journal_->remove();  // trying again would fail again
+      progress_.end();
+      store_.throw_if_changed();
+      result.id = writer_.finish(model_, output_.base(), output_.unnamed(), output_.sync());
+    } catch (Error& e) {
+      if (e.kind() != ErrorKind::system) {
+        give_up();  // trying again would fail again
+        throw;
       }
+      if (keep_partial() && e.hint().empty()) throw std::move(e).hint("continue with --resume");
       throw;
     } catch (const Interrupted&) {
       keep_partial();
       throw;
     }
-    progress_.end();
-    store_.throw_if_changed();
-    result.id = writer_.finish(model_, output_.base(), output_.unnamed(), output_.sync());
     result.output_bytes = writer_.end();
     if (journal_) journal_->remove();
     return result;
@@ -122,12 +123,7 @@ class Run {
     std::string text = to_json(plan_, identity(store_.model())).dump();
     h.update(std::as_bytes(std::span(text)));
     std::string run = h.digest().hex() + " " + QP_VERSION + " " + kernels::active().isa;
-    try {
-      journal_.emplace(output_.label() + ".partial", run, output_.resuming());
-    } catch (...) {
-      output_.keep_partial(output_.resuming());  // what is there belongs to somebody else's run
-      throw;
-    }
+    journal_.emplace(output_.label() + ".partial", run, output_.resuming());
     last_flush_ = std::chrono::steady_clock::now();
   }
 
@@ -147,8 +143,10 @@ class Run {
     try {
       for (const Part& p : e.tensor->parts) store_.verify(*e.tensor, p);
       e.scheme >= 0 ? quantize(e, t) : copy(e, t);
+      store_.throw_if_changed(*e.tensor);
     } catch (Error& error) {
-      throw std::move(error).file(store_.label()).tensor(t.name);
+      store_.throw_if_changed(*e.tensor);  // the cause behind whatever was noticed first
+      throw std::move(error).file(store_.where(*e.tensor)).tensor(t.name);
     }
     if (!journal_) return;
     std::vector<uint64_t> hashes;
@@ -207,11 +205,23 @@ class Run {
     return *group.range;
   }
 
-  void keep_partial() {
-    if (!journal_) return;
-    journal_->flush(output_.fd());
-
-    output_.keep_partial(true);
+  // True when there is something to resume.
+  bool keep_partial() {
+    if (!journal_) return false;
+    try {
+      if (!journal_->empty()) {
+        journal_->flush(output_.fd());
+        output_.keep_partial(true);
+        return true;
+      }
+    } catch (const Error&) {  // a disk that is full for the result is full for the journal
+    }
+    give_up();
+    return false;
+  }
+  void give_up() {
+    if (journal_) journal_->remove();
+    output_.keep_partial(false);
   }
 
   struct Fused {

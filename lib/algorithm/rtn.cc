@@ -25,7 +25,7 @@ kernels::Src src_of(DType dtype) {
 
 [[noreturn]] void refuse_nonfinite(const Store& store, const Tensor& t, uint64_t row) {
   throw input_error("has NaN or infinite weights in row " + std::to_string(row))
-      .file(store.label())
+      .file(store.where(t))
       .tensor(t.name)
       .hint("the source is damaged; --ignore the tensor to keep it as it is");
 }

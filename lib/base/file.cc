@@ -171,13 +171,13 @@ void write_all(int fd, std::span<const std::byte> bytes, uint64_t offset, const 
 void reserve_space(int fd, uint64_t bytes, const std::string& path) {
   if (bytes == 0) return;
   while (fallocate(fd, 0, 0, static_cast<off_t>(bytes)) != 0) {
-    if (errno == EINTR) continue;
-    if (errno != EOPNOTSUPP && errno != ENOSYS) {
-      std::string need = "cannot reserve " + std::to_string(bytes) + " bytes";
-      throw system_error(need, errno)
+    int error = errno;
+    if (error == EINTR) continue;
+    if (error != EOPNOTSUPP && error != ENOSYS) {
+      throw system_error("cannot reserve " + std::to_string(bytes) + " bytes", error)
           .file(path)
-          .hint(errno == EFBIG ? "the file size limit (ulimit -f) is too small"
-                               : "free some space or choose another place");
+          .hint(error == EFBIG ? "the file size limit (ulimit -f) is too small"
+                               : "free some space or choose another place (for a spill, QPIPE_TMPDIR)");
     }
     if (ftruncate(fd, static_cast<off_t>(bytes)) != 0) {
       throw system_error("cannot reserve space", errno).file(path);

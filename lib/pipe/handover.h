@@ -61,7 +61,9 @@ class QmapOutput {
   bool unnamed_ = false, resuming_ = false, keep_ = false, done_ = false, to_stdout_ = false;
 };
 
-// An unnamed file in $QPIPE_TMPDIR, $TMPDIR or /var/tmp: gone when the last descriptor closes.
+// $QPIPE_TMPDIR, $TMPDIR or /var/tmp.
+std::string spill_directory();
+// An unnamed file in it: gone when the last descriptor closes.
 Fd make_spill();
 
 // A handle or a qmap on standard input (`path` "-" or ""), in a FIFO, or in a file.

@@ -68,6 +68,15 @@ bool is_handle(std::string_view text) {
   return text.starts_with(kHandle) || text.starts_with(kDirectoryHandle);
 }
 
+// Waits for the writer of a FIFO, or for the lease on a spill, unless interrupted.
+Fd open_waiting(const std::string& path) {
+  while (true) {
+    Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (fd || errno != EINTR) return fd;
+    throw_if_interrupted();
+  }
+}
+
 QmapInput from_named(const std::string& path) {
   return {MappedFile::open(path), fs::absolute(path).lexically_normal().parent_path(), true};
 }
@@ -87,7 +96,12 @@ QmapInput from_handle(const std::string& line, const std::string& label) {
   std::string path = unescape_path(std::string_view(line).substr(kHandle.size(), space - kHandle.size()));
   std::string id = line.substr(space + 1);
   bool spill = path.starts_with("/proc/");
-  Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat st {};
+  bool there = stat(path.c_str(), &st) == 0;
+  if (there && !S_ISREG(st.st_mode)) {
+    throw input_error("carries a handle to '" + printable(path) + "', which is no regular file").file(label);
+  }
+  Fd fd = there ? open_waiting(path) : Fd();
   if (!fd) {
     throw system_error("cannot open the handed-over qmap", errno)
         .file(path)
@@ -114,7 +128,7 @@ QmapInput from_stream(int fd, const std::string& first, const std::string& label
   uint64_t at = 0;
   std::string piece = first;
   while (!piece.empty()) {
-    write_all(spill.get(), std::as_bytes(std::span(piece)), at, "spill file");
+    write_all(spill.get(), std::as_bytes(std::span(piece)), at, "spill file in " + spill_directory());
     at += piece.size();
     throw_if_interrupted();
     piece = read_some(fd, 1 << 20, label);
@@ -171,7 +185,7 @@ QmapInput open_qmap_input(const std::string& path) {
   if (path.empty() || path == "-") return from_descriptor(STDIN_FILENO, "standard input");
   struct stat st {};
   if (stat(path.c_str(), &st) != 0) throw system_error("cannot open", errno).file(path);
-  Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  Fd fd = open_waiting(path);
   if (!fd) throw system_error("cannot open", errno).file(path);
   if (!S_ISREG(st.st_mode)) return from_descriptor(fd.get(), path);
   char magic[5] = {};

@@ -56,11 +56,9 @@ std::string escape_path(const std::string& path) {
 // Writes to a pipe; a closed one ends the program quietly, as `yes | head` ends.
 void write_pipe(const char* data, size_t n) {
   while (n > 0) {
+    throw_if_interrupted();  // a write cut short by a signal is no error
     ssize_t w = write(STDOUT_FILENO, data, n);
-    if (w < 0 && errno == EINTR) {
-      throw_if_interrupted();
-      continue;
-    }
+    if (w < 0 && errno == EINTR) continue;
     if (w < 0 && errno == EPIPE) die_of_sigpipe();
     if (w <= 0) throw system_error("cannot write to standard output", errno);
     data += w;
@@ -112,13 +110,16 @@ StdoutKind stdout_kind() {
   return StdoutKind::nowhere;
 }
 
-Fd make_spill() {
-  std::string dir;
+std::string spill_directory() {
   for (const char* name : {"QPIPE_TMPDIR", "TMPDIR"}) {
     const char* value = std::getenv(name);
-    if (dir.empty() && value != nullptr) dir = value;
+    if (value != nullptr && *value != '\0') return value;
   }
-  if (dir.empty()) dir = "/var/tmp";
+  return "/var/tmp";
+}
+
+Fd make_spill() {
+  std::string dir = spill_directory();
   Fd fd(open(dir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   if (fd) return fd;
   if (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL) {
@@ -200,18 +201,22 @@ void QmapOutput::open_file() {
   resuming_ = left && options_.resume;
   fd_.reset(open(partial_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
   if (!fd_) throw system_error("cannot create", errno).file(options_.path);
-  if (flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) {
-    keep_ = true;
-    throw system_error("another program is writing it", errno).file(partial_);
+  // Locked, and still the file of that name: another writer may just have finished with it.
+  struct stat opened {};
+  bool mine = flock(fd_.get(), LOCK_EX | LOCK_NB) == 0 && fstat(fd_.get(), &opened) == 0 &&
+              stat(partial_.c_str(), &st) == 0 && st.st_ino == opened.st_ino;
+  if (!mine) {
+    fd_.reset();
+    throw system_error("another program is writing it", EBUSY).file(partial_).hint("wait for it");
   }
-  if (!resuming_ && ftruncate(fd_.get(), 0) != 0) {
-    throw system_error("cannot truncate", errno).file(partial_);
-  }
+  if (resuming_) return;
+  if (ftruncate(fd_.get(), 0) != 0) throw system_error("cannot truncate", errno).file(partial_);
+  unlink((partial_ + ".journal").c_str());  // it tells of what was there before
 }
 
 void QmapOutput::open_spill() {
   fd_ = make_spill();
-  label_ = "spill file";
+  label_ = "spill file in " + spill_directory();
   unnamed_ = true;
   base_ = fs::current_path();
 }

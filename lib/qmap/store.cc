@@ -9,6 +9,7 @@
 
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
+#include "lib/base/interrupt.h"
 #include "lib/qmap/decode.h"
 #include "lib/qmap/layout.h"
 
@@ -211,11 +212,17 @@ void Store::verify(const Extent& e, std::string_view what) const {
     std::lock_guard lock(mutex_);
     if (!verified_.insert({e.file, e.offset}).second) return;
   }
-  uint64_t found = xxh3_64(stored(e));
+  constexpr size_t kPiece = 16 << 20;  // a signal need not wait for a large tensor
+  Hasher64 hasher;
+  for (auto bytes = stored(e); !bytes.empty(); bytes = bytes.subspan(std::min(kPiece, bytes.size()))) {
+    throw_if_interrupted();
+    hasher.update(bytes.first(std::min(kPiece, bytes.size())));
+  }
+  uint64_t found = hasher.digest();
   if (found != *e.xxh3) {
     throw input_error(std::string(what) + " does not match its checksum (expected " +
                       hex64(*e.xxh3) + ", found " + hex64(found) + ")")
-        .file(e.file == 0 || e.file == kBlob ? label_ : model_.files[e.file - 1].path)
+        .file(where(e))
         .hint("the file is damaged; make it again");
   }
 }
@@ -225,6 +232,23 @@ void Store::drop(const Part& p, uint64_t first, uint64_t count) const {
   ByteRange range = stored_range(p, first, count);
   if (auto f = file(p.extent.file)) {
     f->drop(p.extent.offset + range.begin, range.end - range.begin);
+  }
+}
+
+const std::string& Store::where(const Extent& e) const {
+  return e.file == 0 || e.file == kBlob ? label_ : model_.files[e.file - 1].path;
+}
+
+void Store::throw_if_changed(const Extent& e) const {
+  if (e.file == kBlob) return;
+  if (auto f = file(e.file)) f->throw_if_changed();
+}
+
+void Store::throw_if_changed(const Tensor& t) const {
+  try {
+    for (const Part& p : t.parts) throw_if_changed(p.extent);
+  } catch (Error& e) {
+    throw std::move(e).tensor(t.name);
   }
 }
 

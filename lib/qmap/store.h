@@ -46,8 +46,13 @@ class Store {
   void verify(const Extent& extent, std::string_view what) const;
   // Rows before `end` will not be read again soon: drops their resident pages.
   void drop(const Part& part, uint64_t first, uint64_t count) const;
-  // Throws when a mapped file changed or lost pages.
+  // Throws when a mapped file changed or lost pages; with an extent or tensor, only those it is in.
   void throw_if_changed() const;
+  void throw_if_changed(const Extent& extent) const;
+  void throw_if_changed(const Tensor& tensor) const;
+  // The file a tensor's bytes are in, for messages.
+  const std::string& where(const Tensor& tensor) const { return where(tensor.parts.front().extent); }
+  const std::string& where(const Extent& extent) const;
 
  private:
   std::shared_ptr<const MappedFile> file(uint32_t index) const;

@@ -1,0 +1,652 @@
+"""Files that nobody should trust: each is refused with exit 3 and a message that names it."""
+
+import json
+import os
+import random
+import struct
+import threading
+import time
+
+from support import (DATA, TINY, CliTest, QMAP_FIELDS, QMAP_HEADER, Weights, bf16, count, gguf_bytes, header_bytes,
+                     main, qmap_header, qmap_manifest, read_safetensors, sha256, tree, write_llama, write_model,
+                     write_safetensors)
+
+W = "model.layers.0.mlp.up_proj.weight"
+
+
+class BadInput(CliTest):
+    def refused(self, path, *says, code=3, programs=("qload", "qquantize", "qexport")):
+        """Every program refuses it alike, and leaves nothing."""
+        for program in programs:
+            command = {"qload": ["qload", path, "-o", "c"], "qquantize": ["qquantize", path, "-s", "w4a16", "-o", "c"],
+                       "qexport": ["qexport", path, "-f", "safetensors", "-o", "c"]}[program]
+            self.fails(code, *command, says=says)
+            self.assert_clean("c")
+
+
+class Safetensors(BadInput):
+    def write(self, header, data=b"\0" * 32, raw=None):
+        path = self.dir / "model.safetensors"
+        path.write_bytes((raw if raw is not None else header_bytes(header)) + data)
+        return path
+
+    def entry(self, begin=0, end=32, shape=(4, 4), dtype="BF16"):
+        return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+    def test_good(self):
+        self.ok("qload", self.write({W: self.entry()}), "-o", "c")
+
+    def test_truncated_anywhere(self):
+        good = (TINY / "model.safetensors").read_bytes()
+        n = 8 + struct.unpack("<Q", good[:8])[0]
+        for cut in (0, 1, 7, 8, 9, 100, n - 1, n, n + 1, len(good) // 2, len(good) - 1):
+            path = self.dir / "cut.safetensors"
+            path.write_bytes(good[:cut])
+            self.refused(path, "cut.safetensors: ", "fetch it again", programs=["qload"])
+
+    def test_header_length(self):
+        for n in (0, 1, 33, 10**8, 10**8 + 1, 2**31, 2**62, 2**63, 2**64 - 1, 2**64 - 8):
+            path = self.write(None, raw=struct.pack("<Q", n))
+            self.refused(path, "model.safetensors: ", programs=["qload"])
+
+    def test_entries(self):
+        half = self.entry(0, 16, (2, 4))
+        for header, says in (
+                ({W: self.entry(0, 32), "b": self.entry(0, 32)}, "hole or overlap"),
+                ({W: self.entry(0, 32), "b": self.entry(16, 48)}, "hole or overlap"),
+                ({W: self.entry(8, 40)}, "hole or overlap"),
+                ({W: self.entry(32, 0)}, "hole or overlap"),
+                ({W: self.entry(0, 64, (4, 8))}, "past the end of the data (32 bytes)"),
+                ({W: self.entry(0, 2**63, (2**62,))}, "overflows"),
+                ({W: self.entry(0, 2**64 - 1)}, "expected 32 bytes"),
+                ({W: self.entry(0, 32, (2**32, 2**32))}, "overflows"),
+                ({W: self.entry(0, 32, (2**63, 2, 2))}, "overflows"),
+                ({W: self.entry(0, 32, (5, 4))}, "expected 40 bytes, found 32"),
+                ({W: self.entry(-1, 31)}, "negative"),
+                ({W: self.entry(0, 32, (-4, -4))}, "negative"),
+                ({W: self.entry(0, 32, (1,) * 100)}, "dimensions"),
+                ({W: self.entry(0, 1.5)}, "fraction"),
+                ({W: self.entry(0, 10**30)}, ""),
+                ({W: self.entry(dtype="BF17")}, "unknown dtype 'BF17'"),
+                ({W: self.entry(dtype="bf16")}, "unknown dtype"),
+                ({W: self.entry(dtype="F32")}, "expected 64 bytes, found 32"),
+                ({W: {"dtype": "BF16", "shape": [4, 4]}}, "missing"),
+                ({W: {"shape": [4, 4], "data_offsets": [0, 32]}}, "missing"),
+                ({W: {**self.entry(), "data_offsets": [0]}}, "fewer than two"),
+                ({W: {**self.entry(), "data_offsets": [0, 16, 32]}}, "more than two"),
+                ({W: {**self.entry(), "shape": [[4, 4]]}}, ""),
+                ({W: {**self.entry(), "dtype": 7}}, ""),
+                ({W: [0, 32]}, ""), ({W: None}, "null"), ({W: "x"}, ""), ([], ""), ({"": self.entry()}, "empty name"),
+                ({W: half}, "belong to no tensor")):
+            result = self.fails(3, "qload", self.write(header), "-o", "c", says=["model.safetensors: ", says])
+            if isinstance(header, dict) and W in header and "no tensor" not in says:
+                self.assertTrue(W in result.err or "'b'" in result.err, (header, result))
+        self.assert_clean("c")
+
+    def raw(self, text, data=b"\0" * 32):
+        text += b" " * (-len(text) % 8)
+        return self.write(None, data, struct.pack("<Q", len(text)) + text)
+
+    def test_json(self):
+        entry = json.dumps(self.entry()).encode()
+        name = json.dumps(W).encode()
+        self.refused(self.raw(b"{" + name + b":" + entry + b"," + name + b":" + entry + b"}"), W, programs=["qload"])
+        for text in (b"{", b"}", b"\xff\xfe{}", b"{}{}", b"nonsense", b"{" + name + b":" + entry + b",}", b"\0" * 64,
+                     b"[" * 100000, b'{"a":' * 50000, b"{" + name + b':{"dtype":' * 9):
+            self.refused(self.raw(text), "model.safetensors: ", programs=["qload"])
+
+    def test_names(self):
+        # A tensor's name is data, however it looks: escaped in messages, never a path.
+        for name in ("../../etc/passwd", "a\nb", "\x1b[31mred", "x" * 5000, "ü", "a b"):
+            path = self.write({name: self.entry(0, 64, (4, 8), "F32"), "n": self.entry(16, 48)})
+            result = self.fails(3, "qload", path, "-o", "c")
+            self.assertEqual(result.err.count("\n"), 1)
+            self.assertNotIn("\x1b", result.err)
+            self.assertLess(len(result.err), 1000)
+
+    def test_nan_and_infinity(self):
+        for value, scheme in ((b"\xc0\x7f", "w4a16"), (b"\x80\x7f", "w4a16"), (b"\x80\xff", "fp8-dynamic"),
+                              (b"\xc0\xff", "nvfp4a16"), (b"\xc0\x7f", "mxfp4"), (b"\xc0\x7f", "fp8-tensor"),
+                              (b"\x80\x7f", "fp8-block"), (b"\xc0\x7f", "w4a16-asym"), (b"\xc0\x7f", "int8")):
+            data = bytearray(Weights(3).take(256 * 256))
+            data[2 * 300:2 * 300 + 2] = value  # row 1
+            path = self.dir / "nan.safetensors"
+            write_safetensors(path, {W: ("BF16", (256, 256), bytes(data))})
+            self.fails(3, "qquantize", path, "-s", scheme, "-o", "c",
+                       says=["nan.safetensors: ", f"tensor '{W}'", "NaN or infinite", "--ignore"])
+            self.assert_clean("c")
+            status, result = self.pipe(f"qload {path} | qquantize -s {scheme} | qexport -f safetensors -o out")
+            self.assertEqual(status[1:], [3, 3], result)
+            self.assertIn("nan.safetensors: tensor", result.err)
+            self.ok("qquantize", path, "-s", scheme, "--ignore", W, "-q", "-o", "ignored", "--force")
+
+    def test_wrong_dtype_for_quantizing(self):
+        path = self.dir / "f64.safetensors"
+        write_safetensors(path, {W: ("F64", (16, 128), b"\0" * 8 * 2048)})
+        self.fails(2, "qquantize", path, "-s", "w4a16", "-o", "c", says=[W, "F64", "qload --dtype F32"])
+        status, result = self.pipe(f"qload {path} --dtype F32 | qquantize -s w4a16 -o c")
+        self.assertEqual(status, [0, 0], result)
+
+    def test_placeholders(self):
+        path = self.dir / "model.safetensors"
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n")
+        self.refused(path, "Git LFS pointer", "git lfs pull")
+        path.write_text("<!DOCTYPE html><html>Not Found</html>")
+        self.refused(path, "web page", "fetch it again")
+
+    def test_random_damage(self):
+        # Whatever single bytes of the header become: an error or a model, never a crash.
+        good = bytearray((write_llama(self.dir / "m", 64, 1, 16, 64) / "model.safetensors").read_bytes())
+        n = 8 + struct.unpack("<Q", good[:8])[0]
+        rng = random.Random(7)
+        path = self.dir / "damaged.safetensors"
+        for _ in range(150):
+            data = bytearray(good)
+            for _ in range(rng.choice((1, 1, 1, 3, 20))):
+                data[rng.randrange(n)] = rng.choice((rng.randrange(256), ord("9"), ord("-"), ord('"'), ord("}")))
+            path.write_bytes(data)
+            result = self.run_("qload", path, "--list")
+            self.assertIn(result.code, (0, 3), result)
+
+
+class Index(BadInput):
+    def model(self, weight_map=None, text=None):
+        write_llama(self.dir / "m", 64, 1, 16, 64)
+        os.rename(self.dir / "m" / "model.safetensors", self.dir / "m" / "part.safetensors")
+        if text is None:
+            text = json.dumps({"metadata": {}, "weight_map": weight_map})
+        (self.dir / "m" / "model.safetensors.index.json").write_text(text)
+        return self.dir / "m"
+
+    def names(self):
+        write_llama(self.dir / "names", 64, 1, 16, 64)
+        return {n: "part.safetensors" for n in read_safetensors(self.dir / "names" / "model.safetensors")}
+
+    def test_good(self):
+        self.ok("qload", self.model(self.names()), "-o", "c")
+
+    def test_shard_names(self):
+        for name in ("../part.safetensors", "/etc/passwd", "..", "sub/part.safetensors", "", "a\0b", "../../../../etc/shadow"):
+            self.refused(self.model({W: name}), "index.json: ", f"tensor '{W}'", "leaves the directory", programs=["qload"])
+
+    def test_missing_shard(self):
+        self.refused(self.model({W: "absent.safetensors"}), W, "absent.safetensors' is missing", "download is incomplete")
+
+    def test_tensor_not_in_its_shard(self):
+        self.refused(self.model({"model.absent.weight": "part.safetensors"}), "part.safetensors: tensor 'model.absent.weight'",
+                     "another version of the model")
+
+    def test_shape_of_the_file(self):
+        for text in ("", "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 5}}', "7", "null",
+                     '{"weight_map": {"a": null}}', '{"weight_map": {"a": "part.safetensors", "a": "part.safetensors"}}',
+                     '{"a":' * 5000, "[" * 200000, '{"weight_map": {"a": ["part.safetensors"]}}'):
+            self.refused(self.model(text=text), "model.safetensors.index.json: ", programs=["qload"])
+
+    def test_tensors_the_index_leaves_out(self):
+        names = self.names()
+        names.pop(W)
+        model = self.model(names)
+        out = json.loads(self.ok("qload", model, "--list", "--json").out)
+        self.assertIn(W, [d["name"] for d in out["dropped"]])
+
+    def test_same_tensor_in_two_shards_without_an_index(self):
+        model = write_llama(self.dir / "m", 64, 1, 16, 64)
+        (model / "other.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+        self.refused(model, "tensor '", "twice")
+
+
+class Config(BadInput):
+    def model(self, text):
+        model = write_llama(self.dir / "m", 64, 1, 16, 64)
+        (model / "config.json").write_text(text)
+        return model
+
+    def test_malformed(self):
+        for text in ("", "{", "[]", "7", "null", '"x"', "{}{}", '{"a": 1, "a": 2}', '{"a":' * 3000, "[" * 100000, "{'a': 1}",
+                     '{"a": NaN}', "\x00"):
+            self.refused(self.model(text), "config.json", programs=["qload"])
+
+    def test_values_of_wrong_types(self):
+        good = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+        for key, value in (("architectures", "x"), ("architectures", []), ("architectures", [7]), ("architectures", {}),
+                           ("num_hidden_layers", "one"), ("num_hidden_layers", -5), ("num_hidden_layers", 1e300),
+                           ("num_hidden_layers", 2**63), ("text_config", 7), ("text_config", {"num_hidden_layers": []}),
+                           ("model_type", 7), ("tie_word_embeddings", "yes"), ("torch_dtype", 5),
+                           ("quantization_config", None), ("quantization_config", 5)):
+            model = self.model(json.dumps({**good, key: value}))
+            for command in (["qload", model, "--list"], ["qquantize", model, "-s", "w4a16", "--group-size", "64", "-o", "c"],
+                            ["qexport", model, "-f", "compressed-tensors", "-o", "d"]):
+                result = self.run_(*command, "-q", *(["--force"] if "-o" in command else []))
+                self.assertIn(result.code, (0, 3), (key, value, result))
+                if result.code:
+                    self.assertIn(str(model), result.err)
+
+    def test_quantization_config_of_wrong_types(self):
+        for q in ({"quant_method": 5}, {"quant_method": ["gptq"]}, {"quant_method": "compressed-tensors", "config_groups": 7},
+                  {"quant_method": "compressed-tensors", "config_groups": {"group_0": 7}},
+                  {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"targets": 7, "weights": 7}}},
+                  {"quant_method": "compressed-tensors", "config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": "x"}}}},
+                  {"quant_method": "compressed-tensors", "config_groups": {"g": {"targets": ["re:("], "weights": {"num_bits": 4}}}},
+                  {"quant_method": "compressed-tensors", "format": 9}):
+            model = self.model(json.dumps({"quantization_config": q}))
+            result = self.run_("qload", model, "-o", "c", "--force")
+            self.assertIn(result.code, (0, 3), (q, result))
+            if result.code:
+                self.assertIn(str(model), result.err, q)
+
+    def test_unreadable_directory_entry(self):
+        # A dangling link is no companion; a fifo or device is never opened.
+        model = self.model("{}")
+        os.symlink("absent", model / "dangling.json")
+        os.mkfifo(model / "fifo.json")
+        os.symlink("/dev/zero", model / "zero.json")
+        self.ok("qexport", model, "-f", "safetensors", "-o", "c", timeout=20)
+        self.assertEqual(sorted(tree(self.dir / "c")), ["config.json", "model.safetensors"])
+
+
+class Gguf(BadInput):
+    def write(self, data):
+        path = self.dir / "model.gguf"
+        path.write_bytes(data)
+        return path
+
+    def good(self):
+        return (DATA.parent / "fuzz/corpus/gguf/llama-bpe-q4_0.gguf").read_bytes()
+
+    def test_truncated(self):
+        good = self.good()
+        self.ok("qload", self.write(good), "--list")
+        for cut in (4, 8, 12, 20, 24, 30, 100, 1000, len(good) // 2, len(good) - 100, len(good) - 1):
+            result = self.run_("qload", self.write(good[:cut]), "-o", "c")
+            self.assertEqual(result.code, 3, (cut, result))
+            self.assertIn("model.gguf", result.err)
+        self.assert_clean("c")
+
+    def test_header(self):
+        good = gguf_bytes([("a.weight", (32, 2), 0, b"\0" * 256)], [("general.architecture", "llama")])
+        for at, value, fmt in ((4, 99, "I"), (4, 0, "I"), (8, 2**63, "Q"), (8, 2**31, "Q"), (16, 2**64 - 1, "Q"), (16, 2**40, "Q"),
+                               (24, 2**63, "Q"), (24, 10**9, "Q")):
+            data = bytearray(good)
+            struct.pack_into("<" + fmt, data, at, value)
+            self.refused(self.write(data), "model.gguf: ", programs=["qload"])
+
+    def test_tensors(self):
+        data = b"\0" * 256
+        for tensors, says in (([("a", (32, 2), 0, data), ("a", (32, 2), 0, data)], "a"),
+                              ([("a", (2**40, 2**40), 0, data)], "a"),
+                              ([("a", (2**20, 2**20), 0, data)], "a"),
+                              ([("a", (31, 2), 2, data)], "a"),
+                              ([("a", (32, 2), 9999, data)], "a"),
+                              ([("a", (1,) * 9, 0, data)], "a"),
+                              ([("a", (0, 2), 0, data)], ""),
+                              ([("", (32, 2), 0, data)], "")):
+            result = self.run_("qload", self.write(gguf_bytes(tensors, [("general.architecture", "llama")])), "-o", "c", "--force")
+            self.assertIn(result.code, (3,) if says else (0, 3), (tensors[0][:3], result))
+            self.assertIn("model.gguf", result.err or "model.gguf")
+
+    def test_random_damage(self):
+        good = self.good()
+        rng = random.Random(11)
+        for _ in range(150):
+            data = bytearray(good)
+            for _ in range(rng.choice((1, 1, 4, 30))):
+                data[rng.randrange(min(len(data), 4000))] = rng.choice((0, 1, 255, rng.randrange(256)))
+            result = self.run_("qload", self.write(data), "-q", "-o", "c", "--force")
+            self.assertIn(result.code, (0, 3, 5), result)
+
+
+class Pickle(BadInput):
+    def test_fixtures(self):
+        # Made by PyTorch or by hand (tests/data/torch/README.md); the bad ones say what is wrong.
+        for path in sorted((DATA / "torch").glob("bad_*.pt")):
+            self.refused(path, f"{path.name}: ", programs=["qload"])
+
+    def test_no_code_runs(self):
+        mark = self.dir / "mark"
+        evil = b"\x80\x02cposix\nsystem\nX" + struct.pack("<I", len(f"touch {mark}")) + f"touch {mark}".encode() + b"\x85R."
+        for name in ("evil.bin", "evil.pt", "evil.pth"):
+            (self.dir / name).write_bytes(evil)
+            self.refused(self.dir / name, f"{name}: ")
+        self.assertFalse(mark.exists())
+
+    def test_truncated(self):
+        good = (DATA / "torch/checkpoint.pt").read_bytes()
+        for cut in (1, 4, 30, 100, len(good) // 2, len(good) - 30, len(good) - 1):
+            path = self.dir / "cut.bin"
+            path.write_bytes(good[:cut])
+            self.refused(path, "cut.bin: ", programs=["qload"])
+
+    def test_random_damage(self):
+        rng = random.Random(5)
+        for name in ("checkpoint.pt", "python2_stream.pt"):
+            good = (DATA / "torch" / name).read_bytes()
+            for _ in range(60):
+                data = bytearray(good)
+                for _ in range(rng.choice((1, 3, 30))):
+                    data[rng.randrange(len(data))] = rng.randrange(256)
+                path = self.dir / "damaged.bin"
+                path.write_bytes(data)
+                result = self.run_("qload", path, "-q", "--list")
+                self.assertIn(result.code, (0, 3), result)
+
+
+class Qmap(BadInput):
+    def setUp(self):
+        super().setUp()
+        self.model = write_llama(self.dir / "m", 128, 1, 32, 128)
+        self.ok("qquantize", self.model, "-s", "w4a16", "-o", "good.qmap")
+        self.good = (self.dir / "good.qmap").read_bytes()
+        self.path = self.dir / "bad.qmap"
+
+    def put(self, **fields):
+        header = {**qmap_header(self.good), **fields}
+        self.path.write_bytes(QMAP_HEADER.pack(*(header[f] for f in QMAP_FIELDS)) + self.good[64:])
+        return self.path
+
+    def rewrite(self, change):
+        """The manifest changed and its checksum made to fit, as somebody who means harm would."""
+        # XXH3 is not in Python's library: the programs are asked what they found.
+        manifest = qmap_manifest(self.good)
+        change(manifest)
+        h = qmap_header(self.good)
+        text = json.dumps(manifest, separators=(",", ":")).encode()
+        tail = self.good[h["manifest_offset"] + h["manifest_length"]:]
+        h.update(manifest_length=len(text), file_length=h["manifest_offset"] + len(text) + len(tail))
+        body = self.good[64:h["manifest_offset"]] + text + tail
+        h["hash_low"], h["hash_high"] = xxh3_128(text)
+        self.path.write_bytes(QMAP_HEADER.pack(*(h[f] for f in QMAP_FIELDS)) + body)
+        return self.path
+
+    def refuse(self, path, *says):
+        for command in (["qload", path, "-o", "c"], ["qquantize", path, "-s", "fp8-dynamic", "-o", "c"],
+                        ["qexport", path, "-f", "compressed-tensors", "-o", "c"]):
+            self.fails(3, *command, says=[f"{path}: ", *says])
+            self.assert_clean("c")
+
+    def test_good(self):
+        self.ok("qexport", self.put(), "-f", "compressed-tensors", "-o", "c")
+        self.ok("qexport", self.rewrite(lambda m: None), "-f", "compressed-tensors", "-o", "d")
+        self.assertEqual(tree(self.dir / "c"), tree(self.dir / "d"))
+
+    def test_magic_and_version(self):
+        self.refuse(self.put(magic=b"\0" * 8), "unfinished qmap", "make it again")
+        self.refuse(self.put(magic=b"\x89QMAP\n\n\x1a"), "bad magic")
+        self.refuse(self.put(version=2), "version 2 (expected 1)", "update qpipe")
+        self.refuse(self.put(version=0), "version 0")
+
+    def test_truncated(self):
+        h = qmap_header(self.good)
+        for cut in (8, 32, 63, 64, 65, 4096, h["manifest_offset"], h["manifest_offset"] + 1, len(self.good) - 1):
+            self.path.write_bytes(self.good[:cut])
+            self.refuse(self.path, "too short" if cut < 64 else "truncated or damaged")
+        self.path.write_bytes(self.good + b"\0")
+        self.refuse(self.path, "truncated or damaged")
+        self.path.write_bytes(b"")
+        self.refuse(self.path, "too short")
+
+    def test_header_numbers(self):
+        for field in ("file_length", "manifest_offset", "manifest_length", "trailer_length"):
+            for value in (0, 1, 63, 2**31, 2**63, 2**64 - 1, len(self.good), qmap_header(self.good)[field] + 1):
+                if value != qmap_header(self.good)[field]:
+                    result = self.run_("qload", self.put(**{field: value}), "-o", "c")
+                    self.assertEqual(result.code, 3, (field, value, result))
+        self.assert_clean("c")
+
+    def test_manifest_checksum(self):
+        h = qmap_header(self.good)
+        self.refuse(self.put(hash_low=h["hash_low"] ^ 1), "manifest does not match its checksum")
+        for at in (h["manifest_offset"], h["manifest_offset"] + 200, h["manifest_offset"] + h["manifest_length"] - 1):
+            data = bytearray(self.good)
+            data[at] ^= 4
+            self.path.write_bytes(data)
+            self.refuse(self.path, "manifest does not match its checksum", "make it again")
+
+    def test_extent_checksum(self):
+        # Caught when the extent is read, by whoever reads it, naming the tensor.
+        for tensor in qmap_manifest(self.good)["tensors"]:
+            file, offset, length = tensor["parts"][0]["extent"][:3]
+            self.assertEqual(file, 0)
+            data = bytearray(self.good)
+            data[offset + length // 2] ^= 0x10
+            self.path.write_bytes(data)
+            self.fails(3, "qexport", self.path, "-f", "compressed-tensors", "-o", "c",
+                       says=["bad.qmap", "does not match its checksum", "make it again"])
+            self.assert_clean("c")
+            result = self.fails(3, "qload", self.path, "--pack", "-o", "c", says=[f"tensor '{tensor['name']}'"])
+            self.assertRegex(result.err, "expected [0-9a-f]{16}, found [0-9a-f]{16}")
+        self.ok("qexport", self.path, "-f", "compressed-tensors", "-o", "c", "--no-check")
+
+    def test_companion_checksum(self):
+        companion = [c for c in qmap_manifest(self.good)["companions"] if c[0] == "config.json"][0]
+        data = bytearray(self.good)
+        data[companion[1][1] + 5] ^= 1
+        self.path.write_bytes(data)
+        self.refuse(self.path, "checksum")
+
+    def test_companion_names(self):
+        for name in ("../evil", "/etc/evil", "a/../../evil", "..", "a/..", "", "a\0b", "../../../../tmp/evil"):
+            def change(m):
+                m["companions"][0][0] = name
+            self.refuse(self.rewrite(change), "companion file name", "leaves the directory")
+        self.assertFalse((self.dir.parent / "evil").exists())
+
+    def test_companion_that_would_be_a_result(self):
+        # Names that qexport itself writes cannot come from a manifest.
+        for name in ("model.safetensors", "model.safetensors.index.json", "sub/../model.safetensors", "./model.safetensors"):
+            def change(m):
+                m["companions"].append([name, m["companions"][0][1]])
+            result = self.run_("qexport", self.rewrite(change), "-f", "compressed-tensors", "-o", "c", "--force")
+            self.assertIn(result.code, (3, 4, 5), (name, result))
+            self.assert_clean("c")
+
+    def test_references_out_of_bounds(self):
+        def extent(index, value):
+            def change(m):
+                m["tensors"][0]["parts"][0]["extent"][index] = value
+            return change
+        for change in (extent(0, 1), extent(0, 7), extent(0, 2**32 - 1), extent(0, 2**32), extent(1, 2**64 - 1), extent(1, 2**63),
+                       extent(1, len(self.good)), extent(2, 0), extent(2, 2**64 - 1), extent(2, 7), extent(1, -1), extent(2, "x")):
+            self.refuse(self.rewrite(change))
+
+    def test_manifest_shapes(self):
+        def setter(*path_value):
+            *path, key, value = path_value
+            def change(m):
+                at = m
+                for p in path:
+                    at = at[p]
+                at[key] = value
+            return change
+        t = ("tensors", 0)
+        for change in (setter(*t, "shape", [2**63, 2**63]), setter(*t, "shape", []), setter(*t, "shape", [1] * 100),
+                       setter(*t, "shape", "x"), setter(*t, "name", ""), setter(*t, "name", 7), setter(*t, "dtype", "F99"),
+                       setter(*t, "scheme", 99), setter(*t, "scheme", -5), setter(*t, "parts", []), setter(*t, "parts", {}),
+                       setter(*t, "unknown", 1), setter(*t, "parts", 0, "role", "nothing"), setter("tensors", 7),
+                       setter("tensors", {}), setter("schemes", 7), setter("schemes", [7]), setter("schemes", [{}]),
+                       setter("schemes", 0, "weights", {"num_bits": 99}), setter("schemes", 0, "weights", 7),
+                       setter("companions", 7), setter("files", [["x"]]), setter("files", [[7, 7]]), setter("unknown", []),
+                       setter("tensors", 1, "name", qmap_manifest(self.good)["tensors"][0]["name"])):
+            self.refuse(self.rewrite(change))
+
+    def test_deep_nesting(self):
+        deep = []
+        for _ in range(900):
+            deep = [deep]
+        self.refuse(self.rewrite(lambda m: m.update(provenance=deep)))
+
+    def test_hostile_reference(self):
+        # A file reference must be a plain file of the stated size; its bytes are never taken on trust.
+        self.ok("qload", self.model, "-o", "r.qmap")
+        self.good = (self.dir / "r.qmap").read_bytes()
+        for name in ("/dev/zero", "/nonexistent", str(self.dir), "m/config.json"):
+            def change(m):
+                for f in m["files"]:
+                    if f[0].endswith("model.safetensors"):
+                        f[0] = name
+            result = self.run_("qexport", self.rewrite(change), "-f", "safetensors", "-o", "c", timeout=20)
+            self.assertIn(result.code, (3, 4), (name, result))
+            self.assertIn(name.split("/")[-1], result.err)
+            self.assert_clean("c")
+
+    def test_random_damage(self):
+        h = qmap_header(self.good)
+        text = self.good[h["manifest_offset"]:h["manifest_offset"] + h["manifest_length"]]
+        rng = random.Random(3)
+        for _ in range(200):
+            damaged = bytearray(text)
+            for _ in range(rng.choice((1, 1, 2, 10))):
+                damaged[rng.randrange(len(damaged))] = rng.choice(b'0123456789-"[]{},:xez')
+            fields = dict(h)
+            fields["hash_low"], fields["hash_high"] = xxh3_128(bytes(damaged))
+            self.path.write_bytes(QMAP_HEADER.pack(*(fields[f] for f in QMAP_FIELDS)) + self.good[64:h["manifest_offset"]]
+                                  + damaged + self.good[h["manifest_offset"] + len(text):])
+            result = self.run_("qexport", self.path, "-f", "compressed-tensors", "-q", "-o", "c", "--force")
+            self.assertIn(result.code, (0, 3, 4, 5), result)
+
+
+def xxh3_128(data):
+    """XXH3-128 with seed 0 of more than 240 bytes, from its specification: (low, high)."""
+    M32, M64 = 2**32 - 1, 2**64 - 1
+    P32_1, P32_2, P32_3 = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D
+    P64_1, P64_2, P64_3 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
+    P64_4, P64_5 = 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5
+    assert len(data) > 240
+    secret = XXH3_SECRET
+    acc = [P32_3, P64_1, P64_2, P64_3, P64_4, P32_2, P64_5, P32_1]
+
+    def accumulate(at, key):
+        lanes = struct.unpack_from("<8Q", data, at)
+        keys = struct.unpack_from("<8Q", secret, key)
+        for i in range(8):
+            value = lanes[i] ^ keys[i]
+            acc[i ^ 1] = (acc[i ^ 1] + lanes[i]) & M64
+            acc[i] = (acc[i] + (value & M32) * (value >> 32)) & M64
+
+    stripes, block = (len(secret) - 64) // 8, 1024
+    blocks = (len(data) - 1) // block
+    for b in range(blocks):
+        for s in range(stripes):
+            accumulate(b * block + 64 * s, 8 * s)
+        keys = struct.unpack_from("<8Q", secret, len(secret) - 64)
+        for i in range(8):
+            acc[i] = ((acc[i] ^ (acc[i] >> 47) ^ keys[i]) * P32_1) & M64
+    for s in range((len(data) - 1 - block * blocks) // 64):
+        accumulate(block * blocks + 64 * s, 8 * s)
+    accumulate(len(data) - 64, len(secret) - 64 - 7)
+
+    def merge(key, start):
+        keys = struct.unpack_from("<8Q", secret, key)
+        total = start
+        for i in range(4):
+            product = (acc[2 * i] ^ keys[2 * i]) * (acc[2 * i + 1] ^ keys[2 * i + 1])
+            total += (product & M64) ^ (product >> 64)
+        total &= M64
+        total ^= total >> 37
+        total = (total * 0x165667919E3779F9) & M64
+        return total ^ (total >> 32)
+
+    low = merge(11, (len(data) * P64_1) & M64)
+    high = merge(len(secret) - 64 - 11, ~(len(data) * P64_2) & M64)
+    return low, high
+
+
+# The algorithm's default secret, 192 bytes.
+XXH3_SECRET = bytes.fromhex(
+    "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671fcb79e64eccc0e578825ad07dccff7221"
+    "b8084674f743248ee03590e6813a264c3c2852bb91c300cb88d0658b1b532ea371644897a20df94e3819ef46a9deacd8"
+    "a8fa763fe39c343ff9dcbbc7c70b4f1d8a51e04bcdb45931c89f7ec9d9787364eac5ac8334d3ebc3c581a0fffa1363eb"
+    "170ddd51b7f0da49d316552629d4689e2b16be587d47a1fc8ff8b8d17ad031ce45cb3a8f95160428afd7fbcabb4b407e")
+
+
+class Changing(BadInput):
+    """Files that change between the stages, and while they are read."""
+
+    def setUp(self):
+        super().setUp()
+        self.model = write_llama(self.dir / "m", 128, 1, 32, 128)
+        self.weights = self.model / "model.safetensors"
+        self.ok("qload", self.model, "-o", "a.qmap")
+
+    def refused_reference(self, *says, code=3):
+        for command in (["qquantize", "a.qmap", "-s", "w4a16", "-o", "c"], ["qexport", "a.qmap", "-f", "safetensors", "-o", "c"],
+                        ["qload", "a.qmap", "--pack", "-o", "c"]):
+            self.fails(code, *command, says=says)
+            self.assert_clean("c")
+
+    def test_touched(self):
+        os.utime(self.weights, (1, 1))
+        self.refused_reference("model.safetensors: ", "changed since it was loaded", "run qload again")
+
+    def test_grown(self):
+        with open(self.weights, "ab") as file:
+            file.write(b"x")
+        self.refused_reference("model.safetensors: ", "changed since it was loaded")
+
+    def test_shrunk(self):
+        os.truncate(self.weights, 1000)
+        self.refused_reference("model.safetensors: ", "expected ", "found 1000")
+
+    def test_gone(self):
+        os.remove(self.weights)
+        self.refused_reference("model.safetensors: ", "the qmap refers to this file", "qload --pack", code=4)
+
+    def test_companion_changed(self):
+        (self.model / "config.json").write_text("{}")
+        self.refused_reference("config.json: ", "changed since it was loaded")
+
+    def test_same_size_and_time_with_a_hash(self):
+        # What size and time cannot show, --hash does.
+        self.ok("qload", self.model, "--hash", "-o", "a.qmap", "--force")
+        stat = self.weights.stat()
+        with open(self.weights, "r+b") as file:
+            file.seek(-5, 2)
+            file.write(b"\x12")
+        os.utime(self.weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        self.refused_reference("checksum")
+
+    def big(self):
+        model = write_llama(self.dir / "big", 1024, 3, 256, 2048)
+        return model, model / "model.safetensors"
+
+    def change_during(self, command, change, weights):
+        """Changes the weights when the run has opened its output and reads; returns its Result."""
+        process = self.popen(*command, env={"QPIPE_ISA": "scalar"})
+        partial = self.dir / "c.partial"
+        while not partial.exists() and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(0.03)
+        running = process.poll() is None
+        change(weights)
+        out, err = process.communicate(timeout=60)
+        return running, process.returncode, err.decode()
+
+    def test_while_it_is_read(self):
+        def shrink(path):
+            os.truncate(path, 1 << 20)
+
+        def touch(path):
+            os.utime(path, (1, 1))
+
+        caught = 0
+        for change in (shrink, touch):
+            for command in (["qquantize", "big", "-s", "w4a16", "-j", "1", "-o", "c"],
+                            ["qload", "big", "--pack", "-j", "1", "-o", "c"],
+                            ["qexport", "big", "-f", "safetensors", "-j", "1", "-o", "c"]):
+                model, weights = self.big()
+                running, code, err = self.change_during(command, change, weights)
+                if not running:
+                    continue  # done before the change: nothing to see
+                if code == 0:  # it had read all it needed
+                    self.ok("rm", "-rf", "c")
+                    continue
+                caught += 1
+                self.assertEqual(code, 3, err)
+                self.assertIn("model.safetensors: ", err)
+                self.assertIn("changed while it was read", err)
+                self.assertIn("run again", err)
+                self.assert_clean("c")
+        self.assertGreaterEqual(caught, 2)
+
+
+if __name__ == "__main__":
+    main()
