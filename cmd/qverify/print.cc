@@ -17,11 +17,11 @@ std::string number(double v, const char* format) {
   return text;
 }
 
-void print_findings(const VerifyReport& r, std::ostream& out, bool errors_only) {
+void print_findings(const VerifyReport& r, std::ostream& out, Severity least) {
   std::map<std::pair<std::string, Severity>, size_t> seen, all;
   for (const Finding& f : r.findings) ++all[{f.rule, f.severity}];
   for (const Finding& f : r.findings) {
-    if (errors_only && f.severity != Severity::error) continue;
+    if (f.severity < least) continue;
     std::pair key(f.rule, f.severity);
     size_t n = ++seen[key];
     if (n > kPerRule) {
@@ -58,10 +58,10 @@ void VerifyCommand::print(Tool& tool) const {
     return;
   }
   if (tool.options.quiet) {
-    print_findings(r, std::cerr, !r.strict);
+    print_findings(r, std::cerr, r.strict ? Severity::warning : Severity::error);
     return;
   }
-  print_findings(r, std::cout, false);
+  print_findings(r, std::cout, Severity::note);
   print_table(r, top_);
   auto bytes = static_cast<double>(r.bytes), before = static_cast<double>(r.base_bytes);
   if (r.bytes > 0) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <functional>
 
 #include "lib/base/error.h"
 #include "lib/base/file.h"
@@ -100,6 +101,7 @@ const TensorReport* VerifyReport::worst() const {
 
 void VerifyReport::sort() {
   std::ranges::stable_sort(findings, std::greater(), &Finding::severity);
+  std::ranges::sort(histograms, {}, &CodeHistogram::scheme);  // they came in the order of threads
   auto key = [](const TensorReport& t) {
     if (!t.errors) return std::pair(1, 0.0);
     double db = t.errors->sqnr_db();
