@@ -1,0 +1,118 @@
+"""transformers loads what we write, computes with our weights, and predicts text as well."""
+
+import math
+import warnings
+
+import pytest
+import torch
+import transformers
+from compressed_tensors.quantization.utils import is_module_quantized
+from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig
+
+from programs import (TINY_LM, dequantize, export, read_json, read_tensors, same_bits)
+
+WINDOW = 256  # tests/data/tiny-lm/README.md measures with it
+# Perplexity against the unquantized model's, as a factor. 8 bits: the noise of a rounded weight is
+# below 1 % of it, so is the loss. 4 bits: 10 %. MXFP4 has powers of two for scales, which cost up
+# to a bit; with its activations in 4 bits as well the error of the inputs adds to that of the
+# weights. 3 bits leave 7 levels, 2 bits 3 levels used (-1, 0, 1) of a 256-wide model: there the
+# text only has to stay below what counting letters gives (a unigram model has 197.8).
+LIMITS = {"fp8-dynamic": 1.01, "fp8-tensor": 1.01, "fp8-block": 1.01, "int8": 1.01, "w8a16": 1.01,
+          "mxfp8": 1.01, "mxfp8a16": 1.01, "W7A16": 1.01, "W6A16": 1.01, "W5A16": 1.03,
+          "w4a16": 1.10, "w4a16-asym": 1.10, "nvfp4a16": 1.10, "mxfp4a16": 1.15, "mxfp4": 1.25,
+          "w3a16": 1.60}
+UNIGRAM = 197.767
+
+
+@pytest.fixture(scope="session")
+def windows():
+    tokenizer = AutoTokenizer.from_pretrained(TINY_LM)
+    text = (TINY_LM / "heldout.txt").read_text()
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0]
+    return ids[: len(ids) // WINDOW * WINDOW].reshape(-1, WINDOW)
+
+
+def load(directory, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, info = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.bfloat16, output_loading_info=True, **kwargs)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not info[kind], f"{kind}: {info[kind]}"
+    return model.eval()
+
+
+@torch.no_grad()
+def perplexity(model, windows):
+    total, count = 0.0, 0
+    for batch in windows.split(13):
+        logits = model(batch).logits[:, :-1].float()
+        total += torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum").item()
+        count += batch[:, 1:].numel()
+    return math.exp(total / count)
+
+
+@pytest.fixture(scope="session")
+def baseline(windows, log):
+    value = perplexity(load(TINY_LM), windows)
+    log.append(f"transformers {transformers.__version__}, tiny-lm, heldout.txt, windows of "
+               f"{WINDOW}, BF16 on the CPU")
+    log.append("| scheme | bytes | perplexity | against BF16 | same with float activations |")
+    log.append("|---|---|---|---|---|")
+    size = (TINY_LM / "model.safetensors").stat().st_size
+    log.append(f"| none | {size} | {value:.3f} | | |")
+    return value
+
+
+def check_modules(model, config):
+    """Every Linear is quantized or listed in ignore, and the ignored ones are floats."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            assert is_module_quantized(module) == (name not in config["ignore"]), name
+    assert not is_module_quantized(model.lm_head)
+    assert model.lm_head.weight.dtype == torch.bfloat16
+    assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+
+
+def test_load(label, schemes, tmp_path, windows, baseline, log):
+    args, scheme = schemes[label]
+    out = export(TINY_LM, tmp_path / "out", args)
+    config = read_json(out / "config.json")["quantization_config"]
+    ours_dir = dequantize(out, tmp_path / "float")
+    ours, source = read_tensors(ours_dir), read_tensors(TINY_LM)
+
+    # As it comes: compressed until the first forward, activations quantized at run time.
+    model = load(out)
+    check_modules(model, config)
+    with torch.no_grad():
+        logits = model(windows[:2]).logits
+    state = model.state_dict()
+    for name, weight in ours.items():
+        assert same_bits(state[name], weight), name
+    quantized = {n + ".weight" for n, m in model.named_modules() if is_module_quantized(m)}
+    assert quantized and quantized.isdisjoint(config["ignore"])
+    for name in ours.keys() - quantized:
+        assert same_bits(ours[name], source[name]), name
+
+    # Dequantized while loading: an ordinary model, equal to ours.
+    plain = load(out, quantization_config=CompressedTensorsConfig(dequantize=True))
+    ours_model = load(ours_dir)
+    for name, weight in plain.state_dict().items():
+        assert same_bits(weight, ours_model.state_dict()[name]), name
+    with torch.no_grad():
+        expected = ours_model(windows[:2]).logits
+        assert torch.equal(plain(windows[:2]).logits, expected)
+    if scheme.input_activations is None:
+        assert torch.equal(logits, expected)
+
+    value = perplexity(model, windows)
+    weights_only = value if scheme.input_activations is None else perplexity(ours_model, windows)
+    size = (out / "model.safetensors").stat().st_size
+    log.append(f"| {label} | {size} | {value:.3f} | {100 * (value / baseline - 1):+.2f} % | "
+               f"{weights_only:.3f} |")
+    assert torch.isfinite(logits).all()
+    if label in LIMITS:
+        assert value / baseline < LIMITS[label]
+    else:
+        assert math.isfinite(value) and (label == "w2a16" or value < UNIGRAM)
