@@ -108,10 +108,11 @@ PY
     die "pip would bring CUDA packages ($cuda); set QPIPE_TORCH to a CPU wheel or requirement"
 }
 
-# python_env DIR TORCH REQUIREMENTS-FILE: a finished virtual environment, made once. TORCH is
-# installed first and pinned for the rest; "" when none is needed.
+# python_env DIR TORCH REQUIREMENTS-FILE [PIP-OPTION]: a finished virtual environment, made once.
+# TORCH is installed first and pinned for the rest; "" when none is needed.
 python_env() {
   env=$1 torch=$2 requirements=$3
+  shift 3
   if [ -f "$env/complete" ] && cmp -s "$env/complete" "$requirements"; then
     return 0
   fi
@@ -125,7 +126,7 @@ python_env() {
     "$env/bin/python" -m pip install --quiet "$torch"
     "$env/bin/python" -c 'import torch; print("torch==" + torch.__version__)' >"$pins"
   fi
-  refuse_nvidia "$env/bin/python" -c "$pins" -r "$requirements"
-  "$env/bin/python" -m pip install --quiet -c "$pins" -r "$requirements"
+  refuse_nvidia "$env/bin/python" "$@" -c "$pins" -r "$requirements"
+  "$env/bin/python" -m pip install --quiet "$@" -c "$pins" -r "$requirements"
   cp "$requirements" "$env/complete"
 }

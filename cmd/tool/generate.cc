@@ -133,8 +133,7 @@ No colours.
 .It 0
 done
 .It 1
-.Xr qverify 1 :
-the checkpoint failed a check
+qverify: the checkpoint failed a check
 .It 2
 usage: arguments or recipe are wrong
 .It 3

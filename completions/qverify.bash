@@ -1,0 +1,14 @@
+# Made by `qverify --generate bash`; do not edit.
+_qverify() {
+  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
+  # --name=value comes as three words.
+  if [[ $cur == = ]]; then cur=; elif [[ $prev == = ]]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi
+  case $prev in
+  esac
+  if [[ $cur == -* ]]; then
+    COMPREPLY=($(compgen -W "--help -h --version --against --min-sqnr --min-cosine --max-mse --max-abs --ignore --report --top --no-check --threads -j --max-memory --json --quiet -q --verbose -v --strict" -- "$cur"))
+  else
+    COMPREPLY=($(compgen -f -- "$cur"))
+  fi
+}
+complete -o filenames -F _qverify qverify
