@@ -1,5 +1,6 @@
 // Speed of the kernels beside a copy of the same rows, measured in turn (copy, kernel, copy,
-// kernel, ..) on the same threads; medians. Time is processor time, but memory is shared with others too: read the ratio.
+// kernel, ..) on the same threads; medians. Time is processor time, but memory is shared with
+// other programs too: read the ratio.
 //
 //   qp_bench_kernels [--threads N] [--isa NAME] [--only TEXT] [--rows N] [--repeat N]
 //
@@ -203,7 +204,7 @@ void measure(const Options& o, size_t threads, const std::vector<uint16_t>& sour
     if (!o.isa.empty() && o.isa != k->isa) continue;
     for (const Op& op : operations()) {
       if (std::string_view(op.name).find(o.only) == std::string_view::npos) continue;
-      // The scalar kernels are a hundred times slower: fewer rows tell as much.
+      // The scalar kernels are twenty times slower: fewer rows tell as much.
       size_t rows = std::string_view(k->isa) == "scalar" ? std::min<size_t>(o.rows, 256) : o.rows;
       auto run = [&](size_t t, size_t r) {
         op.run(*k, source.data() + r * kCols, target.data() + r * kCols * 2, scratch[t]);

@@ -93,7 +93,8 @@ struct Table {
   // Adds one row to the sums (see ErrorSums).
   void (*compare)(const float* a, const float* b, size_t n, ErrorSums* sums) noexcept;
 
-  // counts[u] += occurrences of code u among the first `cols` codes of `bits` (2..8) in a packed row.
+  // counts[u] += occurrences of code u among the first `cols` codes of `bits` (2..8) in a packed
+  // row.
   void (*histogram)(const uint8_t* codes, size_t cols, int bits, uint64_t* counts) noexcept;
 
   // dst[i] = src[i] ^ 0x80: two's complement int8 to unsigned codes and back.

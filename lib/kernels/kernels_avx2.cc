@@ -30,7 +30,9 @@ inline F as_f(U u) { return {_mm256_castsi256_ps(u.a), _mm256_castsi256_ps(u.b)}
 inline U as_u(F f) { return {_mm256_castps_si256(f.a), _mm256_castps_si256(f.b)}; }
 
 inline __m128i load_128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
-inline __m256i load_256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline __m256i load_256(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
 inline void store_128(void* p, __m128i x) { _mm_storeu_si128(static_cast<__m128i*>(p), x); }
 inline void store_256(void* p, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
 inline F load_f32(const void* p) {

@@ -28,7 +28,9 @@ inline U as_u(F f) { return _mm512_castps_si512(f); }
 
 inline F load_f32(const void* p) { return _mm512_loadu_ps(p); }
 inline void store_f32(float* p, F x) { _mm512_storeu_ps(p, x); }
-inline __m256i load_256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline __m256i load_256(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
 inline F load_bf16(const void* p) {
   return as_f(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_256(p)), 16));
 }

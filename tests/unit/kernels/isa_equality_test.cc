@@ -23,7 +23,9 @@ struct Case {
       if (random.below(2) == 0) f = round_to(s, f);
       if (kind == Kind::extreme && random.below(4) == 0) f = random.extreme();
       if (kind == Kind::any && random.below(2) == 0) f = random.any();
-      if (random.below(50) == 0) f = std::nextafter(std::ldexp(1.0f, 5 - int(random.below(9))), 0.0f);
+      if (random.below(50) == 0) {  // just below a power of two
+        f = std::nextafter(std::ldexp(1.0f, 5 - int(random.below(9))), 0.0f);
+      }
       scale.push_back(f);
       float z = static_cast<float>(static_cast<int>(random.below(257)) - 128);
       if (random.below(4) == 0) z = static_cast<float>(random.below(300)) / 8 - 17;
@@ -114,7 +116,8 @@ TEST_P(Isa, IntCodesOfAllWidths) {
         scalar().int_codes(c.src, c.row.data(), c.cols, c.group, c.scale.data(), zero, bits,
                            a.data());
         k().int_codes(c.src, c.row.data(), c.cols, c.group, c.scale.data(), zero, bits, b.data());
-        ASSERT_TRUE(same_codes(a, b, c, size_t(bits))) << bits << " bits, zero " << (zero != nullptr);
+        ASSERT_TRUE(same_codes(a, b, c, size_t(bits)))
+            << bits << " bits, zero " << (zero != nullptr);
       }
     }
   });
