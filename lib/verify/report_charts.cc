@@ -144,6 +144,11 @@ std::string chart_codes(const CodeHistogram& h) {
     svg.text(kLeft - 6, y + 4, fixed(share * 100, share < 0.1 ? 2 : 1) + "%", "end");
   }
   size_t every = std::max<size_t>(1, order.size() / 16);
+  auto label = [](double v) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.2g", v);
+    return std::string(text);
+  };
   for (size_t i = 0; i < order.size(); ++i) {
     uint64_t count = h.counts[order[i]];
     double x = kLeft + bar * static_cast<double>(i), v = value(order[i]);
@@ -154,7 +159,7 @@ std::string chart_codes(const CodeHistogram& h) {
       svg.rect(x + bar * 0.06, height - kBottom - tall, bar * 0.88, std::max(tall, 0.3), std::isnan(v) ? 3 : 0,
                name + " (code " + std::to_string(order[i]) + "): " + std::to_string(count) + ", " + fixed(share, 3) + " %");
     }
-    if (i % every == every / 2) svg.text(x + bar / 2, height - kBottom + 18, name, "middle");
+    if (i % every == every / 2) svg.text(x + bar / 2, height - kBottom + 18, every > 1 && std::isfinite(v) ? label(v) : name, "middle");
   }
   svg.text((kLeft + kWidth) / 2, height - 4, "number a code stands for, before its scale", "middle");
   return svg.finish();

@@ -33,7 +33,7 @@ th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid var(--line);ve
 th{position:sticky;top:0;background:var(--bg);white-space:nowrap}th button{all:unset;cursor:pointer;font-weight:600}
 th button:focus-visible{outline:2px solid var(--c0)}th[aria-sort=ascending] button::after{content:" \2191"}
 th[aria-sort=descending] button::after{content:" \2193"}
-.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.s,.n{white-space:nowrap}.n{text-align:right;font-variant-numeric:tabular-nums}
 )";
 
 // Sorts the table whose head is pressed: by data-v as a number where there is one, else by text.
@@ -138,7 +138,7 @@ void tensors(std::string& out, const VerifyReport& r) {
   size_t rows = 0;
   for (const TensorReport& t : r.tensors) {
     if (++rows > kMaxRows) break;
-    out += "<tr><td><code>" + escape_xml(t.name) + "</code></td><td>" + escape_xml(t.stored) + "</td><td class=\"n\">" + t.shape.str() +
+    out += "<tr><td><code>" + escape_xml(t.name) + "</code></td><td class=\"s\">" + escape_xml(t.stored) + "</td><td class=\"n\">" + t.shape.str() +
            "</td>" + cell(static_cast<double>(t.bytes), std::to_string(t.bytes));
     if (compared && t.errors) {
       const TensorErrors& e = *t.errors;
