@@ -212,6 +212,18 @@ class Mistakes(CliTest):
         self.assert_clean("a")
 
 
+    def test_repeatable_options_take_one_value_each(self):
+        # The input may follow them: nothing is swallowed.
+        for command in (["qquantize", "-s", "w4a16", "--ignore", "re:.*layers.0", "--ignore", "Head", TINY, "--dry-run"],
+                        ["qload", "--list", "--include", "layers.0", "--include", "layers.1", TINY],
+                        ["qload", "--list", "--exclude", "layers.0", TINY]):
+            self.ok(*command)
+
+    def test_of_a_repeated_option_the_last_counts(self):
+        self.assertIn("fp8-dynamic", self.ok("qquantize", TINY, "-s", "nonsense", "-s", "fp8-dynamic", "-j", "1", "-j", "2",
+                                             "--dry-run").out)
+
+
 class Outputs(CliTest):
     def test_existing_files_are_refused(self):
         for command in (["qload", TINY], ["qquantize", TINY, "-s", "w4a16"]):
