@@ -73,7 +73,10 @@ class Models(CliTest):
         for scheme in ("fp8-dynamic", "fp8-tensor", "fp8-block", "int8", "w8a16", "w4a16", "w4a16-asym", "nvfp4a16", "mxfp4", "mxfp8"):
             self.quantize(TINY, "-s", scheme, out=scheme)
             self.ok(*EXPORT, scheme, "-o", "again", "--force")
-            self.assertEqual(tree(self.dir / "again"), tree(self.dir / scheme), scheme)
+            got, want = tree(self.dir / "again"), tree(self.dir / scheme)
+            got.pop("model.safetensors"), want.pop("model.safetensors")  # tensors may lie in another order
+            self.assertEqual(got, want, scheme)
+            self.assertEqual(self.tensors("again"), self.tensors(scheme), scheme)
 
     # ---- qload's options
 
@@ -108,7 +111,7 @@ class Models(CliTest):
         self.ok("qload", TINY, "--hash", "-o", "a.qmap")
         self.ok("qload", TINY, "-o", "b.qmap")
         self.assertGreater((self.dir / "a.qmap").stat().st_size, (self.dir / "b.qmap").stat().st_size)
-        self.assertEqual(self.quantize("a.qmap", "-s", "w4a16", out="a")[0], self.quantize("b.qmap", "-s", "w4a16", out="b")[0])
+        self.assertEqual(self.quantize("a.qmap", "-s", "w4a16", out="x")[0], self.quantize("b.qmap", "-s", "w4a16", out="y")[0])
 
     def test_include_and_exclude(self):
         def names(*options):
@@ -158,8 +161,9 @@ class Models(CliTest):
         self.assertEqual(index["metadata"]["total_size"], sum(len(d) for _, _, d in whole.values()))
         for name, file in index["weight_map"].items():
             self.assertIn(name, read_safetensors(self.dir / "parts" / file))
-        self.assertEqual(self.ok("qload", "parts", "--list", "--json").out.count('"name"'),
-                         self.ok("qload", "out", "--list", "--json").out.count('"name"'))
+        listed = [sorted(t["name"] for t in json.loads(self.ok("qload", d, "--list", "--json").out)["tensors"])
+                  for d in ("parts", "out")]
+        self.assertEqual(*listed)
 
     def test_companions_are_copied_byte_for_byte(self):
         self.ok("cp", "-r", TINY, "m")
