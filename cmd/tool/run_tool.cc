@@ -152,6 +152,12 @@ int run_tool(const ToolInfo& info, int argc, char** argv,
   app.get_formatter()->column_width(34);
   declare(app);
   add_common(app, options, generate);
+  // `--ignore A INPUT` is one pattern and the input, not two patterns; of `-j 1 -j 2` the last wins.
+  for (CLI::Option* o : app.get_options()) {
+    if (o->get_positional()) continue;
+    o->allow_extra_args(false);
+    if (o->get_items_expected_max() == 1) o->take_last();
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -177,7 +177,8 @@ bool is_qmap_input(const std::string& path) {
   char magic[8] = {};
   ssize_t n = fd ? read(fd.get(), magic, sizeof magic) : 0;
   std::string_view seen(magic, n > 0 ? static_cast<size_t>(n) : 0);
-  return is_handle(seen) || has_qmap_magic(std::as_bytes(std::span(seen))) ||
+  bool unfinished = seen.size() == 8 && seen.find_first_not_of('\0') == seen.npos;  // magic comes last
+  return unfinished || is_handle(seen) || has_qmap_magic(std::as_bytes(std::span(seen))) ||
          path.ends_with(".qmap");
 }
 

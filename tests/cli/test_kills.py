@@ -25,7 +25,7 @@ class Kills(CliTest):
     @classmethod
     def setUpClass(cls):
         cls.home = Path(cls.shared_dir())
-        cls.model = write_llama(cls.home / "model", hidden=1024, layers=2, vocab=512, intermediate=2048)  # 44 MB
+        cls.model = write_llama(cls.home / "model", hidden=768, layers=2, vocab=512, intermediate=2048)  # 30 MB
 
     @staticmethod
     def shared_dir():
@@ -124,7 +124,8 @@ class Kills(CliTest):
                 self.assertIn(code, (-number, 0), where)
                 self.assertEqual(out.exists(), not partial.exists() and out.exists(), where)
                 if code != 0 and not out.exists() and partial.exists():
-                    self.fails(3, "qload", partial, "--list", says="unfinished qmap") if magic_absent(partial) else None
+                    if magic_absent(partial):
+                        self.fails(3, "qload", partial, "--list", says="unfinished qmap")
                     self.fails(4, *QUANTIZE, self.model, "-o", out, says=["o.qmap.partial", "--resume", "--force"])
                     self.assertTrue(partial.exists())
                     extra = ["--resume"]
@@ -229,7 +230,7 @@ class Kills(CliTest):
         for size in ("64k", "1m", "8m"):
             place = self.small_disk(size)
             for command in (["qquantize", self.model, "-s", "w4a16"], ["qload", self.model, "--pack"],
-                            ["qload", self.model, "--pack", "--zstd"]):
+                            *([["qload", self.model, "--pack", "--zstd"]] if size == "64k" else [])):
                 self.no_room(self.run_(*command, "-o", place / "o"), place, place)
                 self.assertEqual(list(place.iterdir()), [])
             for f in ("safetensors", "compressed-tensors"):
@@ -272,7 +273,9 @@ class Kills(CliTest):
                             ["qload", self.model, "--pack", "--zstd", "-o", "o"],
                             ["qexport", self.model, "-f", "safetensors", "-o", "o"],
                             ["qexport", self.model, "-f", "compressed-tensors", "-o", "o", "-q"]):
-                result = self.run_(*command, preexec_fn=limited, stderr=subprocess.PIPE)
+                if "--zstd" in command and limit > 4096:
+                    continue  # it may fit
+                result = self.run_(*command, preexec_fn=limited)
                 self.assertEqual(result.code, 4, (limit, command, result))
                 self.assertIn("File too large", result.err)
                 self.assert_clean("o")

@@ -66,7 +66,7 @@ class Lists(CliTest):
             self.assertEqual("scheme" in row, "refusal" not in row)
 
     def test_every_scheme_and_alias_is_taken(self):
-        model = write_llama(self.dir / "m", hidden=128)
+        model = write_llama(self.dir / "m", hidden=256)
         for row in json.loads(self.ok("qquantize", "--list-schemes", "--json").out):
             for name in [row["name"], *row["aliases"]]:
                 result = self.run_("qquantize", model, "-s", name, "--dry-run")
@@ -178,7 +178,7 @@ class Mistakes(CliTest):
         for name, says in (("fp8-dynamc", "did you mean 'fp8-dynamic'?"), ("w4a61", "did you mean 'w4a16'?"),
                            ("W4A16_ASM", "did you mean"), ("xyzzy-plugh", "--list-schemes"),
                            ("nvfp4", "nvfp4a16"), ("NVFP4", "nvfp4a16"), ("modelopt_fp4", "nvfp4a16"),
-                           ("fp8-static", "fp8-dynamic"), ("q4_k_m", "ggml"), ("int4wo-64", "--group-size")):
+                           ("fp8-static", "fp8-dynamic"), ("q4_k_m", "ggml")):
             self.fails(2, "qquantize", TINY, "-s", name, "-o", "a", says=[f"'{name}'", says])
         self.fails(2, "qquantize", TINY, "-o", "a", says="give -s SCHEME (see --list-schemes) or --recipe FILE")
         self.assert_clean("a")
@@ -210,6 +210,18 @@ class Mistakes(CliTest):
     def test_unknown_instruction_set(self):
         self.fails(2, "qquantize", TINY, "-s", "w4a16", "-o", "a", env={"QPIPE_ISA": "mmx"}, says="QPIPE_ISA")
         self.assert_clean("a")
+
+
+    def test_repeatable_options_take_one_value_each(self):
+        # The input may follow them: nothing is swallowed.
+        for command in (["qquantize", "-s", "w4a16", "--ignore", "re:.*layers.0", "--ignore", "Head", TINY, "--dry-run"],
+                        ["qload", "--list", "--include", "layers.0", "--include", "layers.1", TINY],
+                        ["qload", "--list", "--exclude", "layers.0", TINY]):
+            self.ok(*command)
+
+    def test_of_a_repeated_option_the_last_counts(self):
+        self.assertIn("fp8-dynamic", self.ok("qquantize", TINY, "-s", "nonsense", "-s", "fp8-dynamic", "-j", "1", "-j", "2",
+                                             "--dry-run").out)
 
 
 class Outputs(CliTest):
