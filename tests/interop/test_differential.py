@@ -143,7 +143,7 @@ def test_config(label, exports, schemes):
     assert ours == theirs
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["scalar", "avx2"])
 def test_isa(isa, exports, schemes, tmp_path):
     """Every instruction set gives the same files."""
     try:
@@ -153,7 +153,7 @@ def test_isa(isa, exports, schemes, tmp_path):
             raise
         pytest.skip(f"this processor has no {isa}")
     for label, (args, _) in schemes.items():
-        for dtype in DTYPES:
+        for dtype in ("bf16", "f16"):
             out = export(exports.source(dtype)[0], tmp_path / f"{label}-{dtype}", args,
                          {"QPIPE_ISA": isa})
             file = "model.safetensors"
