@@ -73,14 +73,16 @@ install_packages() {
 build_packages="g++ cmake ninja-build pkg-config nlohmann-json3-dev libcli11-dev libzstd-dev
   libxxhash-dev libpcre2-dev libgtest-dev python3"
 
-# build PRESET [CMAKE OPTION...]: configures and builds build/PRESET, ccache helping where it is.
+# build PRESET TARGETS [CMAKE OPTION...]: configures and builds build/PRESET, ccache helping where
+# it is. TARGETS is a list of words; "all" is everything.
 build() {
-  preset=$1
-  shift
+  preset=$1 targets=$2
+  shift 2
   if have ccache; then
     set -- "$@" -DCMAKE_CXX_COMPILER_LAUNCHER=ccache
   fi
-  (cd "$root" && cmake --preset "$preset" "$@" && cmake --build --preset "$preset")
+  # shellcheck disable=SC2086  # a list of words
+  (cd "$root" && cmake --preset "$preset" "$@" && cmake --build --preset "$preset" --target $targets)
 }
 
 # cache_dir NAME: a folder outside the source tree that outlives builds.
