@@ -4,12 +4,11 @@ import json
 import os
 import random
 import struct
-import threading
 import time
 
-from support import (DATA, TINY, CliTest, QMAP_FIELDS, QMAP_HEADER, Weights, bf16, count, gguf_bytes, header_bytes,
-                     main, qmap_header, qmap_manifest, read_safetensors, sha256, tree, write_llama, write_model,
-                     write_safetensors)
+from support import (DATA, TINY, CliTest, QMAP_FIELDS, QMAP_HEADER, Weights, bf16, count,
+                     gguf_bytes, header_bytes, main, qmap_header, qmap_manifest, read_safetensors,
+                     sha256, tree, write_llama, write_safetensors)
 from xxh3 import xxh3_128
 
 W = "model.layers.0.mlp.up_proj.weight"

@@ -2,11 +2,9 @@
 between the programs."""
 
 import json
-import os
-import struct
 from pathlib import Path
 
-from support import TINY, CliTest, main, sha256, tree, write_llama
+from support import TINY, CliTest, main, sha256, tree
 
 SCHEMES = ("fp8-dynamic", "fp8-tensor", "fp8-block", "int8", "w4a16", "w4a16-asym", "w3a16", "w2a16", "nvfp4a16", "mxfp4", "mxfp8")
 

@@ -6,11 +6,10 @@ import re
 import signal
 import socket
 import subprocess
-import threading
 import time
 from pathlib import Path
 
-from support import BIN, SIGPIPE, TINY, CliTest, main, qmap_header, sha256, tree
+from support import SIGPIPE, TINY, CliTest, main, qmap_header, sha256, tree
 
 SCHEME = "-s w4a16"
 EXPORT = "qexport -f compressed-tensors"

@@ -5,10 +5,9 @@ import gzip
 import io
 import json
 import os
-import struct
 import zipfile
 
-from support import DATA, TINY, CliTest, gguf_bytes, main, read_safetensors, write_llama
+from support import DATA, TINY, CliTest, main, read_safetensors, write_llama
 
 GGUF = DATA.parent / "fuzz/corpus/gguf/llama-bpe-q4_0.gguf"
 TORCH = DATA / "torch/checkpoint.pt"

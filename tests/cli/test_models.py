@@ -2,12 +2,11 @@
 result says so."""
 
 import json
-import os
 import shutil
 import struct
 
-from support import (TINY, CliTest, Weights, bf16, count, from_bf16, llama_config, llama_shapes, main, read_safetensors, sha256,
-                     tree, write_llama, write_model, write_safetensors)
+from support import (TINY, CliTest, bf16, from_bf16, llama_config, llama_shapes, main,
+                     read_safetensors, sha256, tree, write_llama, write_model, write_safetensors)
 
 EXPORT = ["qexport", "-f", "compressed-tensors"]
 
