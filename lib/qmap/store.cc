@@ -74,6 +74,10 @@ Store::Store(Model model, std::shared_ptr<const MappedFile> self, std::string la
       throw input_error("its scheme does not exist").file(label_).tensor(t.name);
     }
     if (t.parts.empty()) throw input_error("it has no data").file(label_).tensor(t.name);
+    // So that no product of dimensions and bits overflows below.
+    if (t.shape.elements().value_or(UINT64_MAX) > uint64_t{1} << 56) {
+      throw input_error("its shape " + t.shape.str() + " is too large").file(label_).tensor(t.name);
+    }
     for (const Part& p : t.parts) check_part(t, p);
     if (t.scheme >= 0) {
       const Scheme& scheme = model_.schemes[static_cast<size_t>(t.scheme)];
@@ -94,6 +98,8 @@ Store::Store(Model model, std::shared_ptr<const MappedFile> self, std::string la
       throw input_error("companion file name '" + printable(c.name) + "' leaves the directory")
           .file(label_);
     }
+    std::string what = c.extent.zstd ? "it cannot be compressed" : extent_problem(c.extent);
+    if (!what.empty()) throw input_error("companion file '" + printable(c.name) + "': " + what).file(label_);
   }
   const Companion* config = model_.companion("config.json");
   if (model_.config.is_null() && config != nullptr) {
@@ -113,19 +119,18 @@ void Store::check_part(const Tensor& t, const Part& p) const {
          std::to_string(*need) + " bytes, found " + std::to_string(e.length) + ")");
   }
   if (e.file == kBlob) return fail("a tensor cannot be a blob");
-  uint64_t size = 0;
-  if (e.file == 0) {
-    if (!self_) fail("its data is nowhere");
-    size = self_->size();
-  } else {
-    if (e.file > model_.files.size()) fail("its file number is out of range");
-    size = model_.files[e.file - 1].size;
-  }
+  if (std::string what = extent_problem(e); !what.empty()) fail(what);
+}
+
+std::string Store::extent_problem(const Extent& e) const {
+  if (e.file == kBlob) return e.offset < model_.blobs.size() ? "" : "its data is nowhere";
+  if (e.file == 0 && !self_) return "its data is nowhere";
+  if (e.file > model_.files.size()) return "its file number is out of range";
+  uint64_t size = e.file == 0 ? self_->size() : model_.files[e.file - 1].size;
   auto end = checked_add(e.offset, e.length);
-  if (!end || *end > size) {
-    fail("its data ends past the end of the file (expected at most " + std::to_string(size) +
-         ", found " + std::to_string(end.value_or(UINT64_MAX)) + ")");
-  }
+  if (end && *end <= size) return "";
+  return "its data ends past the end of the file (expected at most " + std::to_string(size) +
+         ", found " + std::to_string(end.value_or(UINT64_MAX)) + ")";
 }
 
 std::shared_ptr<const MappedFile> Store::file(uint32_t index) const {

@@ -57,6 +57,7 @@ class Store {
  private:
   std::shared_ptr<const MappedFile> file(uint32_t index) const;
   void check_part(const Tensor& tensor, const Part& part) const;
+  std::string extent_problem(const Extent& extent) const;  // "" when it lies inside its file
 
   Model model_;
   std::shared_ptr<const MappedFile> self_;
