@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures whole programs as ratios, alternately (A B A B ..), and prints a Markdown table.
 
-    bench/run.py --bin build --model DIR [--work DIR] [--runs 5] [--llama-quantize PATH] [--torch PYTHON]
+    bench/run.py --bin build --model DIR [--work DIR] [--runs 5] [--llama-quantize PATH]
 
 DIR is a bf16 model of at least 2 GB (tests/data/make_random_model.py writes one). Everything runs
 on files in the page cache. A ratio is the median over pairs of (other / ours) in time; absolute
@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import pathlib
-import resource
 import shutil
 import statistics
 import struct
@@ -29,7 +28,6 @@ parser.add_argument("--runs", type=int, default=5)
 parser.add_argument("--sync", action="store_true")
 parser.add_argument("--llama-quantize", help="llama-quantize, and --gguf its bf16 input of the same tensors")
 parser.add_argument("--gguf")
-parser.add_argument("--torch", help="a Python with torch 2.13: compares the kernels with torch_rtn.py")
 args = parser.parse_args()
 BIN = pathlib.Path(args.bin).resolve()
 WORK = pathlib.Path(tempfile.mkdtemp(dir=args.work, prefix="qpipe-bench-"))
@@ -40,14 +38,19 @@ rows = []
 
 
 def run(command):
-    """Seconds, and peak resident MiB, of a command."""
+    """Seconds, and peak resident MiB, of a command (nan without GNU time).
+
+    A child's own peak would count this Python, which it was forked from; GNU time's does not.
+    """
+    command = [str(c) for c in command]
+    peak = WORK / "peak"
+    if shutil.which("/usr/bin/time"):
+        command = ["/usr/bin/time", "-f", "%M", "-o", str(peak), *command]
     start = time.perf_counter()
-    process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    if status != 0:
+    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode != 0:
         sys.exit(f"failed: {command}")
-    return seconds, usage.ru_maxrss / 1024
+    seconds = time.perf_counter() - start
+    return seconds, int(peak.read_text()) / 1024 if peak.exists() else float("nan")
 
 
 def alternate(ours, other):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Speed of the kernels beside PyTorch and compressed-tensors, on the same weights' shape.
+"""Speed of the kernels beside PyTorch, plain and as compressed-tensors uses it, on one shape.
 
     against_torch.py PATH/TO/qp_bench_kernels [THREADS]
 
@@ -38,10 +38,30 @@ def fp8(w):
     return quantize(w, scale, zero, args, dtype=torch.float8_e4m3fn)
 
 
+# What a careful user writes: the fewest operations, no library around them.
+def plain_int4(w):
+    groups = w.view(ROWS, COLS // 128, 128)
+    scale = groups.abs().amax(-1, keepdim=True) / 7.5
+    codes = torch.clamp(torch.round(groups / scale), -8, 7).to(torch.int32) + 8
+    words = codes.view(ROWS, COLS // 8, 8) << torch.arange(0, 32, 4, dtype=torch.int32)
+    return words.sum(-1, dtype=torch.int32)
+
+
+def plain_int8(w):
+    scale = w.abs().amax(-1, keepdim=True) / 127.5
+    return torch.clamp(torch.round(w / scale), -128, 127).to(torch.int8)
+
+
+def plain_fp8(w):
+    scale = w.abs().amax(-1, keepdim=True) / 448
+    return torch.clamp(w / scale, -448, 448).to(torch.float8_e4m3fn)
+
+
 OPERATIONS = {
-    "int4 g128": lambda w: integer(w, 4, 128),
-    "int8 channel": lambda w: integer(w, 8, None),
-    "fp8 channel": fp8,
+    "int4 g128": {"plain torch": plain_int4, "compressed-tensors": lambda w: integer(w, 4, 128)},
+    "int8 channel": {"plain torch": plain_int8,
+                     "compressed-tensors": lambda w: integer(w, 8, None)},
+    "fp8 channel": {"plain torch": plain_fp8, "compressed-tensors": fp8},
 }
 
 
@@ -67,18 +87,21 @@ def main():
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     w = (torch.randn(ROWS, COLS) * 0.02).to(torch.bfloat16)
-    for name, operation in OPERATIONS.items():
-        operation(w)
-        peer, ours = [], {}
+    for name, peers in OPERATIONS.items():
+        speeds, ours = {}, {}
+        for operation in peers.values():
+            operation(w)
         for _ in range(3):
-            peer.append(torch_speed(operation, w, threads))
+            for peer, operation in peers.items():
+                speeds.setdefault(peer, []).append(torch_speed(operation, w, threads))
             for isa, speed in kernel_speed(program, name, threads).items():
                 ours.setdefault(isa, []).append(speed)
-        torch_median = statistics.median(peer)
-        for isa, speeds in ours.items():
-            median = statistics.median(speeds)
-            print(f"{name:14} torch {torch_median:6.3f} GB/s   {isa:7} {median:6.2f} GB/s   "
-                  f"x{median / torch_median:.1f}")
+        for peer, values in speeds.items():
+            other = statistics.median(values)
+            for isa, own in ours.items():
+                median = statistics.median(own)
+                print(f"{name:14} {peer:18} {other:6.3f} GB/s   {isa:7} {median:6.2f} GB/s   "
+                      f"x{median / other:.1f}", flush=True)
 
 
 if __name__ == "__main__":
