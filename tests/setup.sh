@@ -126,7 +126,8 @@ python_env() {
   if [ -n "$torch" ]; then
     refuse_nvidia "$env/bin/python" "$torch"
     "$env/bin/python" -m pip install --quiet "$torch"
-    "$env/bin/python" -c 'import torch; print("torch==" + torch.__version__)' >"$pins"
+    "$env/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \
+      >"$pins"
   fi
   refuse_nvidia "$env/bin/python" "$@" -c "$pins" -r "$requirements"
   "$env/bin/python" -m pip install --quiet "$@" -c "$pins" -r "$requirements"
