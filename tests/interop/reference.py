@@ -26,10 +26,6 @@ NOT_OFFERED = {
 }
 # Presets reached by composing options instead of a name.
 COMPOSED = {f"W{b}A16": ["-s", "w4a16", "--num-bits", str(b)] for b in (5, 6, 7)}
-# Schemes of ours without a preset.
-OURS = {"fp8-tensor": {"weights": {"num_bits": 8, "type": "float", "strategy": "tensor"},
-                       "input_activations": {"num_bits": 8, "type": "float", "strategy": "tensor",
-                                             "dynamic": True}}}
 
 
 def is_data_free(name):
@@ -41,17 +37,19 @@ def is_data_free(name):
 
 
 def scheme_table():
-    """{label: (arguments of qquantize, the library's scheme)}: ours, then the composed ones."""
+    """{label: (arguments of qquantize, the library's scheme)}: ours, then the composed ones.
+    Where a preset of the library has the scheme, its definition counts, not ours."""
     table = {}
     for row in list_schemes():
-        if "refusal" in row:
+        if "refusal" in row or row["scheme"]["numerics"] != "compressed-tensors":
             continue
         name = row["name"]
         presets = [a for a in row["aliases"] if a.upper() in PRESET_SCHEMES]
         if presets:
             scheme = preset_name_to_scheme(presets[0], ["Linear"])
         else:
-            args = {k: QuantizationArgs(**v) for k, v in OURS[name].items()}
+            sides = ("weights", "input_activations")
+            args = {k: QuantizationArgs(**v) for k, v in row["scheme"].items() if k in sides}
             scheme = QuantizationScheme(targets=["Linear"], **args)
         table[name] = (["-s", name], scheme)
     for preset, args in COMPOSED.items():
