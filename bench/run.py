@@ -28,6 +28,7 @@ parser.add_argument("--runs", type=int, default=5)
 parser.add_argument("--sync", action="store_true")
 parser.add_argument("--llama-quantize", help="llama-quantize, and --gguf its bf16 input of the same tensors")
 parser.add_argument("--gguf")
+parser.add_argument("--only", help="one part: load, quantize, export, llama or memory")
 args = parser.parse_args()
 BIN = pathlib.Path(args.bin).resolve()
 WORK = pathlib.Path(tempfile.mkdtemp(dir=args.work, prefix="qpipe-bench-"))
@@ -174,10 +175,11 @@ def bench_memory():
 print(f"{os.cpu_count()} processors, model {BYTES / 1e9:.2f} GB, {args.runs} pairs, {'with' if args.sync else 'without'} fsync\n")
 print("| what | qpipe | against | ratio | target |\n| --- | --- | --- | --- | --- |", flush=True)
 try:
-    bench_load()
-    bench_quantize()
-    bench_export()
-    bench_llama()
-    bench_memory()
+    if args.only not in (None, "load"):
+        run([BIN / "qload", MODEL, "-o", WORK / "m.qmap", "--force"])
+    for name, part in (("load", bench_load), ("quantize", bench_quantize), ("export", bench_export),
+                       ("llama", bench_llama), ("memory", bench_memory)):
+        if args.only in (None, name):
+            part()
 finally:
     shutil.rmtree(WORK, ignore_errors=True)
