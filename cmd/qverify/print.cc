@@ -66,7 +66,8 @@ void VerifyCommand::print(Tool& tool) const {
   auto bytes = static_cast<double>(r.bytes), before = static_cast<double>(r.base_bytes);
   if (r.bytes > 0) {
     std::cout << "size: " << (r.base_bytes > 0 ? human_bytes(before) + " -> " : "") << human_bytes(bytes);
-    if (r.base_bytes > 0) std::cout << " (" << number(before / bytes, "%.2f") << " x smaller)";
+    if (r.base_bytes > r.bytes) std::cout << " (" << number(before / bytes, "%.2f") << " x smaller)";
+    if (r.base_bytes > 0 && r.base_bytes < r.bytes) std::cout << " (" << number(bytes / before, "%.2f") << " x larger)";
     std::cout << ", " << number(r.bits_per_weight(), "%.2f") << " bits per weight\n";
   }
   if (const TensorReport* w = r.worst()) {

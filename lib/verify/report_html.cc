@@ -75,7 +75,7 @@ void head(std::string& out, const VerifyReport& r) {
   tile(out, "size", size_text(r.bytes));
   tile(out, "bits per weight", number(r.bits_per_weight(), "%.2f"));
   if (const TensorReport* w = r.worst()) {
-    if (r.bytes > 0) tile(out, "smaller than the base", number(static_cast<double>(r.base_bytes) / static_cast<double>(r.bytes), "%.2f x"));
+    if (r.base_bytes > 0) tile(out, "of the base's size", number(100 * static_cast<double>(r.bytes) / static_cast<double>(r.base_bytes), "%.1f %%"));
     tile(out, "SQNR over all, dB", db_text(r.overall.sqnr_db()));
     if (r.overall_quantized.count > 0) tile(out, "SQNR over the quantized, dB", db_text(r.overall_quantized.sqnr_db()));
     tile(out, "worst SQNR, dB", db_text(w->errors->sqnr_db()));
