@@ -51,6 +51,23 @@ class NameFilter {
   std::unordered_set<std::string> names_;
 };
 
+// One tensor with one part of data, cast as --dtype asks.
+void add_tensor(std::string name, DType dtype, const Shape& shape, const Extent& extent,
+                std::shared_ptr<const Decode> decode, const LoadOptions& options, Model& model) {
+  Tensor t;
+  t.name = std::move(name);
+  t.dtype = dtype;
+  t.shape = shape;
+  Part p;
+  p.dtype = dtype;
+  p.shape = shape;
+  p.extent = extent;
+  p.decode = std::move(decode);
+  apply_dtype(p, t.dtype, options);
+  t.parts.push_back(std::move(p));
+  model.tensors.push_back(std::move(t));
+}
+
 }  // namespace
 
 void apply_dtype(Part& part, DType& dtype, const LoadOptions& options) {
@@ -76,19 +93,9 @@ void add_safetensors(const std::string& path, const Wanted* wanted, const LoadOp
                                              ", but the index takes it from elsewhere");
       continue;
     }
-    Tensor t;
-    t.name = std::move(e.name);
-    t.dtype = e.dtype;
-    t.shape = e.shape;
-    Part p;
-    p.dtype = e.dtype;
-    p.shape = e.shape;
-    p.extent.file = number;
-    p.extent.offset = header.data_offset + e.begin;
-    p.extent.length = e.end - e.begin;
-    apply_dtype(p, t.dtype, options);
-    t.parts.push_back(std::move(p));
-    model.tensors.push_back(std::move(t));
+    Extent at{.file = number, .offset = header.data_offset + e.begin, .length = e.end - e.begin,
+              .xxh3 = {}};
+    add_tensor(std::move(e.name), e.dtype, e.shape, at, nullptr, options, model);
   }
   filter.require_all(path);
 }
@@ -108,28 +115,18 @@ void add_pytorch(const std::string& path, const Wanted* wanted, const LoadOption
       model.dropped.emplace_back(e.name, "not in the index");
       continue;
     }
-    Tensor t;
-    t.name = std::move(e.name);
-    t.dtype = e.dtype;
-    t.shape = e.shape;
-    Part p;
-    p.dtype = e.dtype;
-    p.shape = e.shape;
-    p.extent.file = number;
-    p.extent.offset = e.offset;
-    p.extent.length = byte_size(e.dtype, e.shape).value_or(0);
+    Extent at{.file = number, .offset = e.offset, .length = byte_size(e.dtype, e.shape).value_or(0),
+              .xxh3 = {}};
+    std::shared_ptr<Decode> strided;
     if (!e.contiguous) {
-      Decode d;
-      d.stored = e.dtype;
-      d.strides = e.strides;
+      strided = std::make_shared<Decode>();
+      strided->stored = e.dtype;
+      strided->strides = e.strides;
       uint64_t last = 0;
       for (size_t k = 0; k < e.shape.rank(); ++k) last += (e.shape[k] - 1) * e.strides[k];
-      p.extent.length = (last + 1) * dtype_bits(e.dtype) / 8;
-      p.decode = std::make_shared<const Decode>(std::move(d));
+      at.length = (last + 1) * dtype_bits(e.dtype) / 8;
     }
-    apply_dtype(p, t.dtype, options);
-    t.parts.push_back(std::move(p));
-    model.tensors.push_back(std::move(t));
+    add_tensor(std::move(e.name), e.dtype, e.shape, at, std::move(strided), options, model);
   }
   filter.require_all(path);
 }
