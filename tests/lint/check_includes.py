@@ -13,7 +13,7 @@ LEVELS = [
     {"base"},
     {"tensor"},
     {"kernels", "scheme"},
-    {"qmap", "model", "config"},
+    {"qmap", "model", "config", "gemm"},
     {"plan", "pipe"},
     {"algorithm", "verify"},
 ]
@@ -28,8 +28,8 @@ APART = {("config", "kernels"), ("scheme", "kernels"), ("kernels", "scheme"), ("
 DOORS = {
     r"nlohmann/.*": r"lib/base/json\.h|formats/.*|cmd/.*",
     r"omp\.h": r"lib/base/parallel\.cc",
-    r"immintrin\.h": r"lib/kernels/\w+_avx\w*\.(cc|h|inc)",
-    r"arm_neon\.h": r"lib/kernels/\w+_neon\.(cc|h|inc)",
+    r"immintrin\.h": r"lib/(kernels|gemm)/\w+_(avx\w*|amx)\.(cc|h|inc)",
+    r"arm_neon\.h": r"lib/(kernels|gemm)/\w+_neon\.(cc|h|inc)",
     r"CLI/.*": r"cmd/.*",
     r"(zstd|xxhash|pcre2)\.h": r"lib/.*",
     r"Eigen/.*": r"lib/(kernels|algorithm)/.*",

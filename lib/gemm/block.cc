@@ -1,0 +1,85 @@
+#include "lib/gemm/block.h"
+
+#include <algorithm>
+
+#include "lib/base/checked.h"
+#include "lib/base/parallel.h"
+
+namespace qp::gemm {
+namespace {
+
+// A block's tiles (1 MiB) and its panels of a over one step of k stay in L2.
+constexpr size_t kBlock = 512, kSmallest = 64;
+
+size_t round_up_to(size_t a, size_t unit) { return (a + unit - 1) / unit * unit; }
+
+}  // namespace
+
+Grid::Grid(const Job& job, int threads) {
+  const Backend& be = job.backend;
+  size_t r = std::min(job.m, kBlock), c = std::min(job.n, kBlock);
+  auto count = [&] { return ceil_div(job.m, r) * ceil_div(job.n, c); };
+  // Enough blocks that no thread waits long for the last one.
+  size_t wanted = threads <= 1 ? 1 : static_cast<size_t>(threads) * 4;
+  while (count() < wanted && std::max(r, c) > kSmallest) {
+    size_t& longer = r >= c ? r : c;
+    longer = (longer + 1) / 2;
+  }
+  rows = round_up_to(std::max<size_t>(r, 1), be.rows);
+  cols = round_up_to(std::max<size_t>(c, 1), be.cols);
+  row_blocks = ceil_div(job.m, rows);
+  col_blocks = ceil_div(job.n, cols);
+}
+
+void run_block(const Job& job, const Grid& grid, size_t index, float* tiles) {
+  const Backend& be = job.backend;
+  size_t i = index % grid.row_blocks * grid.rows, j = index / grid.row_blocks * grid.cols;
+  size_t rows = std::min(grid.rows, job.m - i), cols = std::min(grid.cols, job.n - j);
+  if (job.lower && job.col0 + j > job.row0 + i + rows - 1) return;
+  size_t a_stride = be.a_panel(job.k), b_stride = be.b_panel(job.k), depth = be.depth(job.k);
+  Step step{.a = job.a + i / be.rows * a_stride,
+            .b = job.b + j / be.cols * b_stride,
+            .a_stride = a_stride,
+            .b_stride = b_stride,
+            .a_panels = ceil_div(rows, be.rows),
+            .b_panels = ceil_div(cols, be.cols),
+            .depth = 0,
+            .tiles = tiles,
+            .first = true,
+            .lower = job.lower,
+            .row0 = job.row0 + i,
+            .col0 = job.col0 + j};
+  be.begin();
+  for (size_t p = 0; p == 0 || p < depth; p += be.depth_block) {  // once for k = 0: zeros
+    step.depth = std::min(be.depth_block, depth - p);
+    be.step(step);
+    step.a += step.depth * be.rows * be.a_size;
+    step.b += step.depth * be.cols * be.b_size;
+    step.first = false;
+  }
+  be.end();
+  be.finish({.tiles = tiles,
+             .a_panels = step.a_panels,
+             .rows = rows,
+             .cols = cols,
+             .alpha = job.alpha,
+             .bias = job.bias != nullptr ? job.bias + j : nullptr,
+             .c = job.c + i * job.ldc + j,
+             .ldc = job.ldc,
+             .accumulate = job.accumulate,
+             .stream = job.stream,
+             .lower = job.lower,
+             .row0 = job.row0 + i,
+             .col0 = job.col0 + j});
+}
+
+void run_blocks(const Job& job) {
+  if (job.m == 0 || job.n == 0) return;
+  Grid grid(job, threads());
+  parallel_for(grid.blocks(), [&](size_t index, int) {
+    static thread_local Memory tiles;
+    run_block(job, grid, index, static_cast<float*>(tiles.need(grid.tile_bytes())));
+  });
+}
+
+}  // namespace qp::gemm

@@ -1,0 +1,122 @@
+// Matrix products of the model engine: f32 in, f32 out, row-major.
+//
+// The bits of an output element depend on nothing but its own inputs (two vectors of k numbers,
+// alpha, bias, and what was there), on k and on the instruction set: not on m or n, its place in
+// the matrix, the number of threads, or how a caller cuts rows and columns into calls. `Precision`
+// f32 gives the same bits under avx2, avx512, amx and neon; scalar has no fused multiply-add.
+//
+// Sums. f32 kernels: a chain of fused multiply-adds over each 256 terms (from zero, in order of k),
+// these sums added in order. AMX: one chain over all of k, two terms a step. NaN and infinities go
+// the way of IEEE arithmetic; AMX takes subnormal inputs, and makes subnormal sums, zero. NaNs'
+// payloads are not promised.
+//
+// Strides are in elements. Nothing may alias an output. Pointers need no alignment. Any of m, n, k
+// may be zero; a sum over no terms is +0.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "lib/gemm/memory.h"
+
+namespace qp::gemm {
+
+// bf16: both inputs are rounded to bf16 (to nearest, ties to even; NaN stays NaN), products and
+// sums are f32. f32: inputs are taken as they are.
+enum class Precision : uint8_t { bf16, f32 };
+
+struct Backend;  // lib/gemm/backends.h
+
+// The implementation behind `precision`: "amx", "avx512", "avx2", "neon" or "scalar", by what
+// QPIPE_ISA names, else the best there is. Throws a usage error where QPIPE_ISA cannot be had.
+const char* backend(Precision precision);
+
+// The right-hand operand of multiply(): W [n, k], a linear's weight (out x in), in the order the
+// kernels read it. Filled once per layer; any number of threads may then read it.
+class Packed {
+ public:
+  Packed() = default;
+  // Room for W [n, k]; rows that are never packed are zero.
+  Packed(size_t n, size_t k, Precision precision) { reshape(n, k, precision); }
+
+  // Becomes another matrix in the same memory, where that is large enough: for one layer after the
+  // other, as new memory is slow to touch. All rows have to be packed again.
+  void reshape(size_t n, size_t k, Precision precision);
+
+  // What a matrix takes, in bytes. bf16: 2 per element, f32: 4; rows padded to unit(), k to 32.
+  // Throws a limit error when it does not fit into size_t.
+  static size_t bytes(size_t n, size_t k, Precision precision);
+
+  // Rows [first, first + count) of W, from rows[i * stride + p]; `rows` points to row `first`.
+  // `first` is a multiple of unit(), and so is `count`, except up to the last row. Different threads
+  // may pack different rows at once. The uint16_t forms take bf16 bits.
+  void pack(size_t first, size_t count, const float* rows, size_t stride);
+  void pack(size_t first, size_t count, const uint16_t* rows, size_t stride);
+  // The same from a matrix that lies transposed, [k, n] (GPT-2's Conv1D; W^T where a gradient goes
+  // back): element (i, p) at columns[p * stride + i]; `columns` points to the column of row `first`.
+  void pack_transposed(size_t first, size_t count, const float* columns, size_t stride);
+  void pack_transposed(size_t first, size_t count, const uint16_t* columns, size_t stride);
+  // All rows, in parallel.
+  void pack_all(const float* rows, size_t stride);
+  void pack_all(const uint16_t* rows, size_t stride);
+  void pack_all_transposed(const float* columns, size_t stride);
+  void pack_all_transposed(const uint16_t* columns, size_t stride);
+
+  // Rows come in groups of this many.
+  static constexpr size_t unit() { return 64; }
+
+  size_t n() const { return n_; }
+  size_t k() const { return k_; }
+  Precision precision() const { return precision_; }
+
+ private:
+  friend void multiply(const float*, size_t, size_t, const Packed&, const float*, float*, size_t,
+                       bool);
+  void pack_source(size_t first, size_t count, const void* data, size_t stride, bool transposed,
+                   bool bf16);
+  void pack_all_source(const void* data, size_t stride, bool transposed, bool bf16);
+
+  Memory memory_;
+  const Backend* backend_ = nullptr;
+  size_t n_ = 0, k_ = 0;
+  Precision precision_ = Precision::f32;
+};
+
+// y[m, n] = (accumulate ? y : 0) + x[m, k] * W^T (+ bias[n] unless null): the sum over k is made
+// first, added to y, then the bias is added. Parallel. Takes up to 64 MiB of working memory, kept
+// for the next call, and 1 MiB per thread.
+void multiply(const float* x, size_t ldx, size_t m, const Packed& w, const float* bias, float* y,
+              size_t ldy, bool accumulate);
+
+// One side of a product. Left, a [m, k]: element (i, p) at data[i * ld + p], transposed: at
+// data[p * ld + i]. Right, b [k, n]: element (p, j) at data[p * ld + j], transposed: at
+// data[j * ld + p].
+struct Operand {
+  const float* data;
+  size_t ld;
+  bool transposed = false;
+};
+
+// Working memory of product_serial(); one per thread, kept between calls.
+class Scratch {
+ public:
+  Memory a, b, tiles;
+};
+
+// c[m, n] = (accumulate ? c : 0) + alpha * (a * b), alpha times the sum being rounded once more.
+// In the calling thread alone: for use inside parallel_for.
+void product_serial(Precision precision, size_t m, size_t n, size_t k, float alpha, Operand a,
+                    Operand b, float* c, size_t ldc, bool accumulate, Scratch& scratch);
+// The same, parallel, with the same bits.
+void product(Precision precision, size_t m, size_t n, size_t k, float alpha, Operand a, Operand b,
+             float* c, size_t ldc, bool accumulate);
+
+// The lower triangle, with its diagonal, of h[k, k] += x[m, k]^T x[m, k]; what is above stays as it
+// is. Rows of x are summed in blocks of kRankRows from the first on, and the sums of the blocks
+// added to h in order: callers who cut x into calls do so at multiples of kRankRows, or always at
+// the same rows. Parallel.
+inline constexpr size_t kRankRows = 2048;
+void rank_update_lower(Precision precision, const float* x, size_t ldx, size_t m, size_t k,
+                       float* h, size_t ldh);
+
+}  // namespace qp::gemm
