@@ -13,9 +13,12 @@ LEVELS = [
     {"base"},
     {"tensor"},
     {"kernels", "scheme"},
-    {"qmap", "model", "config", "gemm"},
+    {"qmap", "model", "config", "gemm", "text"},
     {"plan", "pipe"},
-    {"algorithm", "verify"},
+    {"engine"},
+    {"arch"},
+    {"stream"},
+    {"algorithm", "verify", "calibration", "eval"},
 ]
 LEVEL = {folder: i for i, folders in enumerate(LEVELS) for folder in folders}
 # Within a level, who may include whom (else nobody does).

@@ -1,0 +1,42 @@
+#include "lib/engine/ops/embedding.h"
+
+#include "lib/base/error.h"
+#include "lib/base/parallel.h"
+#include "lib/engine/ops/rows.h"
+
+namespace qp::engine {
+
+Embedding::Embedding(std::string table, size_t rows, size_t width, By by, float scale,
+                     size_t offset)
+    : by_(by), scale_(scale), offset_(offset) {
+  weights.push_back({std::move(table), Form::table, rows, width});
+}
+
+void Embedding::forward(const Step& step, std::span<const ConstMatrix>, Matrix out) const {
+  const Weight& table = step.weights[0];
+  const Batch& batch = step.batch;
+  std::vector<RowScratch> scratch(static_cast<size_t>(threads()));
+  parallel_for(batch.windows(), [&](size_t w, int worker) {
+    for (size_t r = batch.starts[w]; r < batch.starts[w + 1]; ++r) {
+      int64_t row = by_ == By::token ? batch.tokens[r]
+                                     : static_cast<int64_t>(r - batch.starts[w] + offset_);
+      if (row < 0 || static_cast<uint64_t>(row) >= table.source->rows()) {
+        std::string limit = " (the table has " + std::to_string(table.source->rows()) + " rows)";
+        if (by_ == By::token) {
+          throw input_error("token " + std::to_string(row) + " is not in the vocabulary" + limit)
+              .tensor(table.use.tensor)
+              .hint("the tokenizer and the model do not belong together");
+        }
+        throw usage_error("a window is longer than the model's context" + limit)
+            .tensor(table.use.tensor)
+            .hint("use a smaller --seqlen");
+      }
+      const float* data = table.source->get_f32(static_cast<uint64_t>(row), 1,
+                                                scratch[static_cast<size_t>(worker)], false);
+      float* to = out.row(r);
+      for (size_t j = 0; j < out.cols; ++j) to[j] = data[j] * scale_;
+    }
+  });
+}
+
+}  // namespace qp::engine

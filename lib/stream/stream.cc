@@ -1,0 +1,233 @@
+#include "lib/stream/stream.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "lib/base/error.h"
+#include "lib/base/interrupt.h"
+#include "lib/base/parallel.h"
+#include "lib/kernels/forward.h"
+#include "lib/pipe/handover.h"
+
+namespace qp {
+
+using engine::Matrix, engine::Node, engine::Pool, engine::Step, engine::Value, engine::Values,
+    engine::Weight, engine::WeightUse;
+
+namespace {
+
+constexpr uint64_t kFixed = 64 << 20;  // packing buffers, tables of angles and the program itself
+
+std::string size_text(uint64_t bytes) { return std::to_string((bytes >> 20) + 1) + "M"; }
+
+}  // namespace
+
+Stream::Stream(const arch::Architecture& model, const WeightSource& weights,
+               const Windows& windows, StreamOptions options, std::array<Fd, 2> states)
+    : model_(model), weights_(weights), windows_(windows), options_(options),
+      states_(std::move(states)) {
+  for (const auto& w : windows_) {
+    starts_.push_back(starts_.back() + w.size());
+    longest_ = std::max(longest_, w.size());
+  }
+  for (size_t first = 0; first < windows_.size();) {
+    size_t last = first + 1;
+    auto fits = [&] {
+      if (options_.batch_windows > 0) return last - first < options_.batch_windows;
+      return starts_[last + 1] - starts_[first] <= options_.batch_tokens;
+    };
+    while (last < windows_.size() && fits()) ++last;
+    batches_.emplace_back(first, last);
+    largest_batch_ = std::max(largest_batch_, starts_[last] - starts_[first]);
+    first = last;
+  }
+  for (size_t i = 0; i < model_.layers; ++i) {  // all layers: experts may begin late
+    Graph graph = model_.layer(i);
+    for (const Wave& wave : waves(graph, i)) {
+      uint64_t bytes = batch_bytes(graph);
+      for (size_t n = wave.first; n < wave.last; ++n) {
+        for (const WeightUse& use : graph.nodes()[n].op->weights) {
+          bytes += WeightSource::bytes(use, options_.precision);
+        }
+      }
+      peak_ = std::max(peak_, bytes);
+    }
+  }
+}
+
+// Values alive at once, for the largest batch, and what attention and packing need beside them.
+uint64_t Stream::batch_bytes(const Graph& graph) const {
+  uint64_t widest = 0;
+  for (size_t i = 0; i < graph.nodes().size(); ++i) {
+    uint64_t alive = 0;
+    for (Value v = 0; v <= graph.nodes()[i].out; ++v) {
+      bool used = graph.last_use(v) >= i;
+      if (used) alive += graph.width(v);
+    }
+    for (const WeightUse& use : graph.nodes()[i].op->weights) alive += use.cols + use.rows;
+    widest = std::max(widest, alive);
+  }
+  uint64_t scores = uint64_t{3} * 128 * longest_ * static_cast<uint64_t>(threads());
+  return (widest * largest_batch_ + scores) * sizeof(float) + kFixed;
+}
+
+std::vector<Stream::Wave> Stream::waves(const Graph& graph, size_t layer) const {
+  uint64_t fixed = batch_bytes(graph);
+  uint64_t room = options_.memory > fixed ? options_.memory - fixed : 0;
+  std::vector<Wave> result = {{0, 0}};
+  uint64_t used = 0;
+  for (size_t i = 0; i < graph.nodes().size(); ++i) {
+    uint64_t need = 0;
+    const std::vector<WeightUse>& uses = graph.nodes()[i].op->weights;
+    for (const WeightUse& use : uses) need += WeightSource::bytes(use, options_.precision);
+    if (need > room) {
+      throw limit_error("needs " + size_text(fixed + need) + " of memory in layer " +
+                        std::to_string(layer) + " (allowed are " + size_text(options_.memory) + ")")
+          .tensor(uses.front().tensor)
+          .hint("--max-memory " + size_text(fixed + need) + " is the least that works" +
+                (largest_batch_ > longest_ ? "; or use a smaller --batch-size" : ""));
+    }
+    if (used + need > room) {
+      result.back().last = i;
+      result.push_back({i, i});
+      used = 0;
+    }
+    used += need;
+  }
+  result.back().last = graph.nodes().size();
+  return result;
+}
+
+Batch Stream::batch(size_t first, size_t last) const {
+  Batch b;
+  for (size_t w = first; w < last; ++w) b.add(windows_[w].data(), windows_[w].size());
+  return b;
+}
+
+void Stream::transfer(bool write, int fd, uint64_t at, float* data, size_t floats) const {
+  auto* p = reinterpret_cast<char*>(data);
+  for (size_t left = floats * sizeof(float); left > 0;) {
+    ssize_t n = write ? ::pwrite(fd, p, left, static_cast<off_t>(at))
+                      : ::pread(fd, p, left, static_cast<off_t>(at));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) {
+      throw system_error(write ? "cannot write hidden states" : "cannot read hidden states",
+                         n == 0 ? EIO : errno)
+          .file(spill_directory())
+          .hint("QPIPE_TMPDIR names a directory with more room");
+    }
+    p += n;
+    at += static_cast<uint64_t>(n);
+    left -= static_cast<size_t>(n);
+  }
+}
+
+void Stream::read(size_t first, size_t count, float* out) const {
+  transfer(false, states_[done_ % 2].get(), uint64_t{first} * model_.hidden * sizeof(float), out,
+           count * model_.hidden);
+}
+
+void Stream::sync() { sync_fd(states_[done_ % 2].get(), "hidden states"); }
+
+void Stream::embed() {
+  Graph graph = model_.embedding();
+  std::vector<std::vector<Weight>> weights;
+  for (const Node& node : graph.nodes()) {
+    weights.emplace_back();
+    for (const WeightUse& use : node.op->weights) {
+      weights.back().push_back(weights_.load(use, options_.precision));
+    }
+  }
+  Pool pool;
+  for (auto [first, last] : batches_) {
+    throw_if_interrupted();
+    Batch b = batch(first, last);
+    Values values(graph, pool, b.rows());
+    run(graph, 0, graph.nodes().size(), Step{b, options_.precision}, weights, values, false);
+    Matrix out = values.make(graph.output());
+    transfer(true, states_[0].get(), uint64_t{starts_[first]} * model_.hidden * sizeof(float),
+             out.data, out.rows * out.cols);
+  }
+  done_ = 0;
+}
+
+void Stream::check_finite(ConstMatrix x, size_t first_row, size_t layer) const {
+  const kernels::ForwardTable& k = kernels::forward();
+  for (size_t r = 0; r < x.rows; ++r) {
+    if (k.all_finite(x.row(r), x.cols)) continue;
+    size_t row = first_row + r;
+    auto w = static_cast<size_t>(std::upper_bound(starts_.begin(), starts_.end(), row) -
+                                 starts_.begin() - 1);
+    throw input_error("layer " + model_.layer_name(layer) +
+                      " gives activations that are not finite (window " + std::to_string(w) +
+                      ", token " + std::to_string(row - starts_[w]) + ")")
+        .file(weights_.store().label())
+        .hint("the weights are damaged, or the model overflows");
+  }
+}
+
+void Stream::run_wave(const Graph& graph, const Wave& wave, size_t layer, LinearHook* hook,
+                      Progress& progress) {
+  std::vector<std::vector<Weight>> weights;
+  for (size_t i = wave.first; i < wave.last; ++i) {
+    weights.emplace_back();
+    for (const WeightUse& use : graph.nodes()[i].op->weights) {
+      weights.back().push_back(weights_.load(use, options_.precision));
+    }
+  }
+  // Where a value that crosses waves lies: values one after the other, rows inside.
+  auto place = [&](Value v, size_t row) {
+    uint64_t before = 0;
+    for (Value u = 1; u < v; ++u) before += graph.width(u);
+    return (before * rows() + uint64_t{row} * graph.width(v)) * sizeof(float);
+  };
+  bool last_wave = wave.last == graph.nodes().size();
+  Pool pool;
+  for (auto [first, last] : batches_) {
+    throw_if_interrupted();
+    Batch b = batch(first, last);
+    Values values(graph, pool, b.rows());
+    for (Value v = 0; v < graph.values(); ++v) {
+      bool before = v == 0 ? true : graph.nodes()[v - 1].out <= wave.first;
+      if (!before || graph.last_use(v) < wave.first) continue;
+      Matrix m = values.make(v);
+      if (v == 0) {
+        read(starts_[first], m.rows, m.data);
+      } else {
+        transfer(false, between_.get(), place(v, starts_[first]), m.data, m.rows * m.cols);
+      }
+    }
+    Step step{b, options_.precision};
+    step.hook = hook;
+    step.all_experts = options_.all_experts;
+    run(graph, wave.first, wave.last, step, weights, values, false);
+    for (Value v = 1; v < graph.values() && !last_wave; ++v) {
+      bool made = v - 1 >= wave.first && v - 1 < wave.last;
+      if (!made || graph.last_use(v) < wave.last) continue;
+      Matrix m = values.make(v);
+      transfer(true, between_.get(), place(v, starts_[first]), m.data, m.rows * m.cols);
+    }
+    if (last_wave) {
+      Matrix out = values.make(graph.output());
+      check_finite(out, starts_[first], layer);
+      transfer(true, states_[(done_ + 1) % 2].get(),
+               uint64_t{starts_[first]} * model_.hidden * sizeof(float), out.data,
+               out.rows * out.cols);
+    }
+    progress.add(uint64_t{b.rows()} * (wave.last - wave.first) / graph.nodes().size());
+  }
+}
+
+void Stream::layer(size_t i, LinearHook* hook, Progress& progress) {
+  if (i != done_) throw defect_error("layers are run in order");
+  Graph graph = model_.layer(i);
+  std::vector<Wave> parts = waves(graph, i);
+  if (parts.size() > 1 && !between_) between_ = make_spill();
+  for (const Wave& wave : parts) run_wave(graph, wave, i, hook, progress);
+  ++done_;
+}
+
+}  // namespace qp
