@@ -114,7 +114,7 @@ void linears(const Options& o, int threads) {
 // h += x^T x, lower half.
 void hessians(const Options& o, int threads) {
   const size_t m = 2048;
-  for (size_t k : {2048, 4096}) {
+  for (size_t k : {2048u, 4096u}) {
     for (Precision p : {Precision::bf16, Precision::f32}) {
       std::string what = std::string("hessian ") + (p == Precision::bf16 ? "bf16 " : "f32 ") +
                          std::to_string(m) + "x" + std::to_string(k);
@@ -149,8 +149,8 @@ void gradients(const Options& o, int threads) {
 // One head of attention in one thread: scores = q k^T / sqrt(d), then p v, for blocks of rows.
 void attention(const Options& o) {
   for (Precision p : {Precision::bf16, Precision::f32}) {
-    for (size_t t : {512, 2048}) {
-      for (size_t d : {64, 128}) {
+    for (size_t t : {512u, 2048u}) {
+      for (size_t d : {64u, 128u}) {
         auto q = numbers(t * d, 1), key = numbers(t * d, 1), v = numbers(t * d, 1);
         std::vector<float> scores(t * t), out(t * d);
         Scratch s;
