@@ -1,5 +1,6 @@
 #include "lib/calibration/calibrate.h"
 
+#include <chrono>
 #include <cstring>
 
 #include "lib/base/error.h"
@@ -14,6 +15,10 @@
 
 namespace qp {
 namespace {
+
+// A kill costs no finished layer; a power cut costs those of this time. Layers that take longer are
+// all durable.
+constexpr auto kSyncEvery = std::chrono::seconds(10);
 
 std::vector<std::byte> pack_windows(const Windows& windows) {
   std::vector<uint32_t> words;
@@ -89,7 +94,7 @@ class Run {
     result.resumed = done_;
     progress_.add(uint64_t{stream_.rows()} * done_);
     if (done_ > 0) {
-      stream_.resume(done_);
+      stream_.resume(done_, checkpoint_.state(), checkpoint_.durable());
     } else {
       stream_.embed();
     }
@@ -119,12 +124,15 @@ class Run {
     layer.routers = collector.take_routers();
     layer.caches = collector.take_caches();
     if (checkpoint_.named()) {
-      if (output_.sync()) {
+      auto now = std::chrono::steady_clock::now();
+      bool sync = output_.sync() && now - synced_ > kSyncEvery;
+      if (sync) {
         sync_fd(output_.fd(), output_.label());
         stream_.sync();
+        synced_ = std::chrono::steady_clock::now();
       }
       layer.token_count = calibration_.token_count;
-      checkpoint_.add(to_json(layer));
+      checkpoint_.add(to_json(layer), stream_.state(), sync);
     }
     append(layer);
   }
@@ -168,6 +176,7 @@ class Run {
   Stream stream_;
   Calibration calibration_;
   size_t done_ = 0;  // layers
+  std::chrono::steady_clock::time_point synced_ = std::chrono::steady_clock::now();
 };
 
 }  // namespace

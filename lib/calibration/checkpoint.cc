@@ -14,25 +14,33 @@ namespace {
 
 constexpr uint64_t kMaxJournal = uint64_t{1} << 30;
 
+// Another one each time the machine starts.
+std::string boot_id() {
+  try {
+    return read_text_file("/proc/sys/kernel/random/boot_id", 64);
+  } catch (const Error&) {
+    return "";
+  }
+}
+
 }  // namespace
 
-std::string Checkpoint::state_path(int i) const {
+std::string Checkpoint::state_path(size_t i) const {
   return partial_ + ".states" + std::to_string(i);
 }
 
 Checkpoint::Checkpoint(const std::string& partial, const std::string& run, bool resume)
     : partial_(partial) {
   if (partial.empty()) {
-    states_ = {make_spill(), make_spill()};
+    for (Fd& state : states_) state = make_spill();
     return;
   }
   journal_path_ = partial + ".journal";
   if (resume) read(run);
   int flags = O_RDWR | O_CREAT | O_CLOEXEC | (finished_.empty() ? O_TRUNC : 0);
-  for (int i = 0; i < 2; ++i) {
-    auto s = static_cast<size_t>(i);
-    states_[s].reset(open(state_path(i).c_str(), flags, 0666));
-    if (!states_[s]) throw system_error("cannot create", errno).file(state_path(i));
+  for (size_t i = 0; i < states_.size(); ++i) {
+    states_[i].reset(open(state_path(i).c_str(), flags, 0666));
+    if (!states_[i]) throw system_error("cannot create", errno).file(state_path(i));
   }
   journal_.reset(open(journal_path_.c_str(), flags, 0666));
   if (!journal_) throw system_error("cannot create", errno).file(journal_path_);
@@ -55,27 +63,41 @@ void Checkpoint::read(const std::string& run) {
         .file(journal_path_)
         .hint("use --force to start again");
   }
-  for (int i = 0; i < 2; ++i) {
+  for (size_t i = 0; i < states_.size(); ++i) {
     if (stat(state_path(i).c_str(), &st) != 0) return;  // then there is nothing to go on from
   }
-  at_ = end + 1;
-  while ((end = text.find('\n', at_)) != std::string::npos) {
-    finished_.push_back(parse_json(std::string_view(text).substr(at_, end - at_), journal_path_));
-    at_ = end + 1;
+  std::vector<Json> lines;
+  size_t at = end + 1, count = 0;  // of lines that can be taken over
+  std::string boot = boot_id();
+  for (; (end = text.find('\n', at)) != std::string::npos; at = end + 1) {
+    Json line = parse_json(std::string_view(text).substr(at, end - at), journal_path_);
+    bool synced = json_bool(line, "synced", false);
+    if (synced || json_string(line, "boot", "") == boot) {
+      count = lines.size() + 1;
+      durable_ = synced;
+      at_ = end + 1;
+      state_ = static_cast<size_t>(json_int(line, "state", 0));
+    }
+    lines.push_back(line["layer"]);
   }
+  // Of lines before one that counts, only statistics are needed, and those were synced with it or
+  // are of this boot as well.
+  lines.resize(count);
+  finished_ = std::move(lines);
 }
 
-void Checkpoint::add(const Json& layer) {
-  std::string line = layer.dump() + "\n";
+void Checkpoint::add(const Json& layer, size_t state, bool synced) {
+  Json entry = {{"state", state}, {"synced", synced}, {"boot", boot_id()}, {"layer", layer}};
+  std::string line = entry.dump() + "\n";
   write_all(journal_.get(), std::as_bytes(std::span(line)), at_, journal_path_);
   at_ += line.size();
-  sync_fd(journal_.get(), journal_path_);
+  if (synced) sync_fd(journal_.get(), journal_path_);
 }
 
 Checkpoint::~Checkpoint() {
   if (!named() || keep_) return;
   unlink(journal_path_.c_str());
-  for (int i = 0; i < 2; ++i) unlink(state_path(i).c_str());
+  for (size_t i = 0; i < states_.size(); ++i) unlink(state_path(i).c_str());
 }
 
 }  // namespace qp

@@ -26,7 +26,7 @@ std::string size_text(uint64_t bytes) { return std::to_string((bytes >> 20) + 1)
 }  // namespace
 
 Stream::Stream(const arch::Architecture& model, const WeightSource& weights,
-               const Windows& windows, StreamOptions options, std::array<Fd, 2> states)
+               const Windows& windows, StreamOptions options, States states)
     : model_(model), weights_(weights), windows_(windows), options_(options),
       states_(std::move(states)) {
   for (const auto& w : windows_) {
@@ -148,11 +148,28 @@ void Stream::transfer(bool write, int fd, uint64_t at, float* data, size_t float
 }
 
 void Stream::read(size_t first, size_t count, float* out) const {
-  transfer(false, states_[done_ % 2].get(), uint64_t{first} * model_.hidden * sizeof(float), out,
+  transfer(false, states_[current_].get(), uint64_t{first} * model_.hidden * sizeof(float), out,
            count * model_.hidden);
 }
 
-void Stream::sync() { sync_fd(states_[done_ % 2].get(), "hidden states"); }
+void Stream::sync() {
+  sync_fd(states_[current_].get(), "hidden states");
+  durable_ = current_;
+}
+
+void Stream::resume(size_t done, size_t state, bool durable) {
+  if (state >= states_.size()) throw defect_error("no such file of hidden states");
+  done_ = done;
+  current_ = state;
+  durable_ = durable ? state : kNone;
+}
+
+// The file that is neither being read nor kept for after a power cut.
+size_t Stream::next_state() const {
+  size_t i = 0;
+  while (i == current_ || i == durable_) ++i;
+  return i;
+}
 
 void Stream::embed() {
   Graph graph = model_.embedding();
@@ -173,7 +190,8 @@ void Stream::embed() {
     transfer(true, states_[0].get(), uint64_t{starts_[first]} * model_.hidden * sizeof(float),
              out.data, out.rows * out.cols);
   }
-  done_ = 0;
+  done_ = current_ = 0;
+  durable_ = kNone;
 }
 
 void Stream::check_finite(ConstMatrix x, size_t first_row, size_t layer) const {
@@ -236,7 +254,7 @@ void Stream::run_wave(const Graph& graph, const Wave& wave, size_t layer, Linear
     if (last_wave) {
       Matrix out = values.make(graph.output());
       check_finite(out, starts_[first], layer);
-      transfer(true, states_[(done_ + 1) % 2].get(),
+      transfer(true, states_[next_state()].get(),
                uint64_t{starts_[first]} * model_.hidden * sizeof(float), out.data,
                out.rows * out.cols);
     }
@@ -250,6 +268,7 @@ void Stream::layer(size_t i, LinearHook* hook, Progress& progress) {
   std::vector<Wave> parts = waves(graph, i);
   if (parts.size() > 1 && !between_) between_ = make_spill();
   for (const Wave& wave : parts) run_wave(graph, wave, i, hook, progress);
+  current_ = next_state();
   ++done_;
 }
 

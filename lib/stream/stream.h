@@ -1,5 +1,5 @@
 // Runs a model over many windows, layer by layer, in memory that depends on neither the number of
-// layers nor of windows: hidden states live in two files that take turns, the weights of one layer
+// layers nor of windows: hidden states live in files that take turns, the weights of one layer
 // (or of waves of it) in memory.
 #pragma once
 
@@ -29,13 +29,16 @@ struct StreamOptions {
   bool all_experts = false;
 };
 
+// Files of hidden states: two take turns, and the one last made durable is left alone.
+using States = std::array<Fd, 3>;
+
 class Stream {
  public:
-  // `states`: two files for hidden states (make_spill(), or named ones to resume from).
+  // `states`: files for hidden states (make_spill(), or named ones to resume from).
   // Errors: limit, when not even the smallest step fits in options.memory, naming the tensor and
   // the smallest value that works.
   Stream(const arch::Architecture& model, const WeightSource& weights, const Windows& windows,
-         StreamOptions options, std::array<Fd, 2> states);
+         StreamOptions options, States states);
 
   // Before layer 0.
   void embed();
@@ -43,9 +46,11 @@ class Stream {
   // until it is done, so an interrupted layer can be run again.
   // Errors: input, activations that are not finite, naming the layer.
   void layer(size_t i, LinearHook* hook, Progress& progress);
-  // Takes up after `done` layers that an earlier process finished with the same two files.
-  void resume(size_t done) { done_ = done; }
-  void sync();  // the states of the last layer are durable
+  // Takes up after `done` layers that an earlier process finished with the same files, the last of
+  // them in file `state`, durable or not.
+  void resume(size_t done, size_t state, bool durable);
+  size_t state() const { return current_; }  // the file of the last layer's result
+  void sync();                               // makes it durable
 
   // Hidden states of rows [first, first + count), all windows one after the other.
   void read(size_t first, size_t count, float* out) const;
@@ -55,6 +60,7 @@ class Stream {
   uint64_t peak_bytes() const { return peak_; }
 
  private:
+  static constexpr size_t kNone = 3;
   struct Wave {
     size_t first, last;  // nodes
   };
@@ -72,12 +78,16 @@ class Stream {
   const WeightSource& weights_;
   const Windows& windows_;
   StreamOptions options_;
-  std::array<Fd, 2> states_;
+  States states_;
   Fd between_;  // values that live from one wave to the next
   std::vector<size_t> starts_ = {0};
   std::vector<std::pair<size_t, size_t>> batches_;  // windows [first, last)
   size_t longest_ = 0, largest_batch_ = 0;
-  size_t done_ = 0;  // layers whose result is in states_[done_ % 2]
+  size_t next_state() const;
+
+  size_t done_ = 0;     // layers whose result is in states_[current_]
+  size_t current_ = 0;
+  size_t durable_ = kNone;
   uint64_t peak_ = 0;
 };
 
