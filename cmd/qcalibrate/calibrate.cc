@@ -129,9 +129,7 @@ int CalibrateCommand::calibrate_model(Tool& tool) {
 
 void CalibrateCommand::summary(const CalibrateResult& result, const Windows& windows, Tool& tool) const {
   if (result.resumed > 0) tool.say(std::to_string(result.resumed) + " layers taken over from the unfinished run");
-  size_t tokens = 0;
-  for (const auto& w : windows) tokens += w.size();
-  tool.say(std::to_string(windows.size()) + " windows, " + std::to_string(tokens) + " tokens", 1);
+  tool.say(std::to_string(windows.size()) + " windows, " + std::to_string(windows.tokens()) + " tokens", 1);
   if (result.unreached.empty()) return;
   std::string some;
   for (size_t i = 0; i < std::min<size_t>(3, result.unreached.size()); ++i) some += (i ? ", " : "") + result.unreached[i];

@@ -1,8 +1,11 @@
 #include "cmd/tool/text_options.h"
 
 #include <algorithm>
+#include <cstdint>
 
 #include "lib/base/error.h"
+#include "lib/text/documents.h"
+#include "lib/text/tokenizer.h"
 
 namespace qp {
 
@@ -24,15 +27,56 @@ bool TextArguments::from_stdin() const {
   return std::ranges::find(text, "-") != text.end() || tokens == "-";
 }
 
-Windows TextArguments::windows(const Store&, const arch::Architecture&, Tool&) const {
-  Windows out;
-  std::string all = read_text_file(tokens, 1 << 30);
-  for (size_t at = 0; at < all.size();) {
-    size_t end = std::min(all.find('\n', at), all.size());
-    out.push_back(parse_json(std::string_view(all).substr(at, end - at), tokens).get<std::vector<int32_t>>());
-    at = end + 1;
+namespace {
+
+// The tokenizer that travels with a checkpoint. Errors: usage, when there is none.
+Tokenizer tokenizer_of(const Store& store) {
+  const Companion* json = store.model().companion("tokenizer.json");
+  if (json == nullptr) {
+    throw usage_error("has no tokenizer.json").file(store.label()).hint(
+        "bring token ids with --tokens FILE, or convert the tokenizer with transformers");
   }
-  if (n > 0 && out.size() > n) out.resize(n);
+  const Companion* config = store.model().companion("tokenizer_config.json");
+  return Tokenizer(store.text(json->extent), config == nullptr ? "" : store.text(config->extent),
+                   store.label() + ": tokenizer.json");
+}
+
+}  // namespace
+
+Windows TextArguments::windows(const Store& store, const arch::Architecture& model, Tool& tool) const {
+  if (!text.empty() && !tokens.empty()) throw usage_error("--text and --tokens exclude each other");
+  constexpr uint64_t kDefault = 2048;
+  WindowOptions options;
+  options.seqlen = seqlen > 0 ? seqlen : model.context > 0 ? std::min<uint64_t>(kDefault, model.context) : kDefault;
+  options.count = n;
+  options.seed = seed;
+  options.packed = !per_document;
+  if (model.context > 0 && options.seqlen > model.context) {
+    throw usage_error("windows of " + std::to_string(options.seqlen) + " tokens are longer than the model's context of " +
+                      std::to_string(model.context)).hint("use a smaller --seqlen");
+  }
+  auto vocab = static_cast<int32_t>(std::min<size_t>(model.vocab, INT32_MAX));
+  Windows out;
+  if (!tokens.empty()) {
+    out = token_windows(tokens, vocab, options);
+  } else {
+    Tokenizer tokenizer = tokenizer_of(store);
+    for (const std::string& warning : tokenizer.warnings()) tool.warn(warning);
+    std::optional<std::string> member;
+    if (!field.empty()) member = field;
+    Documents documents(text, member);
+    out = text_windows(documents, tokenizer, options);
+    auto largest = std::ranges::max_element(out.ids);
+    if (largest != out.ids.end() && *largest >= vocab) {
+      throw input_error("gives token " + std::to_string(*largest) + ", the model has " + std::to_string(vocab))
+          .file(store.label() + ": tokenizer.json")
+          .hint("tokenizer and model do not belong together");
+    }
+  }
+  if (n > 0 && out.size() < n) {
+    tool.warn("the text gives " + std::to_string(out.size()) + " windows of " + std::to_string(options.seqlen) +
+              " tokens (asked for " + std::to_string(n) + ")");
+  }
   return out;
 }
 

@@ -22,10 +22,10 @@ constexpr auto kSyncEvery = std::chrono::seconds(10);
 
 std::vector<std::byte> pack_windows(const Windows& windows) {
   std::vector<uint32_t> words;
-  for (const auto& w : windows) words.push_back(static_cast<uint32_t>(w.size()));
-  for (const auto& w : windows) {
-    for (int32_t id : w) words.push_back(static_cast<uint32_t>(id));
+  for (size_t w = 0; w < windows.size(); ++w) {
+    words.push_back(static_cast<uint32_t>(windows[w].size()));
   }
+  for (int32_t id : windows.ids) words.push_back(static_cast<uint32_t>(id));
   auto bytes = std::as_bytes(std::span(words));
   return {bytes.begin(), bytes.end()};
 }
@@ -195,17 +195,16 @@ Windows read_windows(const Store& store) {
   const Calibration& c = *store.model().calibration;
   store.verify(c.tokens, "token windows");
   std::span<const std::byte> bytes = store.stored(c.tokens);
-  Windows windows(c.windows);
-  const std::byte* ids = bytes.data() + 4 * c.windows;
-  uint64_t left = c.token_count;
+  Windows windows;
+  windows.ids.resize(c.token_count);
+  std::memcpy(windows.ids.data(), bytes.data() + 4 * c.windows, 4 * c.token_count);
   for (uint64_t w = 0; w < c.windows; ++w) {
     uint32_t n;
     std::memcpy(&n, bytes.data() + 4 * w, 4);
-    if (n > left) throw input_error("has token windows that are longer than their tokens").file(store.label());
-    windows[w].resize(n);
-    std::memcpy(windows[w].data(), ids, 4 * uint64_t{n});
-    ids += 4 * uint64_t{n};
-    left -= n;
+    windows.offsets.push_back(windows.offsets.back() + n);
+  }
+  if (windows.offsets.back() != c.token_count) {
+    throw input_error("has token windows that do not add up to their tokens").file(store.label());
   }
   return windows;
 }

@@ -29,9 +29,9 @@ Stream::Stream(const arch::Architecture& model, const WeightSource& weights,
                const Windows& windows, StreamOptions options, States states)
     : model_(model), weights_(weights), windows_(windows), options_(options),
       states_(std::move(states)) {
-  for (const auto& w : windows_) {
-    starts_.push_back(starts_.back() + w.size());
-    longest_ = std::max(longest_, w.size());
+  for (size_t w = 0; w < windows_.size(); ++w) {
+    starts_.push_back(starts_.back() + windows_[w].size());
+    longest_ = std::max(longest_, windows_[w].size());
   }
   size_t tokens = std::max<size_t>(1, options_.batch_tokens);
   while (true) {  // a smaller batch costs speed, and changes no bit

@@ -12,13 +12,11 @@
 #include "lib/base/file.h"
 #include "lib/base/progress.h"
 #include "lib/engine/graph.h"
+#include "lib/text/windows.h"
 
 namespace qp {
 
 using engine::Batch, engine::ConstMatrix, engine::Graph, engine::LinearHook, engine::WeightSource;
-
-// Token ids, a vector per window.
-using Windows = std::vector<std::vector<int32_t>>;
 
 
 struct StreamOptions {
@@ -80,7 +78,7 @@ class Stream {
   StreamOptions options_;
   States states_;
   Fd between_;  // values that live from one wave to the next
-  std::vector<size_t> starts_ = {0};
+  std::vector<size_t> starts_ = {0};  // first row of each window, and the number of rows
   std::vector<std::pair<size_t, size_t>> batches_;  // windows [first, last)
   size_t longest_ = 0, largest_batch_ = 0;
   size_t next_state() const;

@@ -39,7 +39,10 @@ int run(int argc, char** argv) {
   OpenedInput in = open_input(argv[1], {});
   engine::WeightSource weights(*in.store);
   auto model = arch::make_architecture(in.store->model(), weights);
-  auto windows = parse_json(read_text_file(argv[2], 1 << 28), argv[2]).get<Windows>();
+  Windows windows;
+  for (const Json& w : parse_json(read_text_file(argv[2], 1 << 28), argv[2])) {
+    windows.add(w.get<std::vector<int32_t>>());
+  }
   StreamOptions options;
   options.precision = std::string(argv[3]) == "f32" ? gemm::Precision::f32 : gemm::Precision::bf16;
   if (argc > 5) options.memory = std::stoull(argv[5]);
