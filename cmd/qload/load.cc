@@ -166,6 +166,7 @@ void LoadCommand::save(Store& store, Tool& tool) const {
     if (from.extent.file == kBlob) continue;
     if (pack_ || refer_extent(store, model, c.extent)) copy_companion(store, from, c, writer);
   }
+  carry_calibration(store, model, writer, pack_);
   if (!copied.empty()) writer.reserve();
   if (pack_) tool.progress().begin("copying", total);
   for (auto& [i, from] : copied) {

@@ -86,4 +86,18 @@ void carry(const Store& store, Model& model, QmapWriter& writer) {
   }
 }
 
+void carry_calibration(const Store& store, Model& model, QmapWriter& writer, bool copy) {
+  if (!model.calibration) return;
+  Calibration c = *model.calibration;
+  auto carry_extent = [&](Extent& e, const std::string& what) {
+    Extent from = e;
+    if (!refer_extent(store, model, e) && !copy) return;
+    store.verify(from, what);
+    e = writer.append(store.stored(from));
+  };
+  carry_extent(c.tokens, "token windows");
+  for (InputStatistics& s : c.inputs) carry_extent(s.extent, "statistics of '" + s.module + "'");
+  model.calibration = std::make_shared<const Calibration>(std::move(c));
+}
+
 }  // namespace qp

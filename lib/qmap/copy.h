@@ -25,8 +25,9 @@ void copy_companion(const Store& store, const Companion& from, Companion& to, Qm
 bool refer_extent(const Store& store, Model& model, Extent& extent);
 
 // Makes `model`, a copy of store's, one that lives in the writer's file: references where there are
-// names to refer to, copies of what lies in a qmap without one. Statistics of a calibration are not
-// carried: they stay in `model` with extents of the old file.
+// names to refer to, copies of what lies in a qmap without one. The calibration is left as it is.
 void carry(const Store& store, Model& model, QmapWriter& writer);
+// The same for the calibration's extents; `copy` copies in any case.
+void carry_calibration(const Store& store, Model& model, QmapWriter& writer, bool copy);
 
 }  // namespace qp
