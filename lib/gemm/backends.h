@@ -34,6 +34,7 @@ struct Step {
   size_t depth;
   float* tiles;
   bool first;
+  bool fetch;  // the next step, whose data follow, comes soon
   bool lower;
   size_t row0, col0;
 };

@@ -8,8 +8,8 @@
 namespace qp::gemm {
 namespace {
 
-// A block's tiles (1 MiB) and its panels of a over one step of k stay in L2.
-constexpr size_t kBlock = 512, kSmallest = 64;
+// A block's tiles (576 KiB) and its panels over two steps of k stay in 2 MiB of L2.
+constexpr size_t kBlock = 384, kSmallest = 64;
 
 size_t round_up_to(size_t a, size_t unit) { return (a + unit - 1) / unit * unit; }
 
@@ -25,8 +25,9 @@ Grid::Grid(const Job& job, int threads) {
     size_t& longer = r >= c ? r : c;
     longer = (longer + 1) / 2;
   }
-  rows = round_up_to(std::max<size_t>(r, 1), be.rows);
-  cols = round_up_to(std::max<size_t>(c, 1), be.cols);
+  // Of equal size.
+  rows = round_up_to(ceil_div(job.m, ceil_div(job.m, r)), be.rows);
+  cols = round_up_to(ceil_div(job.n, ceil_div(job.n, c)), be.cols);
   row_blocks = ceil_div(job.m, rows);
   col_blocks = ceil_div(job.n, cols);
 }
@@ -46,12 +47,14 @@ void run_block(const Job& job, const Grid& grid, size_t index, float* tiles) {
             .depth = 0,
             .tiles = tiles,
             .first = true,
+            .fetch = false,
             .lower = job.lower,
             .row0 = job.row0 + i,
             .col0 = job.col0 + j};
   be.begin();
   for (size_t p = 0; p == 0 || p < depth; p += be.depth_block) {  // once for k = 0: zeros
     step.depth = std::min(be.depth_block, depth - p);
+    step.fetch = p + step.depth < depth;
     be.step(step);
     step.a += step.depth * be.rows * be.a_size;
     step.b += step.depth * be.cols * be.b_size;
