@@ -10,8 +10,50 @@ namespace {
 
 // A block's tiles (576 KiB) and its panels over two steps of k stay in 2 MiB of L2.
 constexpr size_t kBlock = 384, kSmallest = 64;
+constexpr size_t kInL1Rows = 32, kInL1Cols = 128;
 
 size_t round_up_to(size_t a, size_t unit) { return (a + unit - 1) / unit * unit; }
+
+// Rows [i, i + rows), columns [j, j + cols), both from the start of a panel.
+void run_part(const Job& job, size_t i, size_t j, size_t rows, size_t cols, float* tiles) {
+  const Backend& be = job.backend;
+  if (job.lower && job.col0 + j > job.row0 + i + rows - 1) return;
+  size_t a_stride = be.a_panel(job.k), b_stride = be.b_panel(job.k), depth = be.depth(job.k);
+  Step step{.a = job.a + i / be.rows * a_stride,
+            .b = job.b + j / be.cols * b_stride,
+            .a_stride = a_stride,
+            .b_stride = b_stride,
+            .a_panels = ceil_div(rows, be.rows),
+            .b_panels = ceil_div(cols, be.cols),
+            .depth = 0,
+            .tiles = tiles,
+            .first = true,
+            .fetch = false,
+            .lower = job.lower,
+            .row0 = job.row0 + i,
+            .col0 = job.col0 + j};
+  for (size_t p = 0; p == 0 || p < depth; p += be.depth_block) {  // once for k = 0: zeros
+    step.depth = std::min(be.depth_block, depth - p);
+    step.fetch = p + step.depth < depth;
+    be.step(step);
+    step.a += step.depth * be.rows * be.a_size;
+    step.b += step.depth * be.cols * be.b_size;
+    step.first = false;
+  }
+  be.finish({.tiles = tiles,
+             .a_panels = step.a_panels,
+             .rows = rows,
+             .cols = cols,
+             .alpha = job.alpha,
+             .bias = job.bias != nullptr ? job.bias + j : nullptr,
+             .c = job.c + i * job.ldc + j,
+             .ldc = job.ldc,
+             .accumulate = job.accumulate,
+             .stream = job.stream,
+             .lower = job.lower,
+             .row0 = job.row0 + i,
+             .col0 = job.col0 + j});
+}
 
 }  // namespace
 
@@ -34,46 +76,19 @@ Grid::Grid(const Job& job, int threads) {
 
 void run_block(const Job& job, const Grid& grid, size_t index, float* tiles) {
   const Backend& be = job.backend;
-  size_t i = index % grid.row_blocks * grid.rows, j = index / grid.row_blocks * grid.cols;
-  size_t rows = std::min(grid.rows, job.m - i), cols = std::min(grid.cols, job.n - j);
-  if (job.lower && job.col0 + j > job.row0 + i + rows - 1) return;
-  size_t a_stride = be.a_panel(job.k), b_stride = be.b_panel(job.k), depth = be.depth(job.k);
-  Step step{.a = job.a + i / be.rows * a_stride,
-            .b = job.b + j / be.cols * b_stride,
-            .a_stride = a_stride,
-            .b_stride = b_stride,
-            .a_panels = ceil_div(rows, be.rows),
-            .b_panels = ceil_div(cols, be.cols),
-            .depth = 0,
-            .tiles = tiles,
-            .first = true,
-            .fetch = false,
-            .lower = job.lower,
-            .row0 = job.row0 + i,
-            .col0 = job.col0 + j};
+  size_t i0 = index % grid.row_blocks * grid.rows, j0 = index / grid.row_blocks * grid.cols;
+  size_t i1 = std::min(job.m, i0 + grid.rows), j1 = std::min(job.n, j0 + grid.cols);
+  // With one step along k, tiles are touched once: they stay in L1.
+  bool shallow = be.depth(job.k) <= be.depth_block;
+  size_t rows = shallow ? std::min(grid.rows, round_up_to(kInL1Rows, be.rows)) : grid.rows;
+  size_t cols = shallow ? std::min(grid.cols, round_up_to(kInL1Cols, be.cols)) : grid.cols;
   be.begin();
-  for (size_t p = 0; p == 0 || p < depth; p += be.depth_block) {  // once for k = 0: zeros
-    step.depth = std::min(be.depth_block, depth - p);
-    step.fetch = p + step.depth < depth;
-    be.step(step);
-    step.a += step.depth * be.rows * be.a_size;
-    step.b += step.depth * be.cols * be.b_size;
-    step.first = false;
+  for (size_t j = j0; j < j1; j += cols) {
+    for (size_t i = i0; i < i1; i += rows) {
+      run_part(job, i, j, std::min(rows, i1 - i), std::min(cols, j1 - j), tiles);
+    }
   }
   be.end();
-  be.finish({.tiles = tiles,
-             .a_panels = step.a_panels,
-             .rows = rows,
-             .cols = cols,
-             .alpha = job.alpha,
-             .bias = job.bias != nullptr ? job.bias + j : nullptr,
-             .c = job.c + i * job.ldc + j,
-             .ldc = job.ldc,
-             .accumulate = job.accumulate,
-             .stream = job.stream,
-             .lower = job.lower,
-             .row0 = job.row0 + i,
-             .col0 = job.col0 + j});
 }
 
 void run_blocks(const Job& job) {
