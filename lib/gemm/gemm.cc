@@ -11,7 +11,6 @@
 namespace qp::gemm {
 namespace {
 
-constexpr size_t kPanelMemory = size_t{32} << 20;  // of one packed operand at a time
 constexpr size_t kStreamed = size_t{8} << 20;      // a result of more than this leaves the cache
 
 // Working memory of parallel products, kept between calls: new memory is slow to touch.
@@ -97,9 +96,9 @@ void pack_panels(const Side& side, const Source& s, size_t count, size_t depth, 
   }
 }
 
-// As many vectors as kPanelMemory holds, in whole panels; all if they fit.
+// As many vectors as panel_memory() holds, in whole panels; all if they fit.
 size_t vectors_at_once(size_t count, const Side& side) {
-  size_t panels = std::max<size_t>(kPanelMemory / std::max<size_t>(side.panel_bytes, 1), 1);
+  size_t panels = std::max<size_t>(panel_memory() / std::max<size_t>(side.panel_bytes, 1), 1);
   return std::min(panels, ceil_div(count, side.width)) * side.width;
 }
 

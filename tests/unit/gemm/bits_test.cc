@@ -79,6 +79,9 @@ TEST_P(Bits, AnyFunction) {
   c = start_;
   product_serial(precision(), kM, kN, kK, 1, x, w, c.data(), kN, true, scratch);
   EXPECT_EQ(bits(c), want);
+  c = start_;
+  multiply_serial(x_.data(), kK, kM, packed_rows(0, kN), 1, c.data(), kN, true, scratch);
+  EXPECT_EQ(bits(c), want);
 }
 
 // Moved to another place, among rows that are NaN, an element is the same.
@@ -116,6 +119,23 @@ TEST_P(Bits, RankUpdateIsTheProductOfEachBlockOfRows) {
   }
   for (size_t i = 0; i < k; ++i) {
     for (size_t j = 0; j <= i; ++j) ASSERT_EQ(h[i * k + j], want[i * k + j]) << i << ", " << j;
+  }
+}
+
+// Operands that are packed in parts: one panel, a few, all at once.
+TEST_P(Bits, AnyPanelMemory) {
+  auto want = bits(whole());
+  std::vector<float> h(kN * kN), want_h(kN * kN);
+  rank_update_lower(precision(), w_.data(), kN, kK, kN, want_h.data(), kN);
+  for (size_t bytes : {size_t{1}, size_t{400} << 10, size_t{900} << 10}) {
+    Forced part(GetParam().pair, bytes);
+    EXPECT_EQ(bits(whole()), want) << bytes;
+    auto c = start_;
+    product(precision(), kM, kN, kK, 1, {x_.data(), kK}, {w_.data(), kK, true}, c.data(), kN, true);
+    EXPECT_EQ(bits(c), want) << bytes;
+    std::fill(h.begin(), h.end(), 0.0f);
+    rank_update_lower(precision(), w_.data(), kN, kK, kN, h.data(), kN);
+    EXPECT_EQ(bits(h), bits(want_h)) << bytes;
   }
 }
 
