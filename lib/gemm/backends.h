@@ -34,6 +34,7 @@ struct Step {
   size_t depth;
   float* tiles;
   bool first;
+  bool fetch;  // the next step, whose data follow, comes soon
   bool lower;
   size_t row0, col0;
 };
@@ -89,16 +90,20 @@ struct PairList {
 };
 PairList supported();
 
-// While it lives, the process uses this one. For tests and benches; one thread only.
+// Bytes of one packed operand that a parallel product holds at a time.
+size_t panel_memory();
+
+// While it lives, the process uses this. For tests and benches; one thread only.
 class Forced {
  public:
-  explicit Forced(const Pair& pair);
+  explicit Forced(const Pair& pair, size_t panel_memory = size_t{32} << 20);
   ~Forced();
   Forced(const Forced&) = delete;
   Forced& operator=(const Forced&) = delete;
 
  private:
   const Pair* before_;
+  size_t memory_before_;
 };
 
 #define QP_GEMM_ISA(name) extern const Backend k_##name##_bf16, k_##name##_f32;

@@ -8,33 +8,15 @@
 namespace qp::gemm {
 namespace {
 
-// A block's tiles (1 MiB) and its panels of a over one step of k stay in L2.
-constexpr size_t kBlock = 512, kSmallest = 64;
+// A block's tiles (576 KiB) and its panels over two steps of k stay in 2 MiB of L2.
+constexpr size_t kBlock = 384, kSmallest = 64;
+constexpr size_t kInL1Rows = 32, kInL1Cols = 128;
 
 size_t round_up_to(size_t a, size_t unit) { return (a + unit - 1) / unit * unit; }
 
-}  // namespace
-
-Grid::Grid(const Job& job, int threads) {
+// Rows [i, i + rows), columns [j, j + cols), both from the start of a panel.
+void run_part(const Job& job, size_t i, size_t j, size_t rows, size_t cols, float* tiles) {
   const Backend& be = job.backend;
-  size_t r = std::min(job.m, kBlock), c = std::min(job.n, kBlock);
-  auto count = [&] { return ceil_div(job.m, r) * ceil_div(job.n, c); };
-  // Enough blocks that no thread waits long for the last one.
-  size_t wanted = threads <= 1 ? 1 : static_cast<size_t>(threads) * 4;
-  while (count() < wanted && std::max(r, c) > kSmallest) {
-    size_t& longer = r >= c ? r : c;
-    longer = (longer + 1) / 2;
-  }
-  rows = round_up_to(std::max<size_t>(r, 1), be.rows);
-  cols = round_up_to(std::max<size_t>(c, 1), be.cols);
-  row_blocks = ceil_div(job.m, rows);
-  col_blocks = ceil_div(job.n, cols);
-}
-
-void run_block(const Job& job, const Grid& grid, size_t index, float* tiles) {
-  const Backend& be = job.backend;
-  size_t i = index % grid.row_blocks * grid.rows, j = index / grid.row_blocks * grid.cols;
-  size_t rows = std::min(grid.rows, job.m - i), cols = std::min(grid.cols, job.n - j);
   if (job.lower && job.col0 + j > job.row0 + i + rows - 1) return;
   size_t a_stride = be.a_panel(job.k), b_stride = be.b_panel(job.k), depth = be.depth(job.k);
   Step step{.a = job.a + i / be.rows * a_stride,
@@ -46,18 +28,18 @@ void run_block(const Job& job, const Grid& grid, size_t index, float* tiles) {
             .depth = 0,
             .tiles = tiles,
             .first = true,
+            .fetch = false,
             .lower = job.lower,
             .row0 = job.row0 + i,
             .col0 = job.col0 + j};
-  be.begin();
   for (size_t p = 0; p == 0 || p < depth; p += be.depth_block) {  // once for k = 0: zeros
     step.depth = std::min(be.depth_block, depth - p);
+    step.fetch = p + step.depth < depth;
     be.step(step);
     step.a += step.depth * be.rows * be.a_size;
     step.b += step.depth * be.cols * be.b_size;
     step.first = false;
   }
-  be.end();
   be.finish({.tiles = tiles,
              .a_panels = step.a_panels,
              .rows = rows,
@@ -71,6 +53,42 @@ void run_block(const Job& job, const Grid& grid, size_t index, float* tiles) {
              .lower = job.lower,
              .row0 = job.row0 + i,
              .col0 = job.col0 + j});
+}
+
+}  // namespace
+
+Grid::Grid(const Job& job, int threads) {
+  const Backend& be = job.backend;
+  size_t r = std::min(job.m, kBlock), c = std::min(job.n, kBlock);
+  auto count = [&] { return ceil_div(job.m, r) * ceil_div(job.n, c); };
+  // Enough blocks that no thread waits long for the last one.
+  size_t wanted = threads <= 1 ? 1 : static_cast<size_t>(threads) * 4;
+  while (count() < wanted && std::max(r, c) > kSmallest) {
+    size_t& longer = r >= c ? r : c;
+    longer = (longer + 1) / 2;
+  }
+  // Of equal size.
+  rows = round_up_to(ceil_div(job.m, ceil_div(job.m, r)), be.rows);
+  cols = round_up_to(ceil_div(job.n, ceil_div(job.n, c)), be.cols);
+  row_blocks = ceil_div(job.m, rows);
+  col_blocks = ceil_div(job.n, cols);
+}
+
+void run_block(const Job& job, const Grid& grid, size_t index, float* tiles) {
+  const Backend& be = job.backend;
+  size_t i0 = index % grid.row_blocks * grid.rows, j0 = index / grid.row_blocks * grid.cols;
+  size_t i1 = std::min(job.m, i0 + grid.rows), j1 = std::min(job.n, j0 + grid.cols);
+  // With one step along k, tiles are touched once: they stay in L1.
+  bool shallow = be.depth(job.k) <= be.depth_block;
+  size_t rows = shallow ? std::min(grid.rows, round_up_to(kInL1Rows, be.rows)) : grid.rows;
+  size_t cols = shallow ? std::min(grid.cols, round_up_to(kInL1Cols, be.cols)) : grid.cols;
+  be.begin();
+  for (size_t j = j0; j < j1; j += cols) {
+    for (size_t i = i0; i < i1; i += rows) {
+      run_part(job, i, j, std::min(rows, i1 - i), std::min(cols, j1 - j), tiles);
+    }
+  }
+  be.end();
 }
 
 void run_blocks(const Job& job) {

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "lib/base/error.h"
 #include "lib/gemm/backends.h"
@@ -64,6 +65,7 @@ const Pair& choose() {
 }
 
 const Pair* forced = nullptr;
+size_t memory = size_t{32} << 20;
 
 const Pair& chosen() {
   if (forced != nullptr) return *forced;
@@ -84,7 +86,13 @@ const Backend& active(Precision precision) {
 
 const char* backend(Precision precision) { return active(precision).isa; }
 
-Forced::Forced(const Pair& pair) : before_(forced) { forced = &pair; }
-Forced::~Forced() { forced = before_; }
+size_t panel_memory() { return memory; }
+
+Forced::Forced(const Pair& pair, size_t panel_memory)
+    : before_(std::exchange(forced, &pair)), memory_before_(std::exchange(memory, panel_memory)) {}
+Forced::~Forced() {
+  forced = before_;
+  memory = memory_before_;
+}
 
 }  // namespace qp::gemm

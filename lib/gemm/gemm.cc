@@ -11,7 +11,6 @@
 namespace qp::gemm {
 namespace {
 
-constexpr size_t kPanelMemory = size_t{32} << 20;  // of one packed operand at a time
 constexpr size_t kStreamed = size_t{8} << 20;      // a result of more than this leaves the cache
 
 // Working memory of parallel products, kept between calls: new memory is slow to touch.
@@ -43,24 +42,53 @@ class Loan {
   Memory memory_;
 };
 
-// Vectors [first, first + count) of a source.
-Source part(const Source& s, size_t first) {
-  size_t step = (s.transposed ? 1 : s.stride) * (s.bf16 ? 2 : 4);
-  return {static_cast<const char*>(s.data) + first * step, s.stride, s.transposed, s.bf16};
+// A source from vector `first` and element `from` on.
+Source part(const Source& s, size_t first, size_t from = 0) {
+  size_t at = s.transposed ? from * s.stride + first : first * s.stride + from;
+  return {static_cast<const char*>(s.data) + at * (s.bf16 ? 2 : 4), s.stride, s.transposed, s.bf16};
 }
 
-using PackPanel = void (*)(const Source&, size_t, size_t, void*) noexcept;
+// How one side of a product is packed.
+struct Side {
+  void (*pack)(const Source&, size_t, size_t, void*) noexcept;
+  size_t width, size, panel_bytes;
+};
+Side left_side(const Backend& be, size_t k) {
+  return {be.pack_a, be.rows, be.a_size, be.a_panel(k)};
+}
+Side right_side(const Backend& be, size_t k) {
+  return {be.pack_b, be.cols, be.b_size, be.b_panel(k)};
+}
 
-void pack_panels(PackPanel pack, size_t width, size_t panel_bytes, const Source& s, size_t count,
-                 size_t depth, char* to, bool parallel) {
-  constexpr size_t kTogether = 2;  // panels a thread packs at a time
-  size_t panels = ceil_div(count, width);
+// Some panels of a source that lies transposed: a few rows of it at a time, for all of them, as
+// every row is in another page.
+void pack_some_transposed(const Side& side, const Source& s, size_t first, size_t end, size_t depth,
+                          char* to) {
+  constexpr size_t kSlice = 64;  // a multiple of every depth_unit
+  for (size_t p = 0; p < depth; p += kSlice) {
+    for (size_t i = first; i < end; i += side.width) {
+      char* panel = to + i / side.width * side.panel_bytes;
+      side.pack(part(s, i, p), std::min(side.width, end - i), std::min(kSlice, depth - p),
+                panel + p * side.width * side.size);
+    }
+  }
+}
+
+void pack_panels(const Side& side, const Source& s, size_t count, size_t depth, char* to,
+                 bool parallel) {
+  size_t together = side.width * (s.transposed ? 8 : 2);  // vectors a thread packs at a time
   auto some = [&](size_t group, int) {
-    for (size_t i = group * kTogether; i < std::min(panels, (group + 1) * kTogether); ++i) {
-      pack(part(s, i * width), std::min(width, count - i * width), depth, to + i * panel_bytes);
+    size_t first = group * together, end = std::min(count, first + together);
+    if (s.transposed) {
+      pack_some_transposed(side, s, first, end, depth, to);
+      return;
+    }
+    for (size_t i = first; i < end; i += side.width) {
+      side.pack(part(s, i), std::min(side.width, end - i), depth,
+                to + i / side.width * side.panel_bytes);
     }
   };
-  size_t groups = ceil_div(panels, kTogether);
+  size_t groups = ceil_div(count, together);
   if (parallel) {
     parallel_for(groups, some);
   } else {
@@ -68,17 +96,14 @@ void pack_panels(PackPanel pack, size_t width, size_t panel_bytes, const Source&
   }
 }
 
-void pack_left(const Backend& be, const Source& s, size_t m, size_t k, char* to, bool parallel) {
-  pack_panels(be.pack_a, be.rows, be.a_panel(k), s, m, k, to, parallel);
-}
-void pack_right(const Backend& be, const Source& s, size_t n, size_t k, char* to, bool parallel) {
-  pack_panels(be.pack_b, be.cols, be.b_panel(k), s, n, k, to, parallel);
+// As many vectors as panel_memory() holds, in whole panels; all if they fit.
+size_t vectors_at_once(size_t count, const Side& side) {
+  size_t panels = std::max<size_t>(panel_memory() / std::max<size_t>(side.panel_bytes, 1), 1);
+  return std::min(panels, ceil_div(count, side.width)) * side.width;
 }
 
-// As many vectors as kPanelMemory holds, in whole panels; all if they fit.
-size_t vectors_at_once(size_t count, size_t width, size_t panel_bytes) {
-  size_t panels = std::max<size_t>(kPanelMemory / std::max<size_t>(panel_bytes, 1), 1);
-  return std::min(panels, std::max<size_t>(ceil_div(count, width), 1)) * width;
+size_t bytes_of(const Side& side, size_t vectors) {
+  return ceil_div(vectors, side.width) * side.panel_bytes;
 }
 
 // Rows of a, packed part by part, times a b that is packed whole. The part of a starts at row 0.
@@ -90,7 +115,7 @@ void times_packed(Job job, const Source& a, char* panels, size_t at_once) {
     job.row0 = row0 + i;
     if (job.lower && job.col0 > job.row0 + job.m - 1) continue;
     job.c = c + i * job.ldc;
-    pack_left(job.backend, part(a, i), job.m, job.k, panels, true);
+    pack_panels(left_side(job.backend, job.k), part(a, i), job.m, job.k, panels, true);
     job.a = panels;
     run_blocks(job);
   }
@@ -98,12 +123,11 @@ void times_packed(Job job, const Source& a, char* panels, size_t at_once) {
 
 // Both operands packed part by part, b outside.
 void product_parallel(Job job, const Source& a, const Source& b) {
-  const Backend& be = job.backend;
-  size_t rows = vectors_at_once(job.m, be.rows, be.a_panel(job.k));
-  size_t cols = vectors_at_once(job.n, be.cols, be.b_panel(job.k));
-  Loan left, right;
-  char* a_panels = left.need(rows / be.rows * be.a_panel(job.k));
-  char* b_panels = right.need(cols / be.cols * be.b_panel(job.k));
+  Side left = left_side(job.backend, job.k), right = right_side(job.backend, job.k);
+  size_t rows = vectors_at_once(job.m, left), cols = vectors_at_once(job.n, right);
+  Loan a_memory, b_memory;
+  char* a_panels = a_memory.need(bytes_of(left, rows));
+  char* b_panels = b_memory.need(bytes_of(right, cols));
   size_t n = job.n;
   float* c = job.c;
   for (size_t j = 0; j < n; j += cols) {
@@ -111,7 +135,7 @@ void product_parallel(Job job, const Source& a, const Source& b) {
     job.col0 = j;
     job.c = c + j;
     job.b = b_panels;
-    pack_right(be, part(b, j), job.n, job.k, b_panels, true);
+    pack_panels(right, part(b, j), job.n, job.k, b_panels, true);
     times_packed(job, a, a_panels, rows);
   }
 }
@@ -119,15 +143,27 @@ void product_parallel(Job job, const Source& a, const Source& b) {
 Source left_source(const Operand& a) { return {a.data, a.ld, a.transposed, false}; }
 Source right_source(const Operand& b) { return {b.data, b.ld, !b.transposed, false}; }
 
+// Rows of a times a b that is packed, in this thread.
+void run_serial(Job job, const Source& a, Scratch& scratch) {
+  Side left = left_side(job.backend, job.k);
+  char* panels = static_cast<char*>(scratch.a.need(bytes_of(left, job.m)));
+  pack_panels(left, a, job.m, job.k, panels, false);
+  job.a = panels;
+  Grid grid(job, 1);
+  float* tiles = static_cast<float*>(scratch.tiles.need(grid.tile_bytes()));
+  for (size_t i = 0; i < grid.blocks(); ++i) run_block(job, grid, i, tiles);
+}
+
 }  // namespace
 
 void multiply(const float* x, size_t ldx, size_t m, const Packed& w, const float* bias, float* y,
               size_t ldy, bool accumulate) {
   if (m == 0 || w.n_ == 0) return;
   const Backend& be = *w.backend_;
-  size_t rows = vectors_at_once(m, be.rows, be.a_panel(w.k_));
-  Loan loan;
-  char* panels = loan.need(rows / be.rows * be.a_panel(w.k_));
+  Side left = left_side(be, w.k_);
+  size_t rows = vectors_at_once(m, left);
+  Loan memory;
+  char* panels = memory.need(bytes_of(left, rows));
   Job job{.backend = be,
           .m = m,
           .n = w.n_,
@@ -142,29 +178,40 @@ void multiply(const float* x, size_t ldx, size_t m, const Packed& w, const float
   times_packed(job, {x, ldx, false, false}, panels, rows);
 }
 
+void multiply_serial(const float* x, size_t ldx, size_t m, const Packed& w, float alpha, float* y,
+                     size_t ldy, bool accumulate, Scratch& scratch) {
+  if (m == 0 || w.n_ == 0) return;
+  Job job{.backend = *w.backend_,
+          .m = m,
+          .n = w.n_,
+          .k = w.k_,
+          .a = nullptr,
+          .b = static_cast<const char*>(w.memory_.data()),
+          .alpha = alpha,
+          .c = y,
+          .ldc = ldy,
+          .accumulate = accumulate};
+  run_serial(job, {x, ldx, false, false}, scratch);
+}
+
 void product_serial(Precision precision, size_t m, size_t n, size_t k, float alpha, Operand a,
                     Operand b, float* c, size_t ldc, bool accumulate, Scratch& scratch) {
   if (m == 0 || n == 0) return;
   const Backend& be = active(precision);
+  Side right = right_side(be, k);
+  char* panels = static_cast<char*>(scratch.b.need(bytes_of(right, n)));
+  pack_panels(right, right_source(b), n, k, panels, false);
   Job job{.backend = be,
           .m = m,
           .n = n,
           .k = k,
           .a = nullptr,
-          .b = nullptr,
+          .b = panels,
           .alpha = alpha,
           .c = c,
           .ldc = ldc,
           .accumulate = accumulate};
-  char* a_panels = static_cast<char*>(scratch.a.need(ceil_div(m, be.rows) * be.a_panel(k)));
-  char* b_panels = static_cast<char*>(scratch.b.need(ceil_div(n, be.cols) * be.b_panel(k)));
-  pack_left(be, left_source(a), m, k, a_panels, false);
-  pack_right(be, right_source(b), n, k, b_panels, false);
-  job.a = a_panels;
-  job.b = b_panels;
-  Grid grid(job, 1);
-  float* tiles = static_cast<float*>(scratch.tiles.need(grid.tile_bytes()));
-  for (size_t i = 0; i < grid.blocks(); ++i) run_block(job, grid, i, tiles);
+  run_serial(job, left_source(a), scratch);
 }
 
 void product(Precision precision, size_t m, size_t n, size_t k, float alpha, Operand a, Operand b,

@@ -27,6 +27,11 @@ enum class Precision : uint8_t { bf16, f32 };
 
 struct Backend;  // lib/gemm/backends.h
 
+// Working memory of products in one thread; one per thread, kept between calls.
+struct Scratch {
+  Memory a, b, tiles;
+};
+
 // The implementation behind `precision`: "amx", "avx512", "avx2", "neon" or "scalar", by what
 // QPIPE_ISA names, else the best there is. Throws a usage error where QPIPE_ISA cannot be had.
 const char* backend(Precision precision);
@@ -72,6 +77,8 @@ class Packed {
  private:
   friend void multiply(const float*, size_t, size_t, const Packed&, const float*, float*, size_t,
                        bool);
+  friend void multiply_serial(const float*, size_t, size_t, const Packed&, float, float*, size_t,
+                              bool, Scratch&);
   void pack_source(size_t first, size_t count, const void* data, size_t stride, bool transposed,
                    bool bf16);
   void pack_all_source(const void* data, size_t stride, bool transposed, bool bf16);
@@ -88,6 +95,11 @@ class Packed {
 void multiply(const float* x, size_t ldx, size_t m, const Packed& w, const float* bias, float* y,
               size_t ldy, bool accumulate);
 
+// y[m, n] = (accumulate ? y : 0) + alpha * (x[m, k] * W^T) in the calling thread alone, for use
+// inside parallel_for: W may be packed once for many calls (keys and values of attention, by head).
+void multiply_serial(const float* x, size_t ldx, size_t m, const Packed& w, float alpha, float* y,
+                     size_t ldy, bool accumulate, Scratch& scratch);
+
 // One side of a product. Left, a [m, k]: element (i, p) at data[i * ld + p], transposed: at
 // data[p * ld + i]. Right, b [k, n]: element (p, j) at data[p * ld + j], transposed: at
 // data[j * ld + p].
@@ -95,12 +107,6 @@ struct Operand {
   const float* data;
   size_t ld;
   bool transposed = false;
-};
-
-// Working memory of product_serial(); one per thread, kept between calls.
-class Scratch {
- public:
-  Memory a, b, tiles;
 };
 
 // c[m, n] = (accumulate ? c : 0) + alpha * (a * b), alpha times the sum being rounded once more.

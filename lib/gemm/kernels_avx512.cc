@@ -16,11 +16,7 @@ namespace {
 
 }  // namespace
 
-#ifndef MRX
-#define MRX 14
-#define NVX 2
-#endif
-const Backend k_avx512_bf16 = make_backend<MRX, NVX, true>("avx512");
-const Backend k_avx512_f32 = make_backend<MRX, NVX, false>("avx512");
+const Backend k_avx512_bf16 = make_backend<12, 2, true>("avx512");
+const Backend k_avx512_f32 = make_backend<12, 2, false>("avx512");
 
 }  // namespace qp::gemm
