@@ -53,7 +53,7 @@ constexpr Property kProperties[] = {
     {"space", kSpace, ""},
     {"whitespace", kSpace, ""},
     {"xdigit", kHex, ""},
-    {"punct", "\\p{P}$+<=>^`|~", "P"},
+    {"punct", "\\p{P}", "P"},
     {"cntrl", "\\p{Cc}", ""},
     {"blank", "\\x09\\p{Zs}", ""},
     {"any", "\\x{0}-\\x{10ffff}", ""},
@@ -371,7 +371,9 @@ CharClass Translator::read_class(int depth) {
       if (close == std::string_view::npos) refuse("[: without :]");
       std::string_view name = in_.substr(at_ + 2, close - at_ - 2);
       bool negated = name.starts_with('^');
-      add_set(c, named(negated ? name.substr(1) : name, negated));
+      if (negated) name.remove_prefix(1);
+      if (name == "punct") add_set(c, named("S", negated));  // symbols too, unlike \p{Punct}
+      add_set(c, named(name, negated));
       at_ = close + 2;
     } else if (x == '[') {
       ++at_;
