@@ -37,7 +37,7 @@ UChar32 code(char32_t c) { return static_cast<UChar32>(c); }
 uint32_t category(char32_t c) {
   if (c >= 0x870) {
     if (const RecentRange* r = find_recent(c)) {
-      if (r->category[0] == 'N') return U_GC_N_MASK;
+      if (r->category[0] == 'N') return r->category == "Nd" ? U_GC_ND_MASK : U_GC_NO_MASK;
       if (r->category[0] == 'L') return U_GC_L_MASK;
       if (r->category[0] == 'M') return U_GC_MN_MASK;
       return r->category[0] == 'P' ? U_GC_PO_MASK : U_GC_S_MASK;
@@ -70,6 +70,7 @@ bool is_word(char32_t c) {
 
 bool is_number(char32_t c) {
   if (c < 0x80) return c >= '0' && c <= '9';
+  if ((c >= 0x11de0 && c <= 0x11de9) || (c >= 0x16ff4 && c <= 0x16ff6)) return true;  // Unicode 17
   return (category(c) & U_GC_N_MASK) != 0;
 }
 
@@ -81,14 +82,15 @@ bool is_punctuation(char32_t c) {
 
 bool is_nonspacing_mark(char32_t c) {
   if (c < 0x300) return false;
-  if (c == 0x1734 || c == 0x1171e) return true;      // was, until Unicode 14 and 16
-  if (c == 0x1885 || c == 0x1886) return false;      // is, since Unicode 9
+  if (c == 0x1734 || c == 0x1171e) return true;  // was, until Unicode 14 and 16
+  if (c == 0x1885 || c == 0x1886 || c == 0xa9bd || c == 0x111c9) return false;  // is, since
   return u_charType(code(c)) == U_NON_SPACING_MARK && is_as_old_as(c, kCategoryVersion);
 }
 
 bool is_mark(char32_t c) {
   if (c < 0x300) return false;
   if (c == 0x1cf2 || c == 0x1cf3) return true;  // was, until Unicode 12
+  if (c == 0x111c9) return false;               // is, since Unicode 11
   return (U_GET_GC_MASK(code(c)) & U_GC_M_MASK) != 0 && is_as_old_as(c, kNormalVersion);
 }
 
@@ -101,9 +103,20 @@ bool is_other(char32_t c) {
 void append_lower(std::string& out, char32_t c) {
   if (c == 0x130) {  // the one character whose full mapping is two characters
     out += "i\xcc\x87";
-  } else {
-    append_utf8(out, static_cast<char32_t>(u_tolower(code(c))));
+    return;
   }
+  auto lower = static_cast<char32_t>(u_tolower(code(c)));
+  if (lower == c && c >= 0x1c89) {  // what ICU may not know yet
+    if (c >= 0x10d50 && c <= 0x10d65) lower = c + 0x20;
+    if (c >= 0x16ea0 && c <= 0x16eb8) lower = c + 0x1b;
+    constexpr std::pair<char32_t, char32_t> kRecentPairs[] = {
+        {0x1c89, 0x1c8a}, {0xa7cb, 0x264}, {0xa7cc, 0xa7cd}, {0xa7ce, 0xa7cf},
+        {0xa7d2, 0xa7d3}, {0xa7d4, 0xa7d5}, {0xa7da, 0xa7db}, {0xa7dc, 0x19b}};
+    for (const auto& [upper, pair] : kRecentPairs) {
+      if (c == upper) lower = pair;
+    }
+  }
+  append_utf8(out, lower);
 }
 
 namespace {
