@@ -1,11 +1,12 @@
 // Matrix products beside other libraries' on the same numbers, measured in turn (ours, theirs,
 // ours, ..) on the same threads. Medians of seconds and of the ratios pair by pair; machines are
-// shared: read the ratio. GFLOP/s count two per multiply-add, full products also where half is made.
+// shared: read the ratio. GFLOP/s count two per multiply-add, and whole products also where half
+// is made.
 //
 //   qp_bench_gemm [--threads N] [--only TEXT] [--repeat N] [--isa NAME]
 //
-// Ours takes f32 activations, rounds and packs them inside the call; W is packed before. oneDNN gets
-// bf16 made before, W as it lies ("plain") or in the order it asks for ("packed").
+// Ours takes f32 activations, rounds and packs them inside the call; W is packed before. oneDNN
+// gets bf16 made before, W as it lies ("plain") or in the order it asks for ("packed").
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -176,7 +177,9 @@ void packing(const Options& o, int threads) {
   std::vector<uint16_t> w(n * k, 0x3f80);
   Packed packed(n, k, Precision::bf16);
   std::vector<double> t;
-  for (size_t r = 0; r <= o.repeat; ++r) t.push_back(seconds([&] { packed.pack_all(w.data(), k); }));
+  for (size_t r = 0; r <= o.repeat; ++r) {
+    t.push_back(seconds([&] { packed.pack_all(w.data(), k); }));
+  }
   std::printf("| %-26s | %d | %-22s | %5.1f GB/s of bf16 |\n", "pack W 14336x4096", threads,
               backend(Precision::bf16), static_cast<double>(n * k * 2) / median(t) * 1e-9);
 }
@@ -187,8 +190,8 @@ int run(const Options& o) {
     if (o.isa == p.isa) forced = std::make_unique<Forced>(p);
   }
   if (!o.isa.empty() && !forced) return std::fprintf(stderr, "no such --isa\n"), 2;
-  std::printf("| %-26s | t | %-22s | %8s | %22s |\n| --- | --- | --- | --- | --- |\n", "what", "who",
-              "GFLOP/s", "theirs / ours, seconds");
+  std::printf("| %-26s | t | %-22s | %8s | %22s |\n| --- | --- | --- | --- | --- |\n", "what",
+              "who", "GFLOP/s", "theirs / ours, seconds");
   for (int threads : {1, 2}) {
     if (o.threads != 0) threads = o.threads;
     set_threads(threads);

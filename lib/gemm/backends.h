@@ -2,8 +2,8 @@
 // and its bench.
 //
 // Operands are packed into panels of `rows` (left) or `cols` (right) vectors, each panel whole over
-// k, which is padded with zeros to a multiple of `depth_unit`. A product is made in blocks: tiles of
-// rows x cols sums, contiguous, stay in the cache while k is walked in steps of `depth_block`.
+// k, which is padded with zeros to a multiple of `depth_unit`. A product is made in blocks: tiles
+// of rows x cols sums, contiguous, stay in the cache while k is walked in steps of `depth_block`.
 // How blocks are cut never shows in the bits: a tile's sums know nothing of their neighbours.
 #pragma once
 
@@ -59,7 +59,8 @@ struct Backend {
   size_t rows, cols;  // of a tile; cols divides Packed::unit()
   size_t depth_unit, depth_block;
   size_t a_size, b_size;  // bytes of a packed element
-  // A panel of `count` vectors (the rest of it zero), `depth` elements each (zero up to the padding).
+  // A panel of `count` vectors (the rest of it zero), `depth` elements each (zero in the padding).
+  // Parts of a panel along k may be packed apart, from multiples of depth_unit on.
   void (*pack_a)(const Source&, size_t count, size_t depth, void* panel) noexcept;
   void (*pack_b)(const Source&, size_t count, size_t depth, void* panel) noexcept;
   // Around step() and finish() on a thread: sets up and gives back what the processor needs.

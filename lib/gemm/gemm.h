@@ -53,12 +53,12 @@ class Packed {
   static size_t bytes(size_t n, size_t k, Precision precision);
 
   // Rows [first, first + count) of W, from rows[i * stride + p]; `rows` points to row `first`.
-  // `first` is a multiple of unit(), and so is `count`, except up to the last row. Different threads
-  // may pack different rows at once. The uint16_t forms take bf16 bits.
+  // `first` is a multiple of unit(), and so is `count`, except up to the last row. Different
+  // threads may pack different rows at once. The uint16_t forms take bf16 bits.
   void pack(size_t first, size_t count, const float* rows, size_t stride);
   void pack(size_t first, size_t count, const uint16_t* rows, size_t stride);
   // The same from a matrix that lies transposed, [k, n] (GPT-2's Conv1D; W^T where a gradient goes
-  // back): element (i, p) at columns[p * stride + i]; `columns` points to the column of row `first`.
+  // back): element (i, p) at columns[p * stride + i]; `columns` points to the one of row `first`.
   void pack_transposed(size_t first, size_t count, const float* columns, size_t stride);
   void pack_transposed(size_t first, size_t count, const uint16_t* columns, size_t stride);
   // All rows, in parallel.
