@@ -19,7 +19,7 @@
 #include "lib/base/interrupt.h"
 #include "lib/base/parallel.h"
 #include "lib/qmap/decode.h"
-#include "lib/qmap/rows.h"
+#include "lib/qmap/row_jobs.h"
 #include "lib/qmap/store.h"
 
 namespace qp {
@@ -122,17 +122,17 @@ class ShardWriter {
     }
     for_row_chunks(
         source, kChunk,
-        [&](uint64_t first, uint64_t count, std::span<const std::byte> piece) {
+        [&](const RowChunk& c) {
           if (t.relay == nullptr) {
-            write_all(fd_.get(), piece, at + first * per_row, path_);
+            write_all(fd_.get(), c.rows, at + c.first * per_row, path_);
             return;
           }
           thread_local std::vector<std::byte> out;
-          out.resize(count * per_row);
-          t.relay(piece.data(), count, in_row, per_row, out.data());
-          write_all(fd_.get(), out, at + first * per_row, path_);
+          out.resize(c.count * per_row);
+          t.relay(c.rows.data(), c.count, in_row, per_row, out.data());
+          write_all(fd_.get(), out, at + c.first * per_row, path_);
         },
-        [&](uint64_t, uint64_t count, std::span<const std::byte>) { progress_.add(count * per_row); });
+        [&](const RowChunk& c) { progress_.add(c.count * per_row); });
   }
 
   const Store& store_;
