@@ -73,37 +73,26 @@ class ShardWriter {
     std::string header = safetensors_header(entries);
     reserve_space(fd_.get(), header.size() + shard.bytes, path_);
     write_all(fd_.get(), std::as_bytes(std::span(header)), 0, path_);
+    std::vector<RowJob> jobs;
     for (size_t i = 0; i < entries.size(); ++i) {
-      progress_.item(entries[i].name);
-      try {
-        tensor(*shard.tensors[i], header.size() + entries[i].begin);
-        throw_if_changed(*shard.tensors[i]);
-      } catch (Error& e) {
-        throw_if_changed(*shard.tensors[i]);  // the cause behind whatever was noticed first
-        throw std::move(e).tensor(entries[i].name);
-      }
+      add(*shard.tensors[i], header.size() + entries[i].begin, jobs);
     }
+    run_row_jobs(jobs);
     if (sync_) sync_fd(fd_.get(), path_);
     fd_.reset();
   }
 
  private:
-  void tensor(const OutTensor& t, uint64_t at) {
-    if (t.part != nullptr) store_.verify(t.part->extent, "its " + std::string(name_of(t.part->role)));
-    if (t.values != nullptr) {
-      for (const Part& p : t.values->parts) store_.verify(*t.values, p);
-      rows(RowSource(store_, *t.values), t, at);
-    } else if (t.part == nullptr) {
-      write_all(fd_.get(), t.value, at, path_);
-    } else if (t.relay_whole) {
-      std::vector<std::byte> whole = store_.read(*t.part), out(out_bytes(t));
-      t.relay_whole(whole, out);
-      write_all(fd_.get(), out, at, path_);
-    } else {
-      rows(RowSource(store_, *t.part), t, at);
+  // Runs `step`; an error names the tensor, or the cause behind whatever was noticed first.
+  template <class Step>
+  void named(const OutTensor& t, Step step) const {
+    try {
+      step();
+    } catch (Error& e) {
+      throw_if_changed(t);
+      throw std::move(e).tensor(t.name);
     }
   }
-
   void throw_if_changed(const OutTensor& t) const {
     try {
       if (t.part != nullptr) store_.throw_if_changed(t.part->extent);
@@ -113,26 +102,48 @@ class ShardWriter {
     }
   }
 
-  void rows(const RowSource& source, const OutTensor& t, uint64_t at) {
+  // Tensors that are not walked row by row are small: they are written here.
+  void add(const OutTensor& t, uint64_t at, std::vector<RowJob>& jobs) {
+    named(t, [&] {
+      if (t.values == nullptr && t.part == nullptr) return write_all(fd_.get(), t.value, at, path_);
+      if (t.values == nullptr && t.relay_whole) {
+        verify(t);
+        std::vector<std::byte> whole = store_.read(*t.part), out(out_bytes(t));
+        t.relay_whole(whole, out);
+        return write_all(fd_.get(), out, at, path_);
+      }
+      add_rows(t.values ? RowSource(store_, *t.values) : RowSource(store_, *t.part), t, at, jobs);
+    });
+  }
+  void verify(const OutTensor& t) const {
+    if (t.part != nullptr) store_.verify(t.part->extent, "its " + std::string(name_of(t.part->role)));
+    if (t.values == nullptr) return;
+    for (const Part& p : t.values->parts) store_.verify(*t.values, p);
+  }
+
+  void add_rows(const RowSource& source, const OutTensor& t, uint64_t at, std::vector<RowJob>& jobs) {
     uint64_t n = source.rows();
     if (n == 0 || out_bytes(t) == 0) return;
     uint64_t per_row = out_bytes(t) / n, in_row = source.row_bytes();
     if (per_row * n != out_bytes(t) || (t.relay == nullptr && per_row != in_row)) {
       throw defect_error("planned size does not fit its rows");
     }
-    for_row_chunks(
-        source, kChunk,
-        [&](const RowChunk& c) {
-          if (t.relay == nullptr) {
-            write_all(fd_.get(), c.rows, at + c.first * per_row, path_);
-            return;
-          }
-          thread_local std::vector<std::byte> out;
-          out.resize(c.count * per_row);
-          t.relay(c.rows.data(), c.count, in_row, per_row, out.data());
-          write_all(fd_.get(), out, at + c.first * per_row, path_);
-        },
-        [&](const RowChunk& c) { progress_.add(c.count * per_row); });
+    auto work = [this, &t, at, per_row, in_row](const RowChunk& c) {
+      if (t.relay == nullptr) return write_all(fd_.get(), c.rows, at + c.first * per_row, path_);
+      std::vector<std::byte>& out = relaid_[c.slot];
+      out.resize(c.count * per_row);
+      t.relay(c.rows.data(), c.count, in_row, per_row, out.data());
+      write_all(fd_.get(), out, at + c.first * per_row, path_);
+    };
+    jobs.push_back({.source = source,
+                    .chunk_bytes = kChunk,
+                    .open = [this, &t] { named(t, [&] { verify(t); }); },
+                    .work = [this, &t, work](const RowChunk& c) { named(t, [&] { work(c); }); },
+                    .retire = [this, per_row](const RowChunk& c) { progress_.add(c.count * per_row); },
+                    .close = [this, &t] {
+                      throw_if_changed(t);
+                      progress_.item(t.name);
+                    }});
   }
 
   const Store& store_;
@@ -141,6 +152,7 @@ class ShardWriter {
   bool sync_;
   std::string path_;
   Fd fd_;
+  std::vector<std::vector<std::byte>> relaid_{static_cast<size_t>(ordered_slots())};
 };
 
 void write_text(const std::string& path, std::string_view text, bool sync) {
