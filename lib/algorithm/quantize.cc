@@ -3,10 +3,10 @@
 #include <fcntl.h>
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 
 #include "lib/algorithm/journal.h"
 #include "lib/algorithm/rtn.h"
@@ -14,6 +14,7 @@
 #include "lib/base/interrupt.h"
 #include "lib/base/parallel.h"
 #include "lib/kernels/kernels.h"
+#include "lib/model/modules.h"
 #include "lib/qmap/copy.h"
 #include "lib/qmap/decode.h"
 #include "lib/qmap/identity.h"
@@ -22,10 +23,6 @@
 
 namespace qp {
 namespace {
-
-// How much work a crash of the whole machine may cost: the journal is synced this often.
-constexpr uint64_t kJournalBytes = 256 << 20;
-constexpr auto kJournalTime = std::chrono::seconds(2);
 
 class Run {
  public:
@@ -46,6 +43,7 @@ class Run {
       run_batch();
       progress_.end();
       store_.throw_if_changed();
+      if (journal_) journal_->stop_sync();
       result.id = writer_.finish(model_, output_.base(), output_.unnamed(), output_.sync());
     } catch (Error& e) {
       if (e.kind() != ErrorKind::system) {
@@ -111,8 +109,21 @@ class Run {
     std::string text = to_json(plan_, identity(store_.model())).dump();
     h.update(std::as_bytes(std::span(text)));
     std::string run = h.digest().hex() + " " + QP_VERSION + " " + kernels::active().isa;
-    journal_.emplace(output_.label() + ".partial", run, output_.resuming());
-    last_flush_ = std::chrono::steady_clock::now();
+    journal_.emplace(output_.label() + ".partial", run, output_.resuming(), output_.fd(), output_.sync());
+    if (output_.resuming()) {
+      journal_->check([this](size_t i, const Journal::Hashes& hashes) { return intact(i, hashes); });
+    }
+    for (const PlanEntry& e : plan_.entries) ++left_[layer_of(e.tensor->name)];
+  }
+
+  // The bytes that an earlier run wrote for tensor i are what its journal says.
+  bool intact(size_t i, const Journal::Hashes& hashes) {
+    if (i >= model_.tensors.size() || hashes.size() != model_.tensors[i].parts.size()) return false;
+    for (size_t k = 0; k < hashes.size(); ++k) {
+      const Extent& e = model_.tensors[i].parts[k].extent;
+      if (e.file == 0 && writer_.hash(e) != hashes[k]) return false;
+    }
+    return true;
   }
 
   // Tensors are added to a batch, whose rows are walked as one stream.
@@ -124,6 +135,7 @@ class Run {
       if (hashes != nullptr && hashes->size() == t.parts.size()) {
         for (size_t k = 0; k < t.parts.size(); ++k) t.parts[k].extent.xxh3 = (*hashes)[k];
         progress_.add(e.tensor->stored_bytes());
+        --left_[layer_of(t.name)];
         ++result.resumed;
         return;
       }
@@ -188,13 +200,9 @@ class Run {
     std::vector<uint64_t> hashes;
     for (const Part& p : t.parts) hashes.push_back(p.extent.xxh3.value_or(0));
     journal_->add(i, hashes);
-    since_flush_ += t.stored_bytes();
-    auto now = std::chrono::steady_clock::now();
-    if (since_flush_ > kJournalBytes || now - last_flush_ > kJournalTime) {
-      if (output_.sync()) journal_->flush(output_.fd());
-      since_flush_ = 0;
-      last_flush_ = now;
-    }
+    // A finished layer is durable; so is what belongs to none, such as embeddings.
+    std::string_view layer = layer_of(t.name);
+    if (--left_[layer] == 0 || layer.empty()) journal_->sync();
   }
 
   void add_copy(const PlanEntry& e, Tensor& t) {
@@ -279,7 +287,7 @@ class Run {
     if (!journal_) return false;
     try {
       if (!journal_->empty()) {
-        journal_->flush(output_.fd());
+        journal_->finish();
         output_.keep_partial(true);
         return true;
       }
@@ -310,8 +318,7 @@ class Run {
   const std::function<void(uint64_t)> advance_ = [this](uint64_t n) { progress_.add(n); };
   std::vector<RtnScratch> scratch_{static_cast<size_t>(ordered_slots())};
   std::vector<RowJob> batch_;
-  uint64_t since_flush_ = 0;
-  std::chrono::steady_clock::time_point last_flush_;
+  std::unordered_map<std::string_view, size_t> left_;  // unfinished tensors of a layer
 };
 
 }  // namespace
