@@ -250,6 +250,7 @@ WriteResult write_checkpoint(const Store& store, const ExportPlan& plan, const W
     result.verify_seconds = seconds_since(start);
   }
   throw_if_interrupted();
+  if (options.before_commit) options.before_commit(directory.path());
   directory.commit(options.sync);
   return result;
 }

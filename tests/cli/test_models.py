@@ -127,6 +127,13 @@ class Models(CliTest):
         self.assertEqual(ledger["model.layers.2.mlp.up_proj.weight"]["fate"], "dropped")
         self.assertIn("--exclude", ledger["model.layers.2.mlp.up_proj.weight"]["detail"])
 
+    def test_ledger_is_there_before_the_output(self):
+        self.fails(4, "qexport", TINY, "-f", "safetensors", "-o", "out", "--ledger", "no/such/place.json", says="place.json")
+        self.assert_clean("out")
+        # One inside the output gets its name with it.
+        self.ok("qexport", TINY, "-f", "safetensors", "-o", "out", "--ledger", "out/ledger.json")
+        self.assertTrue(json.loads((self.dir / "out/ledger.json").read_text()))
+
     def test_dtype(self):
         source = read_safetensors(TINY / "model.safetensors")
         for dtype in ("F32", "F16", "BF16", "float32"):
