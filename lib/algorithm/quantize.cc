@@ -113,7 +113,7 @@ class Run {
     if (output_.resuming()) {
       journal_->check([this](size_t i, const Journal::Hashes& hashes) { return intact(i, hashes); });
     }
-    for (const PlanEntry& e : plan_.entries) ++left_[layer_of(e.tensor->name)];
+    for (const PlanEntry& e : plan_.entries) ++left_[layer_prefix(e.tensor->name)];
   }
 
   // The bytes that an earlier run wrote for tensor i are what its journal says.
@@ -135,7 +135,7 @@ class Run {
       if (hashes != nullptr && hashes->size() == t.parts.size()) {
         for (size_t k = 0; k < t.parts.size(); ++k) t.parts[k].extent.xxh3 = (*hashes)[k];
         progress_.add(e.tensor->stored_bytes());
-        --left_[layer_of(t.name)];
+        --left_[layer_prefix(t.name)];
         ++result.resumed;
         return;
       }
@@ -201,7 +201,7 @@ class Run {
     for (const Part& p : t.parts) hashes.push_back(p.extent.xxh3.value_or(0));
     journal_->add(i, hashes);
     // A finished layer is durable; so is what belongs to none, such as embeddings.
-    std::string_view layer = layer_of(t.name);
+    std::string_view layer = layer_prefix(t.name);
     if (--left_[layer] == 0 || layer.empty()) journal_->sync();
   }
 

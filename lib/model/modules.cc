@@ -176,7 +176,7 @@ ModuleInfo classify(std::string_view name, DType dtype, const Shape& shape, cons
   return info;
 }
 
-std::string_view layer_of(std::string_view name) {
+std::string_view layer_prefix(std::string_view name) {
   for (size_t at = 0, end; at < name.size(); at = end + 1) {
     end = std::min(name.find('.', at), name.size());
     std::string_view word = name.substr(at, end - at);

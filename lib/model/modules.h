@@ -45,6 +45,6 @@ ModuleInfo classify(std::string_view name, DType dtype, const Shape& shape, cons
 
 // The decoder layer that a tensor belongs to: its name up to the first number ("model.layers.3"),
 // or "" outside layers.
-std::string_view layer_of(std::string_view name);
+std::string_view layer_prefix(std::string_view name);
 
 }  // namespace qp
