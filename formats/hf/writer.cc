@@ -36,15 +36,43 @@ struct Shard {
 
 uint64_t out_bytes(const OutTensor& t) { return byte_size(t.dtype, t.shape).value(); }
 
+// Names by their words, numbers by their value: layer 2 comes before layer 10.
+bool before(std::string_view a, std::string_view b) {
+  auto digit = [](char c) { return c >= '0' && c <= '9'; };
+  size_t i = 0, j = 0;
+  while (i < a.size() && j < b.size()) {
+    if (!digit(a[i]) || !digit(b[j])) {
+      if (a[i] != b[j]) return static_cast<unsigned char>(a[i]) < static_cast<unsigned char>(b[j]);
+      ++i, ++j;
+      continue;
+    }
+    auto number = [&](std::string_view s, size_t& at) {
+      while (at < s.size() && s[at] == '0') ++at;
+      size_t begin = at;
+      while (at < s.size() && digit(s[at])) ++at;
+      return s.substr(begin, at - begin);
+    };
+    std::string_view x = number(a, i), y = number(b, j);
+    if (x.size() != y.size()) return x.size() < y.size();
+    if (x != y) return x < y;
+  }
+  if (i == a.size() && j == b.size()) return a < b;  // "01" and "1"
+  return i == a.size();
+}
+
 // Greedy in order, as huggingface_hub splits; a tensor larger than the limit gets its own shard.
+// The order is that of names, so exporting what was loaded from an export gives the same shards.
 std::vector<Shard> split(const ExportPlan& plan, uint64_t limit) {
+  std::vector<const OutTensor*> tensors;
+  for (const OutTensor& t : plan.tensors) tensors.push_back(&t);
+  std::ranges::sort(tensors, before, [](const OutTensor* t) -> std::string_view { return t->name; });
   std::vector<Shard> shards;
-  for (const OutTensor& t : plan.tensors) {
-    uint64_t bytes = out_bytes(t);
+  for (const OutTensor* t : tensors) {
+    uint64_t bytes = out_bytes(*t);
     if (shards.empty() || (shards.back().bytes > 0 && shards.back().bytes + bytes > limit)) {
       shards.emplace_back();
     }
-    shards.back().tensors.push_back(&t);
+    shards.back().tensors.push_back(t);
     shards.back().bytes += bytes;
   }
   if (shards.empty()) shards.emplace_back();
