@@ -44,6 +44,7 @@ struct Op {
   // One row: bf16 source, codes of an earlier int8 run, where to write.
   std::function<void(const Table&, const uint16_t* row, uint8_t* out, Scratch&)> run;
   size_t bytes_per_row = kCols * 2;
+  size_t rows = 1;  // a run does so many at once
 };
 
 void scale_by(Scratch& s, size_t groups, float divisor) {
@@ -73,6 +74,21 @@ void fp8(const Table& k, const uint16_t* row, uint8_t* out, Scratch& s, size_t g
   k.group_absmax(Src::bf16, row, kCols, group, s.amax.data());
   scale_by(s, (kCols + group - 1) / group, 448);
   k.e4m3_codes(Src::bf16, row, kCols, group, s.scale.data(), true, out);
+}
+
+// Blocks of 128 x 128: a pass over 128 rows for the scales, another for the codes.
+void fp8_block(const Table& k, const uint16_t* row, uint8_t* out, Scratch& s) {
+  constexpr size_t kBlocks = kCols / 128;
+  std::fill_n(s.low.begin(), kBlocks, 0.0f);
+  for (size_t r = 0; r < 128; ++r) {
+    k.group_absmax(Src::bf16, row + r * kCols, kCols, 128, s.amax.data());
+    for (size_t g = 0; g < kBlocks; ++g) s.low[g] = std::max(s.low[g], s.amax[g]);
+  }
+  s.amax.swap(s.low);
+  scale_by(s, kBlocks, 448);
+  for (size_t r = 0; r < 128; ++r) {
+    k.e4m3_codes(Src::bf16, row + r * kCols, kCols, 128, s.scale.data(), true, out + r * kCols);
+  }
 }
 
 void nvfp4(const Table& k, const uint16_t* row, uint8_t* out, Scratch& s) {
@@ -129,6 +145,7 @@ std::vector<Op> operations() {
       {"int6 g128", i(128, 6)},
       {"fp8 channel", std::bind(fp8, _1, _2, _3, _4, kCols)},
       {"fp8 g128", std::bind(fp8, _1, _2, _3, _4, 128)},
+      {"fp8 block 128x128", fp8_block, kCols * 2, 128},
       {"nvfp4", nvfp4},
       {"mxfp4", std::bind(mxfp, _1, _2, _3, _4, 2)},
       {"mxfp8", std::bind(mxfp, _1, _2, _3, _4, 8)},
@@ -161,6 +178,12 @@ std::vector<Op> operations() {
          ErrorSums sums;
          k.compare(reinterpret_cast<const float*>(row), s.values.data(), kCols / 2, &sums);
          s.low[0] = static_cast<float>(sums.a2);
+       }},
+      {"histogram int8",
+       [](const Table& k, const uint16_t* row, uint8_t*, Scratch& s) {
+         uint64_t counts[256] = {};
+         k.histogram(reinterpret_cast<const uint8_t*>(row), kCols * 2, 8, counts);
+         s.low[0] = static_cast<float>(counts[3]);
        }},
       {"histogram int4",
        [](const Table& k, const uint16_t* row, uint8_t*, Scratch& s) {
@@ -207,6 +230,7 @@ void measure(const Options& o, size_t threads, const std::vector<uint16_t>& sour
       // The scalar kernels are twenty times slower: fewer rows tell as much.
       size_t rows = std::string_view(k->isa) == "scalar" ? std::min<size_t>(o.rows, 256) : o.rows;
       auto run = [&](size_t t, size_t r) {
+        if (r % op.rows != 0) return;
         op.run(*k, source.data() + r * kCols, target.data() + r * kCols * 2, scratch[t]);
       };
       std::vector<double> speed, ratio, copied;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 
@@ -12,6 +13,7 @@
 #include "lib/pipe/handover.h"
 
 namespace qp {
+namespace fs = std::filesystem;
 namespace {
 
 constexpr std::array<std::string_view, 4> kTargets = {"sglang", "vllm", "transformers", "llama.cpp"};
@@ -26,6 +28,13 @@ Json ledger_json(const ExportPlan& plan) {
 
 std::string text_of(const Json& json) {
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+// `path` itself, or where it is when `directory` still has another name.
+std::string moved_into(const std::string& path, const std::string& directory, const std::string& unfinished) {
+  std::error_code ec;
+  fs::path inner = fs::weakly_canonical(path, ec).lexically_relative(fs::weakly_canonical(directory, ec));
+  return inner.empty() || *inner.begin() == ".." || inner == "." ? path : (fs::path(unfinished) / inner).string();
 }
 
 }  // namespace
@@ -122,8 +131,12 @@ int ExportCommand::run(Tool& tool) {
   write.sync = !no_sync_;
   write.verify = !no_verify_;
   write.inputs = in.paths;
+  write.before_commit = [&](const std::string& unfinished) {
+    if (!ledger_.empty()) {
+      write_file_atomically(moved_into(ledger_, output_, unfinished), text_of(ledger_json(plan)));
+    }
+  };
   WriteResult result = write_checkpoint(*in.store, plan, write, tool.progress());
-  if (!ledger_.empty()) write_file_atomically(ledger_, text_of(ledger_json(plan)));
   tool.say(human_bytes(static_cast<double>(result.bytes)) + " in " + std::to_string(result.shards) +
                (result.shards == 1 ? " file" : " shards"), 1);
   if (stdout_kind() == StdoutKind::pipe && !tool.options.json) {

@@ -13,7 +13,7 @@
 #include "lib/model/modules.h"
 #include "lib/qmap/copy.h"
 #include "lib/qmap/decode.h"
-#include "lib/qmap/rows.h"
+#include "lib/qmap/row_jobs.h"
 #include "lib/qmap/writer.h"
 
 namespace qp {
@@ -117,10 +117,10 @@ Tensor compress_tensor(const Store& store, const Tensor& from, QmapWriter& write
     RowSource source = from.dequantize ? RowSource(store, from) : RowSource(store, from.parts[k]);
     ZstdExtentWriter zstd(writer);
     for_row_chunks(
-        source, 4 << 20, [](uint64_t, uint64_t, std::span<const std::byte>) {},
-        [&](uint64_t, uint64_t, std::span<const std::byte> piece) {
-          zstd.append(piece);
-          progress.add(piece.size());
+        source, 4 << 20, [](const RowChunk&) {},
+        [&](const RowChunk& c) {
+          zstd.append(c.rows);
+          progress.add(c.rows.size());
         });
     to.parts[k].decode = nullptr;
     to.parts[k].extent = zstd.finish();

@@ -26,7 +26,7 @@ uint64_t memory_need(const Plan& plan, int threads) {
       if (s.weights.strategy == Strategy::block) chunk = std::max(chunk, row * static_cast<uint64_t>(s.weights.block_rows));
       small = scale_shape(s.weights, e.tensor->shape).elements().value_or(0) * (s.weights.symmetric ? 6 : 12);
     }
-    worst = std::max(worst, static_cast<uint64_t>(threads) * 4 * chunk + small);
+    worst = std::max(worst, static_cast<uint64_t>(ordered_slots(threads)) * 4 * chunk + small);
   }
   return kBase + worst + plan.entries.size() * 1024;
 }

@@ -65,7 +65,10 @@ class Flattener {
       add_dict(root, "", 0);
     } else {
       for (size_t i = 0; i < root.items.size(); i += 2) {
-        if (&pickle_[root.items[i + 1]] != inner) skip(join("", pickle_[root.items[i]]));
+        const PickleRef ref = root.items[i + 1];
+        if (&pickle_[ref] == inner) continue;
+        skip(join("", pickle_[root.items[i]]));
+        if (is_torch_tensor(pickle_, ref)) out_.beside.push_back(out_.skipped.back());
       }
       add_dict(*inner, "", 0);
     }

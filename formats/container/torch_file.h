@@ -31,7 +31,8 @@ struct TorchTensor {
 
 struct TorchFile {
   std::vector<TorchTensor> tensors;  // in the order of the file; names are unique
-  std::vector<std::string> skipped;  // entries that are no tensors, for example 'epoch'
+  std::vector<std::string> skipped;  // entries that are not read, for example 'epoch'
+  std::vector<std::string> beside;   // those of them that are tensors, beside the dict that is read
 };
 
 // `bytes` is the whole file. The object in it is a dict of tensors and dicts; if it has a dict

@@ -20,6 +20,31 @@ bool inside(const fs::path& inner, const fs::path& outer) {
   return !rel.empty() && *rel.begin() != "..";
 }
 
+// Empties and removes a directory of ours, its marker last: what a kill leaves is still ours.
+void remove_marked(const std::string& directory, const char* marker) {
+  std::error_code ec, ignored;
+  for (auto it = fs::directory_iterator(directory, ec); !ec && it != fs::directory_iterator(); it.increment(ec)) {
+    if (it->path().filename() != marker) fs::remove_all(it->path(), ignored);
+  }
+  fs::remove(directory + "/" + marker, ec);
+  fs::remove(directory, ec);
+}
+
+// What tells a directory that was there before: the device and inode of the one in its place.
+std::string identity_of(const std::string& directory) {
+  struct stat st {};
+  if (stat(directory.c_str(), &st) != 0) return "";
+  return std::to_string(st.st_dev) + " " + std::to_string(st.st_ino) + "\n";
+}
+
+// DIR.partial is the output that DIR replaced, when a kill came before it was removed.
+bool was_replaced(const std::string& partial, const std::string& final_path) {
+  std::string marker = partial + "/" + kReplacedMarker, now = identity_of(final_path);
+  struct stat st {};
+  if (now.empty() || lstat(marker.c_str(), &st) != 0 || !S_ISREG(st.st_mode)) return false;
+  return read_text_file(marker, 4096) == now;
+}
+
 }  // namespace
 
 PartialDirectory::PartialDirectory(const std::string& directory, bool force,
@@ -42,7 +67,8 @@ PartialDirectory::PartialDirectory(const std::string& directory, bool force,
   }
   partial_ = final_ + ".partial";
   if (stat(partial_.c_str(), &st) == 0) {
-    if (!S_ISDIR(st.st_mode) || !fs::exists(partial_ + "/" + kPartialMarker)) {
+    bool ours = fs::exists(partial_ + "/" + kPartialMarker, ec);
+    if (!S_ISDIR(st.st_mode) || (!ours && !was_replaced(partial_, final_))) {
       throw system_error("is in the way and was not made by qexport", EEXIST).file(partial_).hint("move it");
     }
     lock_.reset(open(partial_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -51,7 +77,7 @@ PartialDirectory::PartialDirectory(const std::string& directory, bool force,
       partial_.clear();
       throw system_error("another qexport is writing it", EBUSY).file(path);
     }
-    fs::remove_all(partial_, ec);
+    remove_marked(partial_, ours ? kPartialMarker : kReplacedMarker);
   }
   fs::path parent = fs::path(final_).parent_path();
   if (!parent.empty()) fs::create_directories(parent, ec);
@@ -68,19 +94,25 @@ PartialDirectory::PartialDirectory(const std::string& directory, bool force,
 
 PartialDirectory::~PartialDirectory() {
   if (done_ || partial_.empty()) return;
-  std::error_code ec;
-  fs::remove_all(partial_, ec);
+  remove_marked(partial_, kPartialMarker);
 }
 
 void PartialDirectory::commit(bool sync) {
   std::error_code ec;
   if (sync) sync_fd(lock_.get(), partial_);
+  bool replaces = fs::exists(final_, ec);
+  if (replaces) {  // written while the name is still its: after the exchange it says whose it was
+    std::string marker = final_ + "/" + kReplacedMarker, text = identity_of(partial_);
+    Fd fd(open(marker.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666));
+    if (fd) write_all(fd.get(), std::as_bytes(std::span(text)), 0, marker);
+    if (fd && sync) sync_fd(fd.get(), marker);
+  }
   // Nothing slow between the two: without its marker, a directory that is left is nobody's.
   fs::remove(partial_ + "/" + kPartialMarker, ec);
-  if (fs::exists(final_, ec)) {
+  if (replaces) {
     if (renameat2(AT_FDCWD, partial_.c_str(), AT_FDCWD, final_.c_str(), RENAME_EXCHANGE) == 0) {
       done_ = true;
-      fs::remove_all(partial_, ec);
+      remove_marked(partial_, kReplacedMarker);
     } else {
       std::string old = final_ + ".old";
       fs::rename(final_, old, ec);

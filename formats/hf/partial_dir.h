@@ -10,6 +10,9 @@ namespace qp {
 
 // Marks a directory as unfinished and as ours to remove. Hidden: no checkpoint file.
 constexpr const char* kPartialMarker = ".qpipe-partial";
+// Marks a directory that --force is about to replace: it holds the device and inode of its
+// replacement, so it counts only in DIR.partial, and only beside exactly that DIR.
+constexpr const char* kReplacedMarker = ".qpipe-replaced";
 
 class PartialDirectory {
  public:

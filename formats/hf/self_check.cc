@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "lib/base/error.h"
-#include "lib/qmap/rows.h"
+#include "lib/qmap/row_jobs.h"
 #include "lib/qmap/store.h"
 #include "lib/verify/numbers.h"
 
@@ -26,11 +26,11 @@ void compare(const RowSource& want, const RowSource& found, const std::string& d
   }
   for_row_chunks(
       want, kChunk,
-      [&](uint64_t first, uint64_t count, std::span<const std::byte> rows) {
+      [&](const RowChunk& c) {
         thread_local RowScratch mine;
-        if (rows.empty()) return;
-        const std::byte* other = found.get(first, count, mine);
-        if (std::memcmp(rows.data(), other, rows.size()) != 0) {
+        if (c.rows.empty()) return;
+        const std::byte* other = found.get(c.first, c.count, mine);
+        if (std::memcmp(c.rows.data(), other, c.rows.size()) != 0) {
           fail(directory, name, std::string(what) + " differs from its source");
         }
       },

@@ -108,7 +108,20 @@ void add_pytorch(const std::string& path, const Wanted* wanted, const LoadOption
   uint32_t number = file_number(model, *file);
   NameFilter filter(wanted);
   for (const std::string& name : torch.skipped) {
-    model.dropped.emplace_back(name, "no tensor (an entry of the pickle)");
+    bool tensor = std::ranges::find(torch.beside, name) != torch.beside.end();
+    model.dropped.emplace_back(name, tensor ? "a tensor beside the dict of weights"
+                                            : "no tensor (an entry of the pickle)");
+  }
+  if (!torch.beside.empty() && options.warn) {
+    constexpr size_t kShown = 5;
+    std::string names;
+    for (size_t i = 0; i < std::min(kShown, torch.beside.size()); ++i) {
+      names += (i > 0 ? ", " : "") + printable(torch.beside[i]);
+    }
+    if (torch.beside.size() > kShown) names += " ..";
+    size_t n = torch.beside.size();
+    options.warn(path + ": " + std::to_string(n) + (n == 1 ? " tensor" : " tensors") +
+                 " beside the dict of weights left out: " + names);
   }
   for (TorchTensor& e : torch.tensors) {
     if (!filter.takes(e.name)) {

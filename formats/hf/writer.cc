@@ -19,7 +19,7 @@
 #include "lib/base/interrupt.h"
 #include "lib/base/parallel.h"
 #include "lib/qmap/decode.h"
-#include "lib/qmap/rows.h"
+#include "lib/qmap/row_jobs.h"
 #include "lib/qmap/store.h"
 
 namespace qp {
@@ -36,15 +36,43 @@ struct Shard {
 
 uint64_t out_bytes(const OutTensor& t) { return byte_size(t.dtype, t.shape).value(); }
 
+// Names by their words, numbers by their value: layer 2 comes before layer 10.
+bool before(std::string_view a, std::string_view b) {
+  auto digit = [](char c) { return c >= '0' && c <= '9'; };
+  size_t i = 0, j = 0;
+  while (i < a.size() && j < b.size()) {
+    if (!digit(a[i]) || !digit(b[j])) {
+      if (a[i] != b[j]) return static_cast<unsigned char>(a[i]) < static_cast<unsigned char>(b[j]);
+      ++i, ++j;
+      continue;
+    }
+    auto number = [&](std::string_view s, size_t& at) {
+      while (at < s.size() && s[at] == '0') ++at;
+      size_t begin = at;
+      while (at < s.size() && digit(s[at])) ++at;
+      return s.substr(begin, at - begin);
+    };
+    std::string_view x = number(a, i), y = number(b, j);
+    if (x.size() != y.size()) return x.size() < y.size();
+    if (x != y) return x < y;
+  }
+  if (i == a.size() && j == b.size()) return a < b;  // "01" and "1"
+  return i == a.size();
+}
+
 // Greedy in order, as huggingface_hub splits; a tensor larger than the limit gets its own shard.
+// The order is that of names, so exporting what was loaded from an export gives the same shards.
 std::vector<Shard> split(const ExportPlan& plan, uint64_t limit) {
+  std::vector<const OutTensor*> tensors;
+  for (const OutTensor& t : plan.tensors) tensors.push_back(&t);
+  std::ranges::sort(tensors, before, [](const OutTensor* t) -> std::string_view { return t->name; });
   std::vector<Shard> shards;
-  for (const OutTensor& t : plan.tensors) {
-    uint64_t bytes = out_bytes(t);
+  for (const OutTensor* t : tensors) {
+    uint64_t bytes = out_bytes(*t);
     if (shards.empty() || (shards.back().bytes > 0 && shards.back().bytes + bytes > limit)) {
       shards.emplace_back();
     }
-    shards.back().tensors.push_back(&t);
+    shards.back().tensors.push_back(t);
     shards.back().bytes += bytes;
   }
   if (shards.empty()) shards.emplace_back();
@@ -73,37 +101,26 @@ class ShardWriter {
     std::string header = safetensors_header(entries);
     reserve_space(fd_.get(), header.size() + shard.bytes, path_);
     write_all(fd_.get(), std::as_bytes(std::span(header)), 0, path_);
+    std::vector<RowJob> jobs;
     for (size_t i = 0; i < entries.size(); ++i) {
-      progress_.item(entries[i].name);
-      try {
-        tensor(*shard.tensors[i], header.size() + entries[i].begin);
-        throw_if_changed(*shard.tensors[i]);
-      } catch (Error& e) {
-        throw_if_changed(*shard.tensors[i]);  // the cause behind whatever was noticed first
-        throw std::move(e).tensor(entries[i].name);
-      }
+      add(*shard.tensors[i], header.size() + entries[i].begin, jobs);
     }
+    run_row_jobs(jobs);
     if (sync_) sync_fd(fd_.get(), path_);
     fd_.reset();
   }
 
  private:
-  void tensor(const OutTensor& t, uint64_t at) {
-    if (t.part != nullptr) store_.verify(t.part->extent, "its " + std::string(name_of(t.part->role)));
-    if (t.values != nullptr) {
-      for (const Part& p : t.values->parts) store_.verify(*t.values, p);
-      rows(RowSource(store_, *t.values), t, at);
-    } else if (t.part == nullptr) {
-      write_all(fd_.get(), t.value, at, path_);
-    } else if (t.relay_whole) {
-      std::vector<std::byte> whole = store_.read(*t.part), out(out_bytes(t));
-      t.relay_whole(whole, out);
-      write_all(fd_.get(), out, at, path_);
-    } else {
-      rows(RowSource(store_, *t.part), t, at);
+  // Runs `step`; an error names the tensor, or the cause behind whatever was noticed first.
+  template <class Step>
+  void named(const OutTensor& t, Step step) const {
+    try {
+      step();
+    } catch (Error& e) {
+      throw_if_changed(t);
+      throw std::move(e).tensor(t.name);
     }
   }
-
   void throw_if_changed(const OutTensor& t) const {
     try {
       if (t.part != nullptr) store_.throw_if_changed(t.part->extent);
@@ -113,26 +130,48 @@ class ShardWriter {
     }
   }
 
-  void rows(const RowSource& source, const OutTensor& t, uint64_t at) {
+  // Tensors that are not walked row by row are small: they are written here.
+  void add(const OutTensor& t, uint64_t at, std::vector<RowJob>& jobs) {
+    named(t, [&] {
+      if (t.values == nullptr && t.part == nullptr) return write_all(fd_.get(), t.value, at, path_);
+      if (t.values == nullptr && t.relay_whole) {
+        verify(t);
+        std::vector<std::byte> whole = store_.read(*t.part), out(out_bytes(t));
+        t.relay_whole(whole, out);
+        return write_all(fd_.get(), out, at, path_);
+      }
+      add_rows(t.values ? RowSource(store_, *t.values) : RowSource(store_, *t.part), t, at, jobs);
+    });
+  }
+  void verify(const OutTensor& t) const {
+    if (t.part != nullptr) store_.verify(t.part->extent, "its " + std::string(name_of(t.part->role)));
+    if (t.values == nullptr) return;
+    for (const Part& p : t.values->parts) store_.verify(*t.values, p);
+  }
+
+  void add_rows(const RowSource& source, const OutTensor& t, uint64_t at, std::vector<RowJob>& jobs) {
     uint64_t n = source.rows();
     if (n == 0 || out_bytes(t) == 0) return;
     uint64_t per_row = out_bytes(t) / n, in_row = source.row_bytes();
     if (per_row * n != out_bytes(t) || (t.relay == nullptr && per_row != in_row)) {
       throw defect_error("planned size does not fit its rows");
     }
-    for_row_chunks(
-        source, kChunk,
-        [&](uint64_t first, uint64_t count, std::span<const std::byte> piece) {
-          if (t.relay == nullptr) {
-            write_all(fd_.get(), piece, at + first * per_row, path_);
-            return;
-          }
-          thread_local std::vector<std::byte> out;
-          out.resize(count * per_row);
-          t.relay(piece.data(), count, in_row, per_row, out.data());
-          write_all(fd_.get(), out, at + first * per_row, path_);
-        },
-        [&](uint64_t, uint64_t count, std::span<const std::byte>) { progress_.add(count * per_row); });
+    auto work = [this, &t, at, per_row, in_row](const RowChunk& c) {
+      if (t.relay == nullptr) return write_all(fd_.get(), c.rows, at + c.first * per_row, path_);
+      std::vector<std::byte>& out = relaid_[c.slot];
+      out.resize(c.count * per_row);
+      t.relay(c.rows.data(), c.count, in_row, per_row, out.data());
+      write_all(fd_.get(), out, at + c.first * per_row, path_);
+    };
+    jobs.push_back({.source = source,
+                    .chunk_bytes = kChunk,
+                    .open = [this, &t] { named(t, [&] { verify(t); }); },
+                    .work = [this, &t, work](const RowChunk& c) { named(t, [&] { work(c); }); },
+                    .retire = [this, per_row](const RowChunk& c) { progress_.add(c.count * per_row); },
+                    .close = [this, &t] {
+                      throw_if_changed(t);
+                      progress_.item(t.name);
+                    }});
   }
 
   const Store& store_;
@@ -141,6 +180,7 @@ class ShardWriter {
   bool sync_;
   std::string path_;
   Fd fd_;
+  std::vector<std::vector<std::byte>> relaid_{static_cast<size_t>(ordered_slots())};
 };
 
 void write_text(const std::string& path, std::string_view text, bool sync) {
@@ -238,6 +278,7 @@ WriteResult write_checkpoint(const Store& store, const ExportPlan& plan, const W
     result.verify_seconds = seconds_since(start);
   }
   throw_if_interrupted();
+  if (options.before_commit) options.before_commit(directory.path());
   directory.commit(options.sync);
   return result;
 }

@@ -2,6 +2,7 @@
 // renamed into place. DIR.partial is what an unfinished run leaves after a kill.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,8 @@ struct WriteOptions {
   bool sync = true;
   bool verify = true;               // read everything back and compare before the rename
   std::vector<std::string> inputs;  // directories and files the output must not replace
+  // Told the directory when it is complete and checked, before it gets its name.
+  std::function<void(const std::string& unfinished)> before_commit{};
 };
 
 struct WriteResult {

@@ -3,42 +3,26 @@
 #include <fcntl.h>
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 
 #include "lib/algorithm/journal.h"
 #include "lib/algorithm/rtn.h"
 #include "lib/base/error.h"
 #include "lib/base/interrupt.h"
+#include "lib/base/parallel.h"
 #include "lib/kernels/kernels.h"
+#include "lib/model/modules.h"
 #include "lib/qmap/copy.h"
 #include "lib/qmap/decode.h"
 #include "lib/qmap/identity.h"
+#include "lib/qmap/row_jobs.h"
 #include "lib/qmap/writer.h"
 
 namespace qp {
 namespace {
-
-// How much work a crash of the whole machine may cost: the journal is synced this often.
-constexpr uint64_t kJournalBytes = 256 << 20;
-constexpr auto kJournalTime = std::chrono::seconds(2);
-
-class ExtentSink final : public PieceSink {
- public:
-  ExtentSink(QmapWriter& writer, uint64_t begin) : writer_(writer), begin_(begin) {}
-  void put(uint64_t offset, std::span<const std::byte> piece) override {
-    writer_.write(begin_ + offset, piece);
-  }
-  void retire(std::span<const std::byte> piece) override { hasher_.update(piece); }
-  uint64_t digest() const { return hasher_.digest(); }
-
- private:
-  QmapWriter& writer_;
-  uint64_t begin_;
-  Hasher64 hasher_;
-};
 
 class Run {
  public:
@@ -55,9 +39,11 @@ class Run {
     QuantizeResult result;
     progress_.begin("quantizing", plan_.input_bytes);
     try {
-      for (size_t i = 0; i < plan_.entries.size(); ++i) step(i, result);
+      for (size_t i = 0; i < plan_.entries.size(); ++i) add(i, result);
+      run_batch();
       progress_.end();
       store_.throw_if_changed();
+      if (journal_) journal_->stop_sync();
       result.id = writer_.finish(model_, output_.base(), output_.unnamed(), output_.sync());
     } catch (Error& e) {
       if (e.kind() != ErrorKind::system) {
@@ -123,56 +109,139 @@ class Run {
     std::string text = to_json(plan_, identity(store_.model())).dump();
     h.update(std::as_bytes(std::span(text)));
     std::string run = h.digest().hex() + " " + QP_VERSION + " " + kernels::active().isa;
-    journal_.emplace(output_.label() + ".partial", run, output_.resuming());
-    last_flush_ = std::chrono::steady_clock::now();
+    journal_.emplace(output_.label() + ".partial", run, output_.resuming(), output_.fd(), output_.sync());
+    if (output_.resuming()) {
+      journal_->check([this](size_t i, const Journal::Hashes& hashes) { return intact(i, hashes); });
+    }
+    for (const PlanEntry& e : plan_.entries) ++left_[layer_prefix(e.tensor->name)];
   }
 
-  void step(size_t i, QuantizeResult& result) {
+  // The bytes that an earlier run wrote for tensor i are what its journal says.
+  bool intact(size_t i, const Journal::Hashes& hashes) {
+    if (i >= model_.tensors.size() || hashes.size() != model_.tensors[i].parts.size()) return false;
+    for (size_t k = 0; k < hashes.size(); ++k) {
+      const Extent& e = model_.tensors[i].parts[k].extent;
+      if (e.file == 0 && writer_.hash(e) != hashes[k]) return false;
+    }
+    return true;
+  }
+
+  // Tensors are added to a batch, whose rows are walked as one stream.
+  void add(size_t i, QuantizeResult& result) {
     const PlanEntry& e = plan_.entries[i];
     Tensor& t = model_.tensors[i];
-    progress_.item(t.name);
     if (journal_) {
       const auto* hashes = journal_->finished(i);
       if (hashes != nullptr && hashes->size() == t.parts.size()) {
         for (size_t k = 0; k < t.parts.size(); ++k) t.parts[k].extent.xxh3 = (*hashes)[k];
         progress_.add(e.tensor->stored_bytes());
+        --left_[layer_prefix(t.name)];
         ++result.resumed;
         return;
       }
     }
+    size_t first = 0;
     try {
-      for (const Part& p : e.tensor->parts) store_.verify(*e.tensor, p);
-      e.scheme >= 0 ? quantize(e, t) : copy(e, t);
-      store_.throw_if_changed(*e.tensor);
+      float range = e.scheme >= 0 ? range_of(e) : 0;  // may run the batch
+      first = batch_.size();
+      e.scheme >= 0 ? add_quantize(e, t, range) : add_copy(e, t);
     } catch (Error& error) {
-      store_.throw_if_changed(*e.tensor);  // the cause behind whatever was noticed first
-      throw std::move(error).file(store_.where(*e.tensor)).tensor(t.name);
+      explain(error, i);
     }
+    if (batch_.size() == first) return finished(i);
+    auto verify = [this, &e] {
+      for (const Part& p : e.tensor->parts) store_.verify(*e.tensor, p);
+    };
+    batch_[first].open = [verify, open = std::move(batch_[first].open)] {
+      verify();
+      if (open) open();
+    };
+    batch_.back().close = [this, i, close = std::move(batch_.back().close)] {
+      close();
+      finished(i);
+    };
+    for (size_t k = first; k < batch_.size(); ++k) guard(batch_[k], i);
+  }
+
+  // Errors of a job name its tensor.
+  void guard(RowJob& job, size_t i) {
+    auto guarded = [this, i](auto step) {
+      return [this, i, step = std::move(step)](const auto&... c) {
+        try {
+          step(c...);
+        } catch (Error& error) {
+          explain(error, i);
+        }
+      };
+    };
+    if (job.open) job.open = guarded(std::move(job.open));
+    job.work = guarded(std::move(job.work));
+    job.retire = guarded(std::move(job.retire));
+    job.close = guarded(std::move(job.close));
+  }
+  [[noreturn]] void explain(Error& error, size_t i) const {
+    const Tensor& from = *plan_.entries[i].tensor;
+    store_.throw_if_changed(from);  // the cause behind whatever was noticed first
+    throw std::move(error).file(store_.where(from)).tensor(from.name);
+  }
+
+  void run_batch() {
+    run_row_jobs(batch_);
+    batch_.clear();
+  }
+
+  // Everything of tensor i is written.
+  void finished(size_t i) {
+    const PlanEntry& e = plan_.entries[i];
+    const Tensor& t = model_.tensors[i];
+    store_.throw_if_changed(*e.tensor);
+    progress_.item(t.name);
     if (!journal_) return;
     std::vector<uint64_t> hashes;
     for (const Part& p : t.parts) hashes.push_back(p.extent.xxh3.value_or(0));
     journal_->add(i, hashes);
-    since_flush_ += t.stored_bytes();
-    auto now = std::chrono::steady_clock::now();
-    if (since_flush_ > kJournalBytes || now - last_flush_ > kJournalTime) {
-      if (output_.sync()) journal_->flush(output_.fd());
-      since_flush_ = 0;
-      last_flush_ = now;
-    }
+    // A finished layer is durable; so is what belongs to none, such as embeddings.
+    std::string_view layer = layer_prefix(t.name);
+    if (--left_[layer] == 0 || layer.empty()) journal_->sync();
   }
 
-  void copy(const PlanEntry& e, Tensor& t) {
+  void add_copy(const PlanEntry& e, Tensor& t) {
     if (t.parts.front().extent.file != 0) return;  // --refer
-    copy_tensor(store_, *e.tensor, t, writer_, [&](uint64_t n) { progress_.add(n); });
+    add_copy_jobs(store_, *e.tensor, t, writer_, advance_, batch_);
   }
 
-  void quantize(const PlanEntry& e, Tensor& t) {
+  void add_quantize(const PlanEntry& e, Tensor& t, float range) {
     const Scheme& scheme = plan_.schemes[static_cast<size_t>(e.scheme)];
-    Part& codes = t.parts[0];
-    ExtentSink sink(writer_, codes.extent.offset);
-    SmallParts small = quantize_rtn(store_, *e.tensor, scheme, range_of(e, scheme), sink,
-                                    [&](uint64_t n) { progress_.add(n); });
-    codes.extent.xxh3 = sink.digest();
+    struct State {
+      std::optional<RtnQuantizer> quantizer;
+      Hasher64 hasher;
+    };
+    auto state = std::make_shared<State>();
+    uint64_t begin = t.parts[0].extent.offset;
+    batch_.push_back(
+        {.source = RowSource(store_, *e.tensor),
+         .chunk_bytes = RtnQuantizer::kChunkBytes,
+         .unit = RtnQuantizer::unit_of(scheme),
+         .open = [this, &e, &scheme, range, state] {
+           state->quantizer.emplace(store_, *e.tensor, scheme, range);
+         },
+         .work = [this, state](const RowChunk& c) {
+           state->quantizer->chunk(c.rows.data(), c.first, c.count, scratch_[c.slot]);
+         },
+         .retire = [this, state, begin](const RowChunk& c) {
+           const auto& codes = scratch_[c.slot].codes;
+           state->hasher.update(codes);
+           writer_.write(begin + c.first * state->quantizer->code_bytes(), codes);
+           progress_.add(c.rows.size());
+         },
+         .close = [this, &t, state] {
+           t.parts[0].extent.xxh3 = state->hasher.digest();
+           write_small(t, state->quantizer->finish());
+           state->quantizer.reset();
+         }});
+  }
+
+  void write_small(Tensor& t, const SmallParts& small) {
     for (Part& p : t.parts) {
       const std::vector<std::byte>* bytes = p.role == Role::scale        ? &small.scale
                                             : p.role == Role::zero_point ? &small.zero_point
@@ -186,10 +255,11 @@ class Run {
   }
 
   // The range that a tensor-wide scale needs; fused tensors share NVFP4's.
-  float range_of(const PlanEntry& e, const Scheme& scheme) {
-    if (scheme.weights.strategy == Strategy::tensor) return tensor_absmax(store_, *e.tensor);
+  float range_of(const PlanEntry& e) {
+    const Scheme& scheme = plan_.schemes[static_cast<size_t>(e.scheme)];
+    if (scheme.weights.strategy == Strategy::tensor) return absmax(*e.tensor);
     if (scheme.weights.strategy != Strategy::tensor_group) return 0;
-    if (e.info.fused.empty()) return tensor_absmax(store_, *e.tensor);
+    if (e.info.fused.empty()) return absmax(*e.tensor);
     if (fused_.empty()) {
       for (const PlanEntry& other : plan_.entries) {
         if (other.scheme >= 0 && !other.info.fused.empty()) fused_[other.info.fused].members.push_back(&other);
@@ -199,10 +269,17 @@ class Run {
     if (!group.range) {
       group.range = 0;
       for (const PlanEntry* m : group.members) {
-        group.range = std::max(*group.range, tensor_absmax(store_, *m->tensor));
+        group.range = std::max(*group.range, absmax(*m->tensor));
       }
     }
     return *group.range;
+  }
+
+  // A pass over its rows; what is to be done before comes first, while the pages it reads are near.
+  float absmax(const Tensor& t) {
+    run_batch();
+    for (const Part& p : t.parts) store_.verify(t, p);
+    return tensor_absmax(store_, t);
   }
 
   // True when there is something to resume.
@@ -210,7 +287,7 @@ class Run {
     if (!journal_) return false;
     try {
       if (!journal_->empty()) {
-        journal_->flush(output_.fd());
+        journal_->finish();
         output_.keep_partial(true);
         return true;
       }
@@ -238,8 +315,10 @@ class Run {
   Model model_;
   std::optional<Journal> journal_;
   std::map<std::string, Fused> fused_;
-  uint64_t since_flush_ = 0;
-  std::chrono::steady_clock::time_point last_flush_;
+  const std::function<void(uint64_t)> advance_ = [this](uint64_t n) { progress_.add(n); };
+  std::vector<RtnScratch> scratch_{static_cast<size_t>(ordered_slots())};
+  std::vector<RowJob> batch_;
+  std::unordered_map<std::string_view, size_t> left_;  // unfinished tensors of a layer
 };
 
 }  // namespace

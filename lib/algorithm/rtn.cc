@@ -7,16 +7,11 @@
 
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
-#include "lib/base/interrupt.h"
-#include "lib/base/parallel.h"
-#include "lib/kernels/kernels.h"
-#include "lib/qmap/rows.h"
+#include "lib/qmap/row_jobs.h"
 #include "lib/scheme/numerics.h"
 
 namespace qp {
 namespace {
-
-constexpr uint64_t kChunkBytes = 1 << 20;  // of source: stays in L2 between the two passes
 
 kernels::Src src_of(DType dtype) {
   if (dtype == DType::bf16) return kernels::Src::bf16;
@@ -40,164 +35,6 @@ kernels::Src src_of(DType dtype) {
       .hint("use a scheme with symmetric, float scales (w4a16, fp8-dynamic ..), or --ignore it");
 }
 
-// What one worker needs to turn rows into codes.
-struct Worker {
-  RowScratch rows;
-  std::vector<std::byte> codes;
-  std::vector<float> lo, hi, scale, zero;
-};
-
-class Quantizer {
- public:
-  Quantizer(const Store& store, const Tensor& t, const Scheme& scheme, float range)
-      : store_(store), t_(t), scheme_(scheme), w_(scheme.weights), k_(kernels::active()),
-        cols_(t.shape.cols()), group_(scheme.group_of(cols_)), groups_(ceil_div(cols_, group_)),
-        code_bytes_(ceil_div(cols_ * static_cast<uint64_t>(w_.num_bits), 8)),
-        source_bytes_(cols_ * dtype_bits(t.dtype) / 8) {
-    Shape scales = scale_shape(w_, t.shape);
-    scale_.resize(*scales.elements());
-    if (!w_.symmetric) zero_.resize(scale_.size());
-    if (scheme.scale_kind() != ScaleKind::source) small_codes_.resize(scale_.size());
-    if (scheme.scale_kind() == ScaleKind::e4m3_global) {
-      global_ = numerics::global_scale_of(t.dtype, range);
-    } else if (w_.strategy == Strategy::tensor) {
-      set_tensor_scale(range);
-    }
-  }
-
-  void chunk(const std::byte* rows, uint64_t first, uint64_t count, Worker& w) {
-    w.codes.resize(count * code_bytes_);
-    if (w_.strategy == Strategy::block) {
-      for (uint64_t r = 0; r < count; r += static_cast<uint64_t>(w_.block_rows)) {
-        block_scales(rows, first, r, count, w);
-      }
-    }
-    for (uint64_t r = 0; r < count; ++r) {
-      const std::byte* row = rows + r * source_bytes_;
-      auto* out = reinterpret_cast<uint8_t*>(w.codes.data() + r * code_bytes_);
-      const float* scale = row_scales(row, first + r, w);
-      codes(row, scale, w.zero.empty() ? nullptr : w.zero.data(), out);
-    }
-  }
-
-  uint64_t code_bytes() const { return code_bytes_; }  // per row
-
-  SmallParts finish() const {
-    SmallParts parts;
-    if (scheme_.scale_kind() == ScaleKind::source) {
-      uint64_t unit = dtype_bits(t_.dtype) / 8;
-      parts.scale.resize(scale_.size() * unit);
-      k_.from_f32(src_of(t_.dtype), scale_.data(), scale_.size(), parts.scale.data());
-    } else {
-      auto bytes = std::as_bytes(std::span(small_codes_));
-      parts.scale.assign(bytes.begin(), bytes.end());
-    }
-    auto offset = static_cast<float>(1 << (w_.num_bits - 1));
-    for (float z : zero_) parts.zero_point.push_back(static_cast<std::byte>(z + offset));
-    if (scheme_.scale_kind() == ScaleKind::e4m3_global) {
-      auto bytes = std::as_bytes(std::span(&global_, 1));
-      parts.global_scale.assign(bytes.begin(), bytes.end());
-    }
-    return parts;
-  }
-
- private:
-  void set_tensor_scale(float range) {
-    if (w_.symmetric) {
-      scale_[0] = numerics::scale_of(w_, t_.dtype, range);
-    } else {
-      throw usage_error("asymmetric weights per tensor are not supported")
-          .hint("use --group-size channel");
-    }
-  }
-
-  // Scales of one row; for strategies whose scales span rows they are already known.
-  const float* row_scales(const std::byte* row, uint64_t r, Worker& w) {
-    if (w_.strategy == Strategy::tensor) return scale_.data();
-    if (w_.strategy == Strategy::block) {
-      return &scale_[r / static_cast<uint64_t>(w_.block_rows) * groups_];
-    }
-    float* scale = &scale_[r * groups_];
-    w.hi.resize(groups_);
-    if (!w_.symmetric) {
-      w.lo.resize(groups_);
-      w.zero.resize(groups_);
-      k_.group_minmax(src_of(t_.dtype), row, cols_, group_, w.lo.data(), w.hi.data());
-      for (uint64_t g = 0; g < groups_; ++g) {
-        if (!std::isfinite(w.lo[g]) || !std::isfinite(w.hi[g])) refuse_nonfinite(store_, t_, r);
-        auto sz = numerics::scale_zero_of(w_, t_.dtype, w.lo[g], w.hi[g]);
-        if (!std::isfinite(sz.scale)) refuse_overflow(store_, t_, r);
-        scale[g] = sz.scale;
-        w.zero[g] = zero_[r * groups_ + g] = sz.zero_point;
-      }
-      return scale;
-    }
-    k_.group_absmax(src_of(t_.dtype), row, cols_, group_, w.hi.data());
-    for (uint64_t g = 0; g < groups_; ++g) {
-      if (!std::isfinite(w.hi[g])) refuse_nonfinite(store_, t_, r);
-    }
-    switch (scheme_.scale_kind()) {
-      case ScaleKind::e4m3_global:
-        w.scale.resize(groups_);
-        k_.nvfp4_scales(src_of(t_.dtype), w.hi.data(), groups_, global_,
-                        &small_codes_[r * groups_], w.scale.data());
-        return w.scale.data();
-      case ScaleKind::e8m0:
-        w.scale.resize(groups_);
-        k_.mx_scales(src_of(t_.dtype), w.hi.data(), groups_, w_.num_bits == 4 ? 2 : 8,
-                     &small_codes_[r * groups_], w.scale.data());
-        for (uint64_t g = 0; g < groups_; ++g) {
-          if (small_codes_[r * groups_ + g] == 255) refuse_overflow(store_, t_, r);
-        }
-        return w.scale.data();
-      case ScaleKind::source: break;
-    }
-    for (uint64_t g = 0; g < groups_; ++g) scale[g] = numerics::scale_of(w_, t_.dtype, w.hi[g]);
-    return scale;
-  }
-
-  void block_scales(const std::byte* rows, uint64_t first, uint64_t r, uint64_t count, Worker& w) {
-    auto height = static_cast<uint64_t>(w_.block_rows);
-    uint64_t end = std::min(r + height, count);
-    float* scale = &scale_[(first + r) / height * groups_];
-    w.hi.resize(groups_);
-    std::fill_n(scale, groups_, 0.0f);
-    for (uint64_t i = r; i < end; ++i) {
-      k_.group_absmax(src_of(t_.dtype), rows + i * source_bytes_, cols_, group_, w.hi.data());
-      for (uint64_t g = 0; g < groups_; ++g) {
-        if (!std::isfinite(w.hi[g])) refuse_nonfinite(store_, t_, first + i);
-        scale[g] = std::max(scale[g], w.hi[g]);
-      }
-    }
-    for (uint64_t g = 0; g < groups_; ++g) scale[g] = numerics::scale_of(w_, t_.dtype, scale[g]);
-  }
-
-  void codes(const std::byte* row, const float* scale, const float* zero, uint8_t* out) const {
-    switch (scheme_.code_kind()) {
-      case CodeKind::integer:
-        k_.int_codes(src_of(t_.dtype), row, cols_, group_, scale, zero, w_.num_bits, out);
-        return;
-      case CodeKind::e4m3:
-        k_.e4m3_codes(src_of(t_.dtype), row, cols_, group_, scale, true, out);
-        return;
-      case CodeKind::e2m1:
-        k_.e2m1_codes(src_of(t_.dtype), row, cols_, group_, scale,
-                      scheme_.scale_kind() == ScaleKind::e8m0, out);
-        return;
-    }
-  }
-
-  const Store& store_;
-  const Tensor& t_;
-  const Scheme& scheme_;
-  const QuantArgs& w_;
-  const kernels::Table& k_;
-  uint64_t cols_, group_, groups_, code_bytes_, source_bytes_;
-  std::vector<float> scale_, zero_;
-  std::vector<uint8_t> small_codes_;  // E4M3 or E8M0 scales
-  float global_ = 0;
-};
-
 }  // namespace
 
 float tensor_absmax(const Store& store, const Tensor& t) {
@@ -205,12 +42,12 @@ float tensor_absmax(const Store& store, const Tensor& t) {
   std::mutex mutex;
   float amax = 0;
   for_row_chunks(
-      source, kChunkBytes,
-      [&](uint64_t first, uint64_t count, std::span<const std::byte> rows) {
+      source, RtnQuantizer::kChunkBytes,
+      [&](const RowChunk& c) {
         float m = 0;
-        uint64_t n = count * source.cols();
-        kernels::active().group_absmax(src_of(t.dtype), rows.data(), n, std::max<uint64_t>(n, 1), &m);
-        if (!std::isfinite(m)) refuse_nonfinite(store, t, first);
+        uint64_t n = c.count * source.cols();
+        kernels::active().group_absmax(src_of(t.dtype), c.rows.data(), n, std::max<uint64_t>(n, 1), &m);
+        if (!std::isfinite(m)) refuse_nonfinite(store, t, c.first);
         std::lock_guard lock(mutex);
         amax = std::max(amax, m);
       },
@@ -218,32 +55,146 @@ float tensor_absmax(const Store& store, const Tensor& t) {
   return amax;
 }
 
-SmallParts quantize_rtn(const Store& store, const Tensor& t, const Scheme& scheme, float range,
-                        PieceSink& sink, const std::function<void(uint64_t)>& advance) {
-  uint64_t unit = scheme.weights.strategy == Strategy::block
-                      ? static_cast<uint64_t>(scheme.weights.block_rows)
-                      : 1;
-  RowSource source(store, t);
-  Quantizer quantizer(store, t, scheme, range);
-  std::vector<Worker> workers(static_cast<size_t>(threads()));
-  uint64_t fit = kChunkBytes / std::max<uint64_t>(source.row_bytes(), 1);
-  uint64_t per_chunk = std::max(unit, fit / unit * unit);
-  auto size = [&](size_t i) { return std::min(per_chunk, source.rows() - i * per_chunk); };
-  parallel_ordered(
-      ceil_div(source.rows(), per_chunk),
-      [&](size_t i, int worker) {
-        throw_if_interrupted();
-        Worker& w = workers[static_cast<size_t>(worker)];
-        uint64_t first = i * per_chunk;
-        quantizer.chunk(source.get(first, size(i), w.rows), first, size(i), w);
-        sink.put(first * quantizer.code_bytes(), w.codes);
-      },
-      [&](size_t i, int worker) {
-        sink.retire(workers[static_cast<size_t>(worker)].codes);
-        advance(size(i) * source.row_bytes());
-      });
-  source.drop(0, source.rows());
-  return quantizer.finish();
+uint64_t RtnQuantizer::unit_of(const Scheme& scheme) {
+  if (scheme.weights.strategy != Strategy::block) return 1;
+  return static_cast<uint64_t>(scheme.weights.block_rows);
+}
+
+RtnQuantizer::RtnQuantizer(const Store& store, const Tensor& t, const Scheme& scheme, float range)
+    : store_(store), t_(t), scheme_(scheme), w_(scheme.weights), k_(kernels::active()),
+      cols_(t.shape.cols()), group_(scheme.group_of(cols_)), groups_(ceil_div(cols_, group_)),
+      code_bytes_(ceil_div(cols_ * static_cast<uint64_t>(w_.num_bits), 8)),
+      source_bytes_(cols_ * dtype_bits(t.dtype) / 8) {
+  Shape scales = scale_shape(w_, t.shape);
+  scale_.resize(*scales.elements());
+  if (!w_.symmetric) zero_.resize(scale_.size());
+  if (scheme.scale_kind() != ScaleKind::source) small_codes_.resize(scale_.size());
+  if (scheme.scale_kind() == ScaleKind::e4m3_global) {
+    global_ = numerics::global_scale_of(t.dtype, range);
+  } else if (w_.strategy == Strategy::tensor) {
+    set_tensor_scale(range);
+  }
+}
+
+void RtnQuantizer::chunk(const std::byte* rows, uint64_t first, uint64_t count, RtnScratch& w) {
+  w.codes.resize(count * code_bytes_);
+  if (w_.strategy == Strategy::block) {
+    for (uint64_t r = 0; r < count; r += static_cast<uint64_t>(w_.block_rows)) {
+      block_scales(rows, first, r, count, w);
+    }
+  }
+  for (uint64_t r = 0; r < count; ++r) {
+    const std::byte* row = rows + r * source_bytes_;
+    auto* out = reinterpret_cast<uint8_t*>(w.codes.data() + r * code_bytes_);
+    const float* scale = row_scales(row, first + r, w);
+    codes(row, scale, w_.symmetric ? nullptr : w.zero.data(), out);
+  }
+}
+
+SmallParts RtnQuantizer::finish() const {
+  SmallParts parts;
+  if (scheme_.scale_kind() == ScaleKind::source) {
+    uint64_t unit = dtype_bits(t_.dtype) / 8;
+    parts.scale.resize(scale_.size() * unit);
+    k_.from_f32(src_of(t_.dtype), scale_.data(), scale_.size(), parts.scale.data());
+  } else {
+    auto bytes = std::as_bytes(std::span(small_codes_));
+    parts.scale.assign(bytes.begin(), bytes.end());
+  }
+  auto offset = static_cast<float>(1 << (w_.num_bits - 1));
+  for (float z : zero_) parts.zero_point.push_back(static_cast<std::byte>(z + offset));
+  if (scheme_.scale_kind() == ScaleKind::e4m3_global) {
+    auto bytes = std::as_bytes(std::span(&global_, 1));
+    parts.global_scale.assign(bytes.begin(), bytes.end());
+  }
+  return parts;
+}
+
+void RtnQuantizer::set_tensor_scale(float range) {
+  if (w_.symmetric) {
+    scale_[0] = numerics::scale_of(w_, t_.dtype, range);
+  } else {
+    throw usage_error("asymmetric weights per tensor are not supported")
+        .hint("use --group-size channel");
+  }
+}
+
+// Scales of one row; for strategies whose scales span rows they are already known.
+const float* RtnQuantizer::row_scales(const std::byte* row, uint64_t r, RtnScratch& w) {
+  if (w_.strategy == Strategy::tensor) return scale_.data();
+  if (w_.strategy == Strategy::block) {
+    return &scale_[r / static_cast<uint64_t>(w_.block_rows) * groups_];
+  }
+  float* scale = &scale_[r * groups_];
+  w.hi.resize(groups_);
+  if (!w_.symmetric) {
+    w.lo.resize(groups_);
+    w.zero.resize(groups_);
+    k_.group_minmax(src_of(t_.dtype), row, cols_, group_, w.lo.data(), w.hi.data());
+    for (uint64_t g = 0; g < groups_; ++g) {
+      if (!std::isfinite(w.lo[g]) || !std::isfinite(w.hi[g])) refuse_nonfinite(store_, t_, r);
+      auto sz = numerics::scale_zero_of(w_, t_.dtype, w.lo[g], w.hi[g]);
+      if (!std::isfinite(sz.scale)) refuse_overflow(store_, t_, r);
+      scale[g] = sz.scale;
+      w.zero[g] = zero_[r * groups_ + g] = sz.zero_point;
+    }
+    return scale;
+  }
+  k_.group_absmax(src_of(t_.dtype), row, cols_, group_, w.hi.data());
+  for (uint64_t g = 0; g < groups_; ++g) {
+    if (!std::isfinite(w.hi[g])) refuse_nonfinite(store_, t_, r);
+  }
+  switch (scheme_.scale_kind()) {
+    case ScaleKind::e4m3_global:
+      w.scale.resize(groups_);
+      k_.nvfp4_scales(src_of(t_.dtype), w.hi.data(), groups_, global_,
+                      &small_codes_[r * groups_], w.scale.data());
+      return w.scale.data();
+    case ScaleKind::e8m0:
+      w.scale.resize(groups_);
+      k_.mx_scales(src_of(t_.dtype), w.hi.data(), groups_, w_.num_bits == 4 ? 2 : 8,
+                   &small_codes_[r * groups_], w.scale.data());
+      for (uint64_t g = 0; g < groups_; ++g) {
+        if (small_codes_[r * groups_ + g] == 255) refuse_overflow(store_, t_, r);
+      }
+      return w.scale.data();
+    case ScaleKind::source: break;
+  }
+  numerics::scales_of(w_, t_.dtype, w.hi, scale);
+  return scale;
+}
+
+void RtnQuantizer::block_scales(const std::byte* rows, uint64_t first, uint64_t r, uint64_t count,
+                                RtnScratch& w) {
+  auto height = static_cast<uint64_t>(w_.block_rows);
+  uint64_t end = std::min(r + height, count);
+  float* scale = &scale_[(first + r) / height * groups_];
+  w.hi.resize(groups_);
+  std::fill_n(scale, groups_, 0.0f);
+  for (uint64_t i = r; i < end; ++i) {
+    k_.group_absmax(src_of(t_.dtype), rows + i * source_bytes_, cols_, group_, w.hi.data());
+    for (uint64_t g = 0; g < groups_; ++g) {
+      if (!std::isfinite(w.hi[g])) refuse_nonfinite(store_, t_, first + i);
+      scale[g] = std::max(scale[g], w.hi[g]);
+    }
+  }
+  numerics::scales_of(w_, t_.dtype, {scale, groups_}, scale);
+}
+
+void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* zero,
+                         uint8_t* out) const {
+  switch (scheme_.code_kind()) {
+    case CodeKind::integer:
+      k_.int_codes(src_of(t_.dtype), row, cols_, group_, scale, zero, w_.num_bits, out);
+      return;
+    case CodeKind::e4m3:
+      k_.e4m3_codes(src_of(t_.dtype), row, cols_, group_, scale, true, out);
+      return;
+    case CodeKind::e2m1:
+      k_.e2m1_codes(src_of(t_.dtype), row, cols_, group_, scale,
+                    scheme_.scale_kind() == ScaleKind::e8m0, out);
+      return;
+  }
 }
 
 }  // namespace qp

@@ -3,11 +3,10 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
-#include <span>
 #include <string>
 #include <vector>
 
+#include "lib/kernels/kernels.h"
 #include "lib/qmap/store.h"
 #include "lib/scheme/scheme.h"
 
@@ -16,15 +15,6 @@ namespace qp {
 // max |w| over a tensor, for scales that span it or a fused group. Errors: input (NaN, Inf).
 float tensor_absmax(const Store& store, const Tensor& tensor);
 
-// Where a tensor's big part goes. put() runs on any worker, in any order; retire() gets the same
-// pieces once each, in order, one at a time.
-class PieceSink {
- public:
-  virtual ~PieceSink() = default;
-  virtual void put(uint64_t offset, std::span<const std::byte> piece) = 0;
-  virtual void retire(std::span<const std::byte> piece) = 0;
-};
-
 // The small parts of a quantized tensor, encoded in the dtypes that part_specs() names.
 struct SmallParts {
   std::vector<std::byte> scale;
@@ -32,10 +22,45 @@ struct SmallParts {
   std::vector<std::byte> global_scale;  // empty unless the scheme has one
 };
 
-// Quantizes one tensor. `range` is tensor_absmax() over the tensor (strategy tensor) or its fused
-// group (tensor_group); unused otherwise. `advance` is told source bytes as they are done.
-// Errors: input (NaN or Inf in the weights).
-SmallParts quantize_rtn(const Store& store, const Tensor& tensor, const Scheme& scheme, float range,
-                        PieceSink& sink, const std::function<void(uint64_t)>& advance);
+// What turning some rows into codes needs, and the codes.
+struct RtnScratch {
+  std::vector<std::byte> codes;
+  std::vector<float> lo, hi, scale, zero;
+};
+
+// Quantizes one tensor, a chunk of rows at a time.
+class RtnQuantizer {
+ public:
+  // `range` is tensor_absmax() over the tensor (strategy tensor) or its fused group (tensor_group);
+  // unused otherwise. Keeps references to all three.
+  RtnQuantizer(const Store& store, const Tensor& tensor, const Scheme& scheme, float range);
+
+  // Bytes of source that are read at a time, and the rows that chunks are multiples of.
+  static constexpr uint64_t kChunkBytes = 1 << 20;  // stays in L2 between the two passes
+  static uint64_t unit_of(const Scheme& scheme);
+
+  // Rows [first, first + count), dense in the tensor's dtype, to scratch.codes. Chunks may run in
+  // parallel. Errors: input (NaN or Inf in the weights), limit (a scale that overflows).
+  void chunk(const std::byte* rows, uint64_t first, uint64_t count, RtnScratch& scratch);
+  uint64_t code_bytes() const { return code_bytes_; }  // per row
+  SmallParts finish() const;                           // after all chunks
+
+ private:
+  void set_tensor_scale(float range);
+  const float* row_scales(const std::byte* row, uint64_t r, RtnScratch& w);
+  void block_scales(const std::byte* rows, uint64_t first, uint64_t r, uint64_t count,
+                    RtnScratch& w);
+  void codes(const std::byte* row, const float* scale, const float* zero, uint8_t* out) const;
+
+  const Store& store_;
+  const Tensor& t_;
+  const Scheme& scheme_;
+  const QuantArgs& w_;
+  const kernels::Table& k_;
+  uint64_t cols_, group_, groups_, code_bytes_, source_bytes_;
+  std::vector<float> scale_, zero_;
+  std::vector<uint8_t> small_codes_;  // E4M3 or E8M0 scales
+  float global_ = 0;
+};
 
 }  // namespace qp

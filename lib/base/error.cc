@@ -30,9 +30,13 @@ Error& Error::tensor(std::string_view name) & {
   return *this;
 }
 
+namespace {
+constexpr size_t kMaxPath = 4096;  // no path that can be opened is longer
+}
+
 void Error::render() {
   message_.clear();
-  if (!file_.empty()) message_ += printable(file_) + ": ";
+  if (!file_.empty()) message_ += printable(file_, kMaxPath) + ": ";
   if (!tensor_.empty()) message_ += "tensor '" + printable(tensor_) + "': ";
   message_ += what_;
   if (!hint_.empty()) message_ += "; " + hint_;
@@ -42,10 +46,19 @@ Error system_error(std::string what, int errno_value) {
   return {ErrorKind::system, std::move(what) + ": " + std::strerror(errno_value)};
 }
 
-std::string printable(std::string_view text) {
+namespace {
+
+// Where the UTF-8 character that holds byte `at` begins; at most three bytes before.
+size_t character_begin(std::string_view text, size_t at) {
+  for (size_t back = 0; back < 4 && back <= at && at < text.size(); ++back) {
+    if ((static_cast<unsigned char>(text[at - back]) & 0xc0u) != 0x80u) return at - back;
+  }
+  return at;
+}
+
+void escape(std::string_view text, std::string& out) {
   static const char* hex = "0123456789abcdef";
-  std::string out;
-  for (char c : text.substr(0, 200)) {
+  for (char c : text) {
     auto u = static_cast<unsigned char>(c);
     if (u < 0x20 || u == 0x7f || c == '\\') {
       out += "\\x";
@@ -55,7 +68,21 @@ std::string printable(std::string_view text) {
       out += c;
     }
   }
-  if (text.size() > 200) out += "...";
+}
+
+}  // namespace
+
+std::string printable(std::string_view text, size_t limit) {
+  std::string out;
+  if (text.size() <= limit) {
+    escape(text, out);
+    return out;
+  }
+  // Both ends tell: paths and tensor names differ at the end more often than not.
+  size_t head = character_begin(text, limit / 2), tail = character_begin(text, text.size() - limit / 2);
+  escape(text.substr(0, head), out);
+  out += "\u2026";
+  escape(text.substr(tail), out);
   return out;
 }
 

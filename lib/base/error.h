@@ -53,8 +53,9 @@ inline Error defect_error(std::string what) { return {ErrorKind::defect, std::mo
 // `what` plus the text of errno, e.g. "cannot open: No such file or directory".
 Error system_error(std::string what, int errno_value);
 
-// Makes a name printable: control characters and backslash escaped, cut to 200 bytes.
-std::string printable(std::string_view text);
+// Makes a name printable: control characters and backslash escaped; the middle of what is longer
+// than `limit` bytes becomes "…", between characters.
+std::string printable(std::string_view text, size_t limit = 200);
 
 // "did you mean 'X'?" for the closest of `known` within a third of the length, else "".
 template <class Range>

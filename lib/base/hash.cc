@@ -1,9 +1,33 @@
 #include "lib/base/hash.h"
 
-#define XXH_INLINE_ALL  // the header's code, compiled here: faster than the shared library
+#define XXH_INLINE_ALL  // the layout of the state
 #include <xxhash.h>
 
+#include "lib/base/hash_loops.h"
+
 namespace qp {
+namespace {
+
+// The state has one layout whatever compiled it, so parts of one hash may come from any of them.
+const HashLoops& choose() {
+#if defined(__x86_64__) && !defined(QP_PORTABLE)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("bmi2")) {
+    return k_hash_avx512;
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) return k_hash_avx2;
+#endif
+  return k_hash_base;
+}
+
+const HashLoops& loops() {
+  static const HashLoops& chosen = choose();
+  return chosen;
+}
+
+}  // namespace
 
 struct Hasher64::State {
   XXH3_state_t xx;
@@ -13,7 +37,7 @@ struct Hasher128::State {
 };
 
 uint64_t xxh3_64(std::span<const std::byte> bytes) {
-  return XXH3_64bits(bytes.data(), bytes.size());
+  return loops().whole(bytes.data(), bytes.size());
 }
 
 Hasher64::Hasher64() : state_(std::make_unique<State>()) { XXH3_64bits_reset(&state_->xx); }
@@ -21,7 +45,7 @@ Hasher64::~Hasher64() = default;
 Hasher64::Hasher64(Hasher64&&) noexcept = default;
 Hasher64& Hasher64::operator=(Hasher64&&) noexcept = default;
 void Hasher64::update(std::span<const std::byte> bytes) {
-  XXH3_64bits_update(&state_->xx, bytes.data(), bytes.size());
+  loops().update(&state_->xx, bytes.data(), bytes.size());
 }
 uint64_t Hasher64::digest() const { return XXH3_64bits_digest(&state_->xx); }
 

@@ -3,10 +3,12 @@
 #include <omp.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <vector>
 
 namespace qp {
 namespace {
@@ -48,50 +50,115 @@ int threads() {
 }
 
 void parallel_for(size_t n, const std::function<void(size_t, int)>& body) {
-  parallel_ordered(n, body, nullptr);
-}
-
-void parallel_ordered(size_t n, const std::function<void(size_t, int)>& produce,
-                      const std::function<void(size_t, int)>& retire) {
-  int workers = threads();
-  if (static_cast<size_t>(workers) > n) workers = static_cast<int>(n);
+  int workers = static_cast<int>(std::min(static_cast<size_t>(threads()), n));
   if (workers <= 1) {
-    for (size_t i = 0; i < n; ++i) {
-      produce(i, 0);
-      if (retire) retire(i, 0);
-    }
+    for (size_t i = 0; i < n; ++i) body(i, 0);
     return;
   }
   FirstError error;
   std::atomic<size_t> next{0};
-  std::mutex mutex;
-  std::condition_variable turn;
-  size_t retired = 0;
 #pragma omp parallel num_threads(workers)
   {
     int worker = omp_get_thread_num();
-    while (!error.failed()) {
-      size_t i = next.fetch_add(1);
-      if (i >= n) break;
+    for (size_t i = 0; !error.failed() && (i = next.fetch_add(1)) < n;) {
       try {
-        produce(i, worker);
-        if (!retire) continue;
-        std::unique_lock lock(mutex);
-        turn.wait(lock, [&] { return retired == i || error.failed(); });
-        if (error.failed()) break;
-        lock.unlock();
-        retire(i, worker);
-        lock.lock();
-        ++retired;
+        body(i, worker);
       } catch (...) {
         error.keep(i);
       }
-      { std::lock_guard passed(mutex); }  // no waiter is between its test and its sleep
-      turn.notify_all();
     }
-    turn.notify_all();
   }
   error.rethrow();
+}
+
+// A few results may wait for their turn while their producers go on.
+int ordered_slots(int threads) { return threads <= 1 ? 1 : threads + std::min(threads, 4); }
+
+namespace {
+
+// The state of one parallel_ordered. A slot is free, being produced, or ready for its turn.
+class Pipeline {
+ public:
+  using Step = std::function<void(size_t, int)>;
+  Pipeline(size_t n, const Step& produce, const Step& retire)
+      : n_(n), produce_(produce), retire_(retire), ready_(static_cast<size_t>(ordered_slots()), -1) {
+    for (int s = ordered_slots(); s-- > 0;) free_.push_back(s);
+  }
+
+  void work() {
+    std::unique_lock lock(mutex_);
+    while (!error_.failed()) {
+      if (!retiring_ && ready() >= 0) {
+        retire_ready(lock);
+      } else if (next_ == n_) {
+        break;  // whoever produces or retires now does the rest
+      } else if (!free_.empty()) {
+        size_t i = next_++;
+        int slot = free_.back();
+        free_.pop_back();
+        if (run(lock, produce_, i, slot)) ready_[i % ready_.size()] = slot;
+      } else {
+        turn_.wait(lock);
+      }
+    }
+    turn_.notify_all();
+  }
+  void rethrow() const { error_.rethrow(); }
+
+ private:
+  int ready() const { return retired_ == n_ ? -1 : ready_[retired_ % ready_.size()]; }
+
+  void retire_ready(std::unique_lock<std::mutex>& lock) {
+    retiring_ = true;
+    for (int slot = ready(); slot >= 0 && !error_.failed(); slot = ready()) {
+      if (!run(lock, retire_, retired_, slot)) break;
+      ready_[retired_++ % ready_.size()] = -1;
+      free_.push_back(slot);
+      turn_.notify_one();
+    }
+    retiring_ = false;
+  }
+
+  bool run(std::unique_lock<std::mutex>& lock, const Step& step, size_t i, int slot) {
+    lock.unlock();
+    bool done = true;
+    try {
+      step(i, slot);
+    } catch (...) {
+      error_.keep(i);
+      done = false;
+    }
+    lock.lock();
+    return done;
+  }
+
+  const size_t n_;
+  const Step &produce_, &retire_;
+  FirstError error_;
+  std::mutex mutex_;
+  std::condition_variable turn_;
+  std::vector<int> ready_;  // slot of i at i % size, or -1; indices in flight never exceed the slots
+  std::vector<int> free_;
+  size_t next_ = 0, retired_ = 0;
+  bool retiring_ = false;
+};
+
+}  // namespace
+
+void parallel_ordered(size_t n, const std::function<void(size_t, int)>& produce,
+                      const std::function<void(size_t, int)>& retire) {
+  int workers = static_cast<int>(std::min(static_cast<size_t>(threads()), n));
+  if (workers <= 1) {
+    for (size_t i = 0; i < n; ++i) {
+      produce(i, 0);
+      retire(i, 0);
+    }
+    return;
+  }
+  Pipeline pipeline(n, produce, retire);
+#pragma omp parallel num_threads(workers)
+  pipeline.work();
+  pipeline.rethrow();
 }
 
 }  // namespace qp

@@ -176,4 +176,13 @@ ModuleInfo classify(std::string_view name, DType dtype, const Shape& shape, cons
   return info;
 }
 
+std::string_view layer_prefix(std::string_view name) {
+  for (size_t at = 0, end; at < name.size(); at = end + 1) {
+    end = std::min(name.find('.', at), name.size());
+    std::string_view word = name.substr(at, end - at);
+    if (!word.empty() && word.find_first_not_of("0123456789") == word.npos) return name.substr(0, end);
+  }
+  return {};
+}
+
 }  // namespace qp

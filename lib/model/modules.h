@@ -43,4 +43,8 @@ struct ModuleInfo {
 // `config` is config.json (or null): it tells the layer count, and so which layers are MTP.
 ModuleInfo classify(std::string_view name, DType dtype, const Shape& shape, const Json& config);
 
+// The decoder layer that a tensor belongs to: its name up to the first number ("model.layers.3"),
+// or "" outside layers.
+std::string_view layer_prefix(std::string_view name);
+
 }  // namespace qp

@@ -210,7 +210,10 @@ void QmapOutput::open_file() {
     throw system_error("another program is writing it", EBUSY).file(partial_).hint("wait for it");
   }
   if (resuming_) return;
-  if (ftruncate(fd_.get(), 0) != 0) throw system_error("cannot truncate", errno).file(partial_);
+  // Only when there is something: ext4 flushes a file at close() that was cut to nothing.
+  if (opened.st_size > 0 && ftruncate(fd_.get(), 0) != 0) {
+    throw system_error("cannot truncate", errno).file(partial_);
+  }
   unlink((partial_ + ".journal").c_str());  // it tells of what was there before
 }
 

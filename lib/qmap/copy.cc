@@ -1,9 +1,9 @@
 #include "lib/qmap/copy.h"
 
 #include <algorithm>
+#include <memory>
 
 #include "lib/qmap/decode.h"
-#include "lib/qmap/rows.h"
 
 namespace qp {
 namespace {
@@ -24,23 +24,31 @@ Tensor place_copy(const Tensor& tensor, QmapWriter& writer) {
   return to;
 }
 
-void copy_tensor(const Store& store, const Tensor& from, Tensor& to, QmapWriter& writer,
-                 const std::function<void(uint64_t)>& advance) {
+void add_copy_jobs(const Store& store, const Tensor& from, Tensor& to, QmapWriter& writer,
+                   const std::function<void(uint64_t)>& advance, std::vector<RowJob>& jobs) {
   for (size_t k = 0; k < to.parts.size(); ++k) {
     Part& p = to.parts[k];
-    Hasher64 hasher;
     RowSource source = from.dequantize ? RowSource(store, from) : RowSource(store, from.parts[k]);
-    for_row_chunks(
-        source, kCopyBytes,
-        [&](uint64_t first, uint64_t, std::span<const std::byte> piece) {
-          writer.write(p.extent.offset + first * source.row_bytes(), piece);
-        },
-        [&](uint64_t, uint64_t, std::span<const std::byte> piece) {
-          hasher.update(piece);
-          advance(piece.size());
-        });
-    p.extent.xxh3 = hasher.digest();
+    uint64_t row = source.row_bytes(), begin = p.extent.offset;
+    auto hasher = std::make_shared<Hasher64>();
+    jobs.push_back({.source = source,
+                    .chunk_bytes = kCopyBytes,
+                    .work = [&writer, row, begin](const RowChunk& c) {
+                      writer.write(begin + c.first * row, c.rows);
+                    },
+                    .retire = [&advance, hasher](const RowChunk& c) {
+                      hasher->update(c.rows);
+                      advance(c.rows.size());
+                    },
+                    .close = [&p, hasher] { p.extent.xxh3 = hasher->digest(); }});
   }
+}
+
+void copy_tensor(const Store& store, const Tensor& from, Tensor& to, QmapWriter& writer,
+                 const std::function<void(uint64_t)>& advance) {
+  std::vector<RowJob> jobs;
+  add_copy_jobs(store, from, to, writer, advance, jobs);
+  run_row_jobs(jobs);
 }
 
 void copy_companion(const Store& store, const Companion& from, Companion& to, QmapWriter& writer) {

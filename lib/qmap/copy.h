@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "lib/base/hash.h"
+#include "lib/qmap/row_jobs.h"
 #include "lib/qmap/store.h"
 #include "lib/qmap/writer.h"
 
@@ -13,8 +14,11 @@ namespace qp {
 // stands for its values becomes them. Only offsets are placed.
 Tensor place_copy(const Tensor& tensor, QmapWriter& writer);
 
-// Copies the elements of `from` to where place_copy() put `to`, and sets the checksums.
-// `advance` is told bytes as they are done.
+// Adds the jobs that copy the elements of `from` to where place_copy() put `to`, and set the
+// checksums. `advance` is told bytes as they are done. The arguments must outlive the jobs.
+void add_copy_jobs(const Store& store, const Tensor& from, Tensor& to, QmapWriter& writer,
+                   const std::function<void(uint64_t)>& advance, std::vector<RowJob>& jobs);
+// Does it.
 void copy_tensor(const Store& store, const Tensor& from, Tensor& to, QmapWriter& writer,
                  const std::function<void(uint64_t)>& advance);
 void copy_companion(const Store& store, const Companion& from, Companion& to, QmapWriter& writer);

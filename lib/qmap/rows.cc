@@ -1,13 +1,9 @@
 #include "lib/qmap/rows.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 
-#include "lib/base/checked.h"
 #include "lib/base/error.h"
-#include "lib/base/interrupt.h"
-#include "lib/base/parallel.h"
 #include "lib/kernels/ggml.h"
 #include "lib/kernels/kernels.h"
 #include "lib/qmap/decode.h"
@@ -148,31 +144,6 @@ void RowSource::dequantize(uint64_t first, uint64_t count, RowScratch& s) const 
       case CodeKind::e2m1: k.e2m1_values(in, cols_, group, s.scale.data(), out); break;
     }
   }
-}
-
-void for_row_chunks(const RowSource& source, uint64_t chunk_bytes, const RowWork& work,
-                    const RowWork& retire, uint64_t unit) {
-  uint64_t fit = chunk_bytes / std::max<uint64_t>(source.row_bytes(), 1);
-  uint64_t per_chunk = std::max(unit, fit / unit * unit);
-  struct Worker {
-    RowScratch scratch;
-    std::span<const std::byte> piece;
-  };
-  std::vector<Worker> workers(static_cast<size_t>(threads()));
-  auto size = [&](size_t i) { return std::min(per_chunk, source.rows() - i * per_chunk); };
-  parallel_ordered(
-      ceil_div(source.rows(), per_chunk),
-      [&](size_t i, int worker) {
-        throw_if_interrupted();
-        Worker& w = workers[static_cast<size_t>(worker)];
-        uint64_t first = i * per_chunk;
-        w.piece = {source.get(first, size(i), w.scratch), size(i) * source.row_bytes()};
-        work(first, size(i), w.piece);
-      },
-      [&](size_t i, int worker) {
-        if (retire) retire(i * per_chunk, size(i), workers[static_cast<size_t>(worker)].piece);
-      });
-  source.drop(0, source.rows());
 }
 
 }  // namespace qp

@@ -4,8 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <span>
 #include <vector>
 
 #include "lib/qmap/store.h"
@@ -48,11 +46,5 @@ class RowSource {
   DType dtype_;
   uint64_t rows_, cols_, row_bytes_;
 };
-
-// Cuts the rows into chunks of about `chunk_bytes` and runs work() on them in parallel, then
-// retire() in order (see parallel_ordered). Drops what was read; stops when interrupted.
-using RowWork = std::function<void(uint64_t first, uint64_t count, std::span<const std::byte>)>;
-void for_row_chunks(const RowSource& source, uint64_t chunk_bytes, const RowWork& work,
-                    const RowWork& retire, uint64_t unit = 1);
 
 }  // namespace qp

@@ -10,6 +10,7 @@
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
 #include "lib/base/file.h"
+#include "lib/base/interrupt.h"
 #include "lib/base/parallel.h"
 #include "lib/qmap/layout.h"
 #include "lib/qmap/manifest.h"
@@ -33,6 +34,22 @@ void QmapWriter::reserve() { reserve_space(fd_, end_, label_); }
 
 void QmapWriter::write(uint64_t offset, std::span<const std::byte> bytes) {
   write_all(fd_, bytes, offset, label_);
+}
+
+uint64_t QmapWriter::hash(const Extent& e) const {
+  std::vector<std::byte> piece(std::min<uint64_t>(e.length, 4 << 20));
+  Hasher64 hasher;
+  for (uint64_t done = 0; done < e.length;) {
+    throw_if_interrupted();
+    ssize_t n = pread(fd_, piece.data(), std::min<uint64_t>(piece.size(), e.length - done),
+                      static_cast<off_t>(e.offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw system_error("cannot read", errno).file(label_);
+    if (n == 0) return 0;
+    hasher.update({piece.data(), static_cast<size_t>(n)});
+    done += static_cast<uint64_t>(n);
+  }
+  return hasher.digest();
 }
 
 Extent QmapWriter::append(std::span<const std::byte> bytes) {

@@ -20,10 +20,26 @@ float zero_scale(DType dtype) {
 }
 
 float scale_of(const QuantArgs& w, DType source, float amax) {
+  float scale = 0;
+  scales_of(w, source, {&amax, 1}, &scale);
+  return scale;
+}
+
+void scales_of(const QuantArgs& w, DType source, std::span<const float> amax, float* scale) {
   float half_range = w.num_bits == 4 ? 6.0f : 448.0f;
   if (w.type == NumType::integer) half_range = static_cast<float>((1 << w.num_bits) - 1) / 2;
-  float scale = round_to(source, amax / half_range);
-  return scale == 0 ? zero_scale(source) : scale;
+  float zero = zero_scale(source);
+  if (source == DType::bf16) {  // the dtype of nearly every model: a loop the compiler vectorizes
+    for (size_t i = 0; i < amax.size(); ++i) {
+      float s = bf16_to_f32(f32_to_bf16(amax[i] / half_range));
+      scale[i] = s == 0 ? zero : s;
+    }
+    return;
+  }
+  for (size_t i = 0; i < amax.size(); ++i) {
+    float s = round_to(source, amax[i] / half_range);
+    scale[i] = s == 0 ? zero : s;
+  }
 }
 
 ScaleZero scale_zero_of(const QuantArgs& w, DType source, float lo, float hi) {

@@ -3,6 +3,8 @@
 // weight; reference/compressed-tensors.md section 4.
 #pragma once
 
+#include <span>
+
 #include "lib/scheme/scheme.h"
 #include "lib/tensor/dtype.h"
 
@@ -16,6 +18,8 @@ float zero_scale(DType dtype);
 
 // Symmetric: amax / (half the code range), rounded; 0 becomes zero_scale().
 float scale_of(const QuantArgs& weights, DType source, float amax);
+// The same of many: scale[i] from amax[i]; the two may be one.
+void scales_of(const QuantArgs& weights, DType source, std::span<const float> amax, float* scale);
 
 struct ScaleZero {
   float scale;

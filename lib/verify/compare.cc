@@ -14,7 +14,7 @@
 #include "lib/base/parallel.h"
 #include "lib/kernels/ggml.h"
 #include "lib/kernels/kernels.h"
-#include "lib/qmap/rows.h"
+#include "lib/qmap/row_jobs.h"
 
 namespace qp {
 namespace {
@@ -84,7 +84,7 @@ TensorErrors compare_tensors(const Store& store_a, const Tensor& a, const Store&
     RowScratch a, b;
     kernels::ErrorSums sums;
   };
-  std::vector<Worker> workers(static_cast<size_t>(threads()));
+  std::vector<Worker> workers(static_cast<size_t>(ordered_slots()));
   TensorErrors total;
   parallel_ordered(
       cols == 0 ? 0 : ceil_div(rows, per_chunk),
@@ -117,11 +117,11 @@ bool equal_bytes(const Store& store_a, const Tensor& a, const Store& store_b, co
     std::atomic<bool> same{true};
     for_row_chunks(
         x, 1 << 20,
-        [&](uint64_t first, uint64_t count, std::span<const std::byte> rows) {
+        [&](const RowChunk& c) {
           RowScratch mine;
-          const std::byte* other = y.get(first, count, mine);
-          if (!rows.empty() && std::memcmp(rows.data(), other, rows.size()) != 0) same = false;
-          y.drop(first, count);
+          const std::byte* other = y.get(c.first, c.count, mine);
+          if (!c.rows.empty() && std::memcmp(c.rows.data(), other, c.rows.size()) != 0) same = false;
+          y.drop(c.first, c.count);
         },
         nullptr);
     if (!same) return false;

@@ -7,7 +7,7 @@
 
 #include "lib/base/error.h"
 #include "lib/kernels/kernels.h"
-#include "lib/qmap/rows.h"
+#include "lib/qmap/row_jobs.h"
 #include "lib/tensor/minifloat.h"
 
 namespace qp {
@@ -68,11 +68,14 @@ class Checker {
     std::mutex mutex;
     for_row_chunks(
         source, kChunk,
-        [&](uint64_t, uint64_t count, std::span<const std::byte> rows) {
+        [&](const RowChunk& c) {
           std::vector<uint64_t> mine(n, 0);
-          for (uint64_t i = 0; i < count; ++i) {
+          // Rows without unused bits are one row: a histogram has a price per call.
+          bool dense = cols * static_cast<uint64_t>(bits) == source.row_bytes() * 8;
+          uint64_t calls = dense ? 1 : c.count, each = dense ? c.count * cols : cols;
+          for (uint64_t i = 0; i < calls; ++i) {
             kernels::active().histogram(
-                reinterpret_cast<const uint8_t*>(rows.data() + i * source.row_bytes()), cols, bits,
+                reinterpret_cast<const uint8_t*>(c.rows.data() + i * source.row_bytes()), each, bits,
                 mine.data());
           }
           std::lock_guard lock(mutex);
@@ -199,17 +202,17 @@ class Checker {
                                                 : kernels::Src::f32;
     for_row_chunks(
         source, kChunk,
-        [&](uint64_t first, uint64_t count, std::span<const std::byte> rows) {
-          if (t_.dtype == DType::f64) return f64_rows(first, rows, mutex, any);
-          uint64_t n = count * source.cols();
+        [&](const RowChunk& c) {
+          if (t_.dtype == DType::f64) return f64_rows(c.first, c.rows, mutex, any);
+          uint64_t n = c.count * source.cols();
           float m = 0;
-          kernels::active().group_absmax(src, rows.data(), n, std::max<uint64_t>(n, 1), &m);
+          kernels::active().group_absmax(src, c.rows.data(), n, std::max<uint64_t>(n, 1), &m);
           uint64_t bad = 0, row = 0;
-          if (!std::isfinite(m)) bad = nonfinite(src, rows, source, row);
+          if (!std::isfinite(m)) bad = nonfinite(src, c.rows, source, row);
           std::lock_guard lock(mutex);
           any = any || m != 0;
           stats_.nonfinite += bad;
-          if (bad > 0) first_bad = std::min(first_bad, first + row);
+          if (bad > 0) first_bad = std::min(first_bad, c.first + row);
           if (std::isfinite(m)) largest = std::max(largest, m);
         },
         nullptr);
@@ -258,10 +261,10 @@ class Checker {
     std::mutex mutex;
     for_row_chunks(
         source, kChunk,
-        [&](uint64_t, uint64_t, std::span<const std::byte> rows) {
+        [&](const RowChunk& c) {
           float m = 0;
-          uint64_t n = rows.size() / 4;
-          kernels::active().group_absmax(kernels::Src::f32, rows.data(), n, std::max<uint64_t>(n, 1), &m);
+          uint64_t n = c.rows.size() / 4;
+          kernels::active().group_absmax(kernels::Src::f32, c.rows.data(), n, std::max<uint64_t>(n, 1), &m);
           std::lock_guard lock(mutex);
           bad += !std::isfinite(m);
         },
@@ -277,9 +280,9 @@ class Checker {
     std::mutex mutex;
     for_row_chunks(
         source, kChunk,
-        [&](uint64_t, uint64_t, std::span<const std::byte> rows) {
+        [&](const RowChunk& c) {
           std::vector<uint64_t> mine(256, 0);
-          kernels::active().histogram(reinterpret_cast<const uint8_t*>(rows.data()), rows.size(), 8, mine.data());
+          kernels::active().histogram(reinterpret_cast<const uint8_t*>(c.rows.data()), c.rows.size(), 8, mine.data());
           std::lock_guard lock(mutex);
           for (size_t k = 0; k < 256; ++k) h[k] += mine[k];
         },

@@ -123,6 +123,13 @@ class Connections(CliTest):
         self.same(f"qload {TINY} | qquantize {SCHEME} | {EXPORT} -o out | tee qdir")
         self.assertEqual((self.dir / "qdir").read_text(), f"qdir:{self.dir}/out\n")
 
+    def test_export_into_load(self):
+        # A handle to a directory is an input like any other.
+        self.same(f"qload {TINY} | qquantize {SCHEME} | {EXPORT} -o out | qload -o again.qmap")
+        self.ok("qload", "out", "-o", "by-name.qmap")
+        self.assertEqual(sha256(self.dir / "again.qmap"), sha256(self.dir / "by-name.qmap"))
+        self.same(f"qload {TINY} | qquantize {SCHEME} | {EXPORT} -o first | qload | {EXPORT} -o out --force")
+
     def test_every_reader_gets_the_same_spill(self):
         self.same(f"qload {TINY} | qquantize {SCHEME} | {EXPORT} -o out")
         self.ok("bash", "-c", f"qload {TINY} | qquantize -s fp8-dynamic | {EXPORT} -o out2")

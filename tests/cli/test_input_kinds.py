@@ -71,6 +71,11 @@ class Kinds(CliTest):
             self.refused(self.put(name, data.getvalue()), "zip archive", "unpack it")
         self.refused(self.put("m.pt", data.getvalue()), "m.pt: ")
 
+    def test_torch_with_tensors_beside(self):
+        result = self.ok("qload", DATA / "torch/beside.pt", "-o", "a.qmap")
+        self.assertEqual(result.err.count("2 tensors beside the dict of weights left out: ema, mean"), 1, result)
+        self.assertNotIn("beside", self.ok("qload", TORCH, "-o", "b.qmap").err)
+
     def test_torch(self):
         for name in ("a.pt", "a.bin", "a.pth", "a.ckpt"):
             self.reads(self.put(name, TORCH.read_bytes()), "pytorch")

@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from support import SIGPIPE, TINY, CliTest, main, sha256, tree, write_llama
+from support import SIGPIPE, TINY, CliTest, main, sha256, tree, qmap_manifest, write_llama
 
 # Slow enough to be hit in the middle: one thread, no vector instructions.
 SLOW = {"QPIPE_ISA": "scalar"}
@@ -170,6 +170,65 @@ class Kills(CliTest):
         self.reference()
         self.assertEqual(sha256(self.dir / "o.qmap"), sha256(self.dir / "ref.qmap"))
 
+    def killed_after(self, tensors):
+        """A run killed, uncaught, as soon as its journal names that many tensors; how many it names."""
+        journal = self.dir / "o.qmap.partial.journal"
+        for _ in range(20):
+            self.ok("rm", "-f", "o.qmap")
+            process = self.popen(*QUANTIZE, self.model, "-o", "o.qmap", "--force")
+            while process.poll() is None and finished_in(journal) < tensors:
+                time.sleep(0.001)
+            process.kill()
+            process.wait(30)
+            self.reap(process)
+            if journal.exists():
+                return finished_in(journal)
+        self.fail("never killed in the middle")
+
+    def test_kill_loses_nothing_that_was_finished(self):
+        self.reference()
+        for tensors in (1, 4, 10):  # ten of them are in the first layer
+            finished = self.killed_after(tensors)
+            self.assertGreaterEqual(finished, tensors)
+            result = self.ok(*QUANTIZE, self.model, "-o", "o.qmap", "--resume")
+            self.assertIn(f"{finished} tensors taken over", result.err)
+            self.assertEqual(sha256(self.dir / "o.qmap"), sha256(self.dir / "ref.qmap"))
+
+    def test_power_cut(self):
+        # What a disk may hold then: lines whose data did not reach it. Marks stand for data that did.
+        self.reference()
+        for marked in (False, True):
+            finished = self.killed_after(6)
+            journal, partial = self.dir / "o.qmap.partial.journal", self.dir / "o.qmap.partial"
+            lines = [l for l in journal.read_text().splitlines() if not l.startswith("synced")]
+            lost = self.tensor("ref.qmap", int(lines[-1].split()[0]))
+            with open(partial, "r+b") as file:
+                file.seek(lost["offset"])
+                file.write(bytes(lost["length"]))
+            if marked:
+                lines.append(f"synced {finished - 1}")
+            journal.write_text("\n".join(lines) + "\n")
+            result = self.ok(*QUANTIZE, self.model, "-o", "o.qmap", "--resume")
+            self.assertIn(f"{finished - 1} tensors taken over", result.err)
+            self.assertEqual(sha256(self.dir / "o.qmap"), sha256(self.dir / "ref.qmap"), marked)
+
+    def tensor(self, qmap, number):
+        """Where the first part of a tensor is."""
+        _, offset, length, _ = qmap_manifest((self.dir / qmap).read_bytes())["tensors"][number]["parts"][0]["extent"]
+        return {"offset": offset, "length": length}
+
+    def test_layers_are_synced(self):
+        journal = self.dir / "o.qmap.partial.journal"
+        for extra in ([], ["--no-sync"]):
+            text = ""
+            process = self.popen(*QUANTIZE, self.model, "-o", "o.qmap", "--force", *extra)
+            while process.poll() is None and "synced" not in text:
+                time.sleep(0.001)
+                text = journal.read_text() if journal.exists() else text
+            self.assertEqual(process.wait(30), 0)
+            self.reap(process)
+            self.assertEqual("synced" in text, not extra, text)
+
     def test_force_starts_again(self):
         self.interrupted()
         self.ok("qquantize", self.model, "-s", "fp8-dynamic", "-o", "o.qmap", "--force")
@@ -325,6 +384,15 @@ class Kills(CliTest):
             resource.setrlimit(resource.RLIMIT_AS, (200 << 20, 200 << 20))
         result = self.run_("qquantize", self.model, "-s", "w4a16", "-j", "1", "-o", "o", preexec_fn=limited)
         self.assertIn(result.code, (0, 4, 5), result)
+
+
+def finished_in(journal):
+    """Tensors that a journal names."""
+    try:
+        lines = journal.read_text().split("\n")[1:-1]
+    except FileNotFoundError:
+        return 0
+    return sum(not line.startswith("synced") for line in lines)
 
 
 def magic_absent(path):

@@ -127,6 +127,23 @@ class Models(CliTest):
         self.assertEqual(ledger["model.layers.2.mlp.up_proj.weight"]["fate"], "dropped")
         self.assertIn("--exclude", ledger["model.layers.2.mlp.up_proj.weight"]["detail"])
 
+    def test_export_of_an_export(self):
+        # The order of tensors does not depend on where they come from.
+        for scheme in ("w4a16", "fp8-block", "nvfp4a16"):
+            self.ok("qquantize", TINY, "-s", scheme, "-o", "a.qmap", "--force")
+            self.ok("qexport", "a.qmap", "-f", "compressed-tensors", "-o", "one", "--shard-size", "300K", "--force")
+            self.ok("qexport", "one", "-f", "compressed-tensors", "-o", "two", "--shard-size", "300K", "--force")
+            first, second = tree(self.dir / "one"), tree(self.dir / "two")
+            self.assertGreater(sum(n.endswith(".safetensors") for n in first), 1)
+            self.assertEqual(first, second)
+
+    def test_ledger_is_there_before_the_output(self):
+        self.fails(4, "qexport", TINY, "-f", "safetensors", "-o", "out", "--ledger", "no/such/place.json", says="place.json")
+        self.assert_clean("out")
+        # One inside the output gets its name with it.
+        self.ok("qexport", TINY, "-f", "safetensors", "-o", "out", "--ledger", "out/ledger.json")
+        self.assertTrue(json.loads((self.dir / "out/ledger.json").read_text()))
+
     def test_dtype(self):
         source = read_safetensors(TINY / "model.safetensors")
         for dtype in ("F32", "F16", "BF16", "float32"):

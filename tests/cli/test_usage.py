@@ -254,6 +254,33 @@ class Outputs(CliTest):
         self.fails(4, "qexport", TINY, "-f", "safetensors", "-o", "out", says="was not made by qexport")
         self.assertEqual((self.dir / "out.partial" / "notes").read_text(), "precious")
 
+    def test_replaced_output_that_a_kill_left(self):
+        # What SIGKILL leaves between the exchange of names under --force and the clean-up.
+        export = ["qexport", TINY, "-f", "safetensors", "-o", "out"]
+        left, out = self.dir / "out.partial", self.dir / "out"
+        self.ok(*export)
+        self.assertEqual([p.name for p in out.glob(".*")], [])
+        now = out.stat()
+        for marker, ours in ((f"{now.st_dev} {now.st_ino}\n", True), (f"{now.st_dev} {now.st_ino + 1}\n", False),
+                             ("", False), (None, False)):
+            left.mkdir()
+            (left / "notes").write_text("precious")
+            if marker is not None:
+                (left / ".qpipe-replaced").write_text(marker)
+            if ours:
+                self.ok(*export, "--force")
+                self.assertFalse(left.exists())
+                self.assertEqual([p.name for p in out.glob(".*")], [])
+                continue
+            self.fails(4, *export, "--force", says="was not made by qexport")
+            self.assertEqual((left / "notes").read_text(), "precious")
+            self.ok("rm", "-r", left)
+        # The same marker counts for nothing once its replacement is gone.
+        left.mkdir()
+        (left / ".qpipe-replaced").write_text(f"{now.st_dev} {now.st_ino}\n")
+        self.ok("mv", "out", "elsewhere")
+        self.fails(4, *export, says="was not made by qexport")
+
     def test_output_over_an_input(self):
         self.ok("bash", "-c", f"cp -r {TINY} model")
         before = tree(self.dir / "model")

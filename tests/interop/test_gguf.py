@@ -1,4 +1,4 @@
-"""GGUF straight to compressed-tensors: what gguf_interop.py checks of the reader, end to end."""
+"""GGUF straight to compressed-tensors: what test_gguf_reader.py checks of the reader, end to end."""
 
 import torch
 from transformers import AutoModelForCausalLM

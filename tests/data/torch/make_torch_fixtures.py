@@ -115,6 +115,8 @@ def main():
         "epoch": 3, "lr": 0.5, "seed": 2**40, "big": 2**80, "device": torch.device("cpu"),
         "size": torch.Size([2]), "kind": torch.float16, "tags": {"x"}, "raw": b"xyz", "none": None,
         "optimizer": {"state": {0: {"step": 1}}}, "state_dict": ordered}))
+    keep("beside.pt", saved({"model": {"w": torch.arange(2.0)}, "ema": torch.arange(1.0),
+                             "mean": torch.arange(1.0), "step": 3, "more": {"x": torch.arange(1.0)}}))
     keep("nested.pt", saved({"a": {"b": torch.arange(2.0), "c": {"d": torch.arange(1.0)}, "n": 1},
                              "blocks": {0: torch.arange(3.0)}}))
     keep("python2_stream.pt", python2_stream())

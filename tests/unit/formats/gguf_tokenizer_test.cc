@@ -1,5 +1,5 @@
 // tokenizer.json and its companions from metadata. Ids are compared with transformers' and
-// llama.cpp's in tests/interop/gguf_interop.py; here are structure and refusals.
+// llama.cpp's in tests/interop/test_gguf_reader.py; here are structure and refusals.
 #include "formats/gguf/tokenizer.h"
 
 #include <gtest/gtest.h>

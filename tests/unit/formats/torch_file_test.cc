@@ -129,6 +129,15 @@ TEST(TorchFileTest, TrainingCheckpoint) {
                                       "tags", "raw", "none", "optimizer"}));
 }
 
+TEST(TorchFileTest, TensorsBesideTheWeightsAreTold) {
+  const TorchFile file = parse_torch(torch_fixture("beside.pt"));
+  ASSERT_EQ(file.tensors.size(), 1u);
+  EXPECT_EQ(file.tensors[0].name, "w");
+  EXPECT_EQ(file.skipped, (std::vector<std::string>{"ema", "mean", "step", "more"}));
+  EXPECT_EQ(file.beside, (std::vector<std::string>{"ema", "mean"}));
+  EXPECT_TRUE(parse_torch(torch_fixture("checkpoint.pt")).beside.empty());
+}
+
 TEST(TorchFileTest, NestedDictsAreJoinedWithDots) {
   const std::string content = torch_fixture("nested.pt");
   const TorchFile file = parse_torch(content);

@@ -1,33 +1,22 @@
-#!/usr/bin/env python3
-"""Compares what qpipe reads from GGUF files with gguf-py, transformers and llama.cpp.
+"""What qpipe reads from GGUF files, beside gguf-py, transformers, sentencepiece and llama.cpp.
 
-    python tests/interop/gguf_interop.py --build BUILD --cache CACHE [--data DIR] [--vocabs DIR]
-
-CACHE holds smollm2.gguf and smollm2-bf16 (tests/data/make_smollm2.py); DIR a Llama checkpoint in
-BF16 with a SentencePiece tokenizer.json and tokenizer.model; VOCABS llama.cpp's models/
-(ggml-vocab-NAME.gguf with .inp and .out, whose ids llama.cpp computed). Missing inputs are
-reported as skipped. Each GGUF goes through `qload --dequantize | qexport -f safetensors`.
+Each GGUF goes through `qload --dequantize | qexport -f safetensors`. QPIPE_VOCABS may name
+llama.cpp's models/ (ggml-vocab-NAME.gguf with .inp and .out, whose ids llama.cpp computed).
 """
 
-import argparse
 import json
 import os
 import random
-import subprocess
-import sys
-import tempfile
-import warnings
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-warnings.filterwarnings("ignore")
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as T
+from safetensors import safe_open
 
-import gguf  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from gguf import GGMLQuantizationType as T  # noqa: E402
-from safetensors import safe_open  # noqa: E402
+from programs import TINY_LM, pipe
 
 DECODED = [T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0, T.Q2_K, T.Q3_K, T.Q4_K, T.Q5_K, T.Q6_K]
 CONFIG_KEYS = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -36,40 +25,15 @@ CONFIG_KEYS = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_att
                "attention_bias", "mlp_bias", "bos_token_id", "eos_token_id"]
 
 
-class Report:
-    def __init__(self):
-        self.failures = 0
-
-    def check(self, what, ok, detail=""):
-        print(("ok    " if ok else "FAIL  ") + what + (f": {detail}" if detail and not ok else ""))
-        self.failures += not ok
-
-    def skip(self, what, why):
-        print(f"skip  {what}: {why}")
+VOCABS = sorted(v for v in Path(os.environ.get("QPIPE_VOCABS", "/none")).glob("*.gguf")
+                if Path(f"{v}.out").exists())
 
 
-class Tools:
-    """The programs under test."""
-
-    def __init__(self, build, tool):
-        self.build, self.tool = build, tool
-
-    def export(self, source, out, dtype=None):
-        if self.tool:
-            command = [self.tool, source, out] + ([dtype] if dtype else [])
-            return subprocess.run(command, check=True)
-        load = [self.find("qload"), source, "--dequantize"]
-        if dtype:
-            load += ["--dtype", dtype]
-        first = subprocess.Popen(load, stdout=subprocess.PIPE)
-        subprocess.run([self.find("qexport"), "-f", "safetensors", "-o", out], stdin=first.stdout,
-                       stdout=subprocess.DEVNULL, check=True)
-        first.stdout.close()
-        return first.wait()
-
-    def find(self, name):
-        return next(p for p in (self.build / name, self.build / "bin" / name, name)
-                    if not isinstance(p, Path) or p.exists())
+def through(source, out, dtype=None):
+    """The GGUF as a checkpoint directory."""
+    more = ["--dtype", dtype] if dtype else []
+    pipe(["qload", source, "--dequantize", "-q", *more],
+         ["qexport", "-f", "safetensors", "-o", out, "-q"])
 
 
 def tensors_of(folder):
@@ -202,26 +166,24 @@ def llama3_factors(theta, dim, factor, low, high, original):
     return (plain / scaled).numpy().astype(np.float32)
 
 
-def check_types(r, tools, work):
-    rng = np.random.default_rng(7)
-    for kind in DECODED:
-        path = work / f"{kind.name}.gguf"
-        expected = synthetic(path, kind, rng)
-        tools.export(path, work / kind.name, "F32")
-        bad = differing(tensors_of(work / kind.name), expected)
-        r.check(f"{kind.name}: every value has gguf-py's bits", not bad, bad[:5])
+@pytest.mark.parametrize("kind", DECODED, ids=lambda k: k.name)
+def test_types(kind, tmp_path):
+    """Every value has gguf-py's bits."""
+    path = tmp_path / "model.gguf"
+    expected = synthetic(path, kind, np.random.default_rng(7))
+    through(path, tmp_path / "out", "F32")
+    assert not differing(tensors_of(tmp_path / "out"), expected)
 
 
-def check_rope(r, tools, work):
-    rng = np.random.default_rng(8)
-    for scaling in [(8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192), (16.0, 1.0, 8.0, 4096)]:
-        name = "rope%d" % scaling[0]
-        synthetic(work / f"{name}.gguf", T.Q8_0, rng, llama3_factors(500000.0, 64, *scaling))
-        tools.export(work / f"{name}.gguf", work / name)
-        found = json.loads((work / name / "config.json").read_text())["rope_scaling"]
-        expected = dict(factor=scaling[0], low_freq_factor=scaling[1], high_freq_factor=scaling[2],
-                        original_max_position_embeddings=scaling[3], rope_type="llama3")
-        r.check(f"rope_freqs.weight becomes rope_scaling {scaling}", found == expected, found)
+@pytest.mark.parametrize("scaling", [(8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192), (16.0, 1.0, 8.0, 4096)])
+def test_rope(scaling, tmp_path):
+    """rope_freqs.weight becomes the rope_scaling that it was computed from."""
+    synthetic(tmp_path / "model.gguf", T.Q8_0, np.random.default_rng(8),
+              llama3_factors(500000.0, 64, *scaling))
+    through(tmp_path / "model.gguf", tmp_path / "out")
+    found = json.loads((tmp_path / "out/config.json").read_text())["rope_scaling"]
+    assert found == dict(factor=scaling[0], low_freq_factor=scaling[1], high_freq_factor=scaling[2],
+                         original_max_position_embeddings=scaling[3], rope_type="llama3")
 
 
 # ------------------------------------------------------------------------------------ tokenizers
@@ -272,65 +234,71 @@ def add_padding_model(w, vocab):
         w.add_tensor(f"blk.0.{name}.weight", one(32, 32))
 
 
-def check_vocab(r, tools, work, source):
-    """llama.cpp's own expected ids for one of its vocabulary files."""
-    name = source.stem.replace("ggml-vocab-", "")
+def vocabulary_only(source, path):
+    """A model with the vocabulary of another GGUF."""
     reader = gguf.GGUFReader(source)
-    w = gguf.GGUFWriter(work / f"vocab-{name}.gguf", "llama")
+    w = gguf.GGUFWriter(path, "llama")
     for key, field in reader.fields.items():
         if key.startswith("tokenizer.ggml."):
             sub = field.types[1] if len(field.types) > 1 else None
             w.add_key_value(key, field.contents(), field.types[0], sub)
     add_padding_model(w, len(reader.fields["tokenizer.ggml.tokens"].data))
     finish(w)
-    out = work / f"vocab-{name}"
-    tools.export(work / f"vocab-{name}.gguf", out)
-    if not (out / "tokenizer.json").exists():
-        return r.skip(f"llama.cpp vocabulary {name}", "no tokenizer.json (warned)")
-    tokenizer = load_tokenizer(out)
-    inputs = Path(f"{source}.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")[:-1]
-    expected = Path(f"{source}.out").read_text().split("\n")
-    encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
-    bad = [text for text, line in zip(inputs, expected)
-           if encode(text) != [int(x) for x in line.split()]]
-    return r.check(f"llama.cpp vocabulary {name}: {len(inputs)} texts", not bad, bad)
+
+
+if VOCABS:
+    @pytest.mark.parametrize("source", VOCABS, ids=lambda v: v.stem)
+    def test_vocabulary(source, tmp_path):
+        """llama.cpp's own expected ids for one of its vocabulary files."""
+        vocabulary_only(source, tmp_path / "vocab.gguf")
+        through(tmp_path / "vocab.gguf", tmp_path / "out")
+        if not (tmp_path / "out/tokenizer.json").exists():
+            pytest.skip("no tokenizer.json (qload warned)")
+        tokenizer = load_tokenizer(tmp_path / "out")
+        inputs = Path(f"{source}.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")[:-1]
+        expected = Path(f"{source}.out").read_text().split("\n")
+        for text, line in zip(inputs, expected):
+            assert tokenizer(text, add_special_tokens=False)["input_ids"] == [int(x) for x in line.split()], text
 
 
 # ---------------------------------------------------------------------------------- real models
 
 
-def check_smollm2(r, tools, work, cache):
-    source, dense = cache / "smollm2.gguf", cache / "smollm2-bf16"
-    if not (source.exists() and dense.exists()):
-        return r.skip("SmolLM2", f"{source} or {dense} is missing")
-    out = work / "smollm2"
-    tools.export(source, out)
-    expected = tensors_of(dense)
-    found = {n: t.to(torch.bfloat16) for n, t in tensors_of(out).items()}
-    bad = differing(found, expected)
-    what = f"SmolLM2: {len(expected)} weights as transformers reads them, in BF16"
-    r.check(what, not bad, bad[:5])
+@pytest.fixture(scope="module")
+def read_smollm2(smollm2, tmp_path_factory):
+    out = tmp_path_factory.mktemp("gguf") / "smollm2"
+    through(smollm2 / "smollm2.gguf", out)
+    return out
 
-    from transformers import AutoConfig, AutoTokenizer
-    ours = AutoConfig.from_pretrained(out)
-    theirs = AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
-    bad = [(k, getattr(ours, k), getattr(theirs, k)) for k in CONFIG_KEYS
-           if not close(getattr(ours, k), getattr(theirs, k))]
-    bad += [] if ours.rope_parameters == theirs.rope_parameters else ["rope_parameters"]
-    r.check("SmolLM2: config as transformers reads it", not bad, bad)
 
-    mine = load_tokenizer(out)
+def test_smollm2_weights(smollm2, read_smollm2):
+    """As transformers reads them, in BF16."""
+    found = {n: t.to(torch.bfloat16) for n, t in tensors_of(read_smollm2).items()}
+    assert not differing(found, tensors_of(smollm2 / "smollm2-bf16"))
+
+
+def test_smollm2_config(smollm2, read_smollm2):
+    from transformers import AutoConfig
+
+    ours = AutoConfig.from_pretrained(read_smollm2)
+    theirs = AutoConfig.from_pretrained(smollm2, gguf_file="smollm2.gguf")
+    assert not [(k, getattr(ours, k), getattr(theirs, k)) for k in CONFIG_KEYS
+                if not close(getattr(ours, k), getattr(theirs, k))]
+    assert ours.rope_parameters == theirs.rope_parameters
+
+
+def test_smollm2_tokenizer(smollm2, read_smollm2):
+    from transformers import AutoTokenizer
+
+    mine = load_tokenizer(read_smollm2)
     # transformers' own reading with the digit rule its reader leaves out (make_smollm2.py) ..
-    bad = ids_differ(mine, AutoTokenizer.from_pretrained(dense), texts())
-    r.check("SmolLM2: ids of the tokenizer with tokenizer.ggml.pre's digit rule", not bad, bad[:3])
+    assert not ids_differ(mine, AutoTokenizer.from_pretrained(smollm2 / "smollm2-bf16"), texts())
     # .. and without it, where it makes no difference.
     plain = [t for t in texts() if not any(c.isnumeric() for c in t)]
-    raw = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    bad = ids_differ(mine, raw, plain)
-    r.check(f"SmolLM2: ids of transformers' GGUF reader on {len(plain)} texts", not bad, bad[:3])
+    raw = AutoTokenizer.from_pretrained(smollm2, gguf_file="smollm2.gguf")
+    assert not ids_differ(mine, raw, plain)
     chat = [{"role": "user", "content": "Hi 12"}]
-    rendered = [t.apply_chat_template(chat, tokenize=False) for t in (mine, raw)]
-    return r.check("SmolLM2: the chat template renders the same", rendered[0] == rendered[1])
+    assert mine.apply_chat_template(chat, tokenize=False) == raw.apply_chat_template(chat, tokenize=False)
 
 
 def close(a, b):
@@ -339,11 +307,21 @@ def close(a, b):
     return a == b
 
 
-def sentencepiece_keys(w, folder):
-    """The vocabulary as llama.cpp's converter writes it, from tokenizer.model."""
-    from sentencepiece import SentencePieceProcessor
+@pytest.fixture(scope="module")
+def sentencepiece(tmp_path_factory):
+    """A vocabulary of its own, with Llama's settings, as large as tiny-lm's embedding."""
+    from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-    sp = SentencePieceProcessor(str(folder / "tokenizer.model"))
+    prefix = tmp_path_factory.mktemp("sp") / "tokenizer"
+    SentencePieceTrainer.Train(
+        input=str(TINY_LM / "calib.txt"), model_prefix=str(prefix), vocab_size=512, model_type="bpe",
+        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
+        split_digits=True, allow_whitespace_only_pieces=True, minloglevel=2)
+    return SentencePieceProcessor(f"{prefix}.model")
+
+
+def add_sentencepiece_keys(w, sp):
+    """The vocabulary as llama.cpp's converter writes it."""
     ids = range(sp.GetPieceSize())
     types = [2 if sp.IsUnknown(i) else 3 if sp.IsControl(i) else 6 if sp.IsByte(i) else 1
              for i in ids]
@@ -359,63 +337,34 @@ def sentencepiece_keys(w, folder):
     w.add_add_eos_token(False)
 
 
-def check_roundtrip(r, tools, work, data):
+@pytest.mark.parametrize("shards", [0, 12])
+def test_roundtrip(shards, sentencepiece, tmp_path):
     """HF -> GGUF in BF16 by gguf-py -> HF: every bit is back, from one file and from shards."""
-    if not (data / "tokenizer.model").exists():
-        return r.skip("SentencePiece model", f"{data}/tokenizer.model is missing")
-    config = json.loads((data / "config.json").read_text())
-    weights = tensors_of(data)
+    config = json.loads((TINY_LM / "config.json").read_text())
+    config.update(bos_token_id=sentencepiece.bos_id(), eos_token_id=sentencepiece.eos_id())
+    weights = tensors_of(TINY_LM)
     heads, kv = config["num_attention_heads"], config["num_key_value_heads"]
     back = {hf: g for g, hf in llama_names(config["num_hidden_layers"]).items()}
-    for shards in (0, 12):
-        w = gguf.GGUFWriter(work / "roundtrip.gguf", "llama", split_max_tensors=shards)
-        add_llama_keys(w, config["hidden_size"], config["intermediate_size"],
-                       config["num_hidden_layers"], heads, kv, config["max_position_embeddings"],
-                       config["rms_norm_eps"], config["rope_theta"])
-        w.add_rope_dimension_count(config["head_dim"])
-        sentencepiece_keys(w, data)
-        for name, t in weights.items():
-            raw = t.contiguous().view(torch.int16).numpy()
-            if name.endswith(("q_proj.weight", "k_proj.weight")):
-                raw = permute(raw, heads if "q_proj" in name else kv)
-            w.add_tensor(back[name], np.ascontiguousarray(raw).view(np.uint8), raw_dtype=T.BF16)
-        finish(w)
-        pattern = "roundtrip-00001-of-*.gguf" if shards else "roundtrip.gguf"
-        first = next(work.glob(pattern))
-        out = work / f"roundtrip{shards}"
-        tools.export(first, out)
-        bad = differing(tensors_of(out), weights)
-        files = "shards" if shards else "one file"
-        r.check(f"HF -> GGUF -> HF, {files}: same bits", not bad, bad[:5])
-        found = json.loads((out / "config.json").read_text())
-        bad = [(k, config[k], found.get(k)) for k in config if found.get(k) != config[k]]
-        r.check("config.json is back", not bad, bad)
-    from transformers import AutoTokenizer
-    bad = ids_differ(load_tokenizer(out), AutoTokenizer.from_pretrained(data), texts())
-    return r.check("SentencePiece: ids of the model's own tokenizer.json", not bad, bad[:3])
-
-
-def main():
-    ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    ap.add_argument("--build", type=Path, default=Path("build"))
-    ap.add_argument("--cache", type=Path, default=Path("cache"))
-    ap.add_argument("--data", type=Path, default=Path("shared/data/docs-lm"))
-    ap.add_argument("--vocabs", type=Path)
-    ap.add_argument("--tool", help="run `TOOL IN OUT [DTYPE]` instead of qload and qexport")
-    args = ap.parse_args()
-    r, tools = Report(), Tools(args.build, args.tool)
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        check_types(r, tools, work)
-        check_rope(r, tools, work)
-        check_roundtrip(r, tools, work, args.data)
-        check_smollm2(r, tools, work, args.cache)
-        for source in sorted(args.vocabs.glob("*.gguf")) if args.vocabs else []:
-            if Path(f"{source}.out").exists():
-                check_vocab(r, tools, work, source)
-    print(f"{r.failures} failures")
-    return r.failures > 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    w = gguf.GGUFWriter(tmp_path / "roundtrip.gguf", "llama", split_max_tensors=shards)
+    add_llama_keys(w, config["hidden_size"], config["intermediate_size"],
+                   config["num_hidden_layers"], heads, kv, config["max_position_embeddings"],
+                   config["rms_norm_eps"], config["rope_theta"])
+    w.add_rope_dimension_count(config["head_dim"])
+    add_sentencepiece_keys(w, sentencepiece)
+    for name, t in weights.items():
+        raw = t.contiguous().view(torch.int16).numpy()
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            raw = permute(raw, heads if "q_proj" in name else kv)
+        w.add_tensor(back[name], np.ascontiguousarray(raw).view(np.uint8), raw_dtype=T.BF16)
+    finish(w)
+    first = next(tmp_path.glob("roundtrip-00001-of-*.gguf" if shards else "roundtrip.gguf"))
+    out = tmp_path / "out"
+    through(first, out)
+    assert not differing(tensors_of(out), weights)
+    found = json.loads((out / "config.json").read_text())
+    same = [k for k in CONFIG_KEYS if k in config] + ["rope_theta"]
+    assert {k: found.get(k) for k in same} == {k: config[k] for k in same}
+    tokenizer = load_tokenizer(out)
+    # Names of control tokens in a text are text to sentencepiece, tokens to the others.
+    for text in (t for t in texts() if "<" not in t and "\0" not in t):
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == sentencepiece.EncodeAsIds(text), text
