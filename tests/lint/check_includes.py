@@ -11,7 +11,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 # Folders of lib/ by level: a file includes its own folder and lower levels.
 LEVELS = [
     {"base"},
-    {"tensor"},
+    {"tensor", "text"},
     {"kernels", "scheme"},
     {"qmap", "model", "config", "gemm", "text"},
     {"plan", "pipe"},
@@ -35,6 +35,7 @@ DOORS = {
     r"arm_neon\.h": r"lib/(kernels|gemm)/\w+_neon\.(cc|h|inc)",
     r"CLI/.*": r"cmd/.*",
     r"(zstd|xxhash|pcre2)\.h": r"lib/.*",
+    r"(unicode/.*|zlib\.h)": r"lib/text/.*",
     r"Eigen/.*": r"lib/(kernels|algorithm)/.*",
     r"iostream": r"cmd/.*",
 }
