@@ -25,6 +25,8 @@ struct LinearUse {
 class LinearHook {
  public:
   virtual ~LinearHook() = default;
+  // The rows that follow are those of `batch`, whose windows count from `first_window`.
+  virtual void batch(const Batch& batch, size_t first_window) { (void)batch, (void)first_window; }
   // x holds the rows `rows` of the batch (empty: all). Returns what to multiply: x, or a matrix in
   // `storage` (in both cases x.rows by x.cols). Called in the order of the graph, from one thread.
   virtual ConstMatrix before(const LinearUse& linear, ConstMatrix x,

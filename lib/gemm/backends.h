@@ -10,9 +10,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "lib/gemm/gemm.h"
-
 namespace qp::gemm {
+
+enum class Precision : uint8_t;  // gemm.h, which has more than the kernels' files may see
 
 // Vectors of k elements: (i, p) at data[i * stride + p], transposed: at data[p * stride + i].
 struct Source {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "lib/gemm/backends.h"
+#include "lib/gemm/gemm.h"
 
 namespace qp::gemm {
 

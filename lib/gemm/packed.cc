@@ -4,6 +4,7 @@
 #include "lib/base/error.h"
 #include "lib/base/parallel.h"
 #include "lib/gemm/backends.h"
+#include "lib/gemm/gemm.h"
 
 namespace qp::gemm {
 

@@ -101,10 +101,14 @@ struct Table {
   void (*flip_sign)(const uint8_t* src, size_t n, uint8_t* dst) noexcept;
 };
 
-// The table in use: the best the processor has, or what QPIPE_ISA names (scalar, avx2, avx512,
-// neon). Throws a usage error, naming the valid ones, when QPIPE_ISA is unknown or the processor
-// lacks it. Chosen once per process.
+// The table in use: the best the processor has, or what QPIPE_ISA names (kernels.def: scalar, avx2,
+// avx512, amx, neon). Throws a usage error, naming the valid ones, when QPIPE_ISA is unknown or the
+// processor lacks it. Chosen once per process.
 const Table& active();
+// The name behind that choice; "amx" has the table of avx512.
+const char* active_isa();
+// Whether this processor and its OS have what kernels.def calls `isa`.
+bool supports(const char* isa);
 
 // Tables compiled in and supported by this processor, scalar first. For tests and benches.
 struct TableList {

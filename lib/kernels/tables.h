@@ -6,7 +6,7 @@
 
 namespace qp::kernels {
 
-#define QP_ISA(name, supported) extern const Table k_##name;
+#define QP_ISA(name, table, supported) extern const Table k_##table;
 #include "lib/kernels/kernels.def"
 #undef QP_ISA
 

@@ -62,4 +62,28 @@ bool refer_extent(const Store& store, Model& model, Extent& extent) {
   return false;
 }
 
+void carry(const Store& store, Model& model, QmapWriter& writer) {
+  std::vector<std::pair<size_t, const Tensor*>> copied;
+  for (size_t i = 0; i < model.tensors.size(); ++i) {
+    const Tensor& from = store.model().tensors[i];
+    bool copy = false;
+    for (Part& p : model.tensors[i].parts) copy = refer_extent(store, model, p.extent) || copy;
+    if (!copy) continue;
+    model.tensors[i] = place_copy(from, writer);
+    copied.emplace_back(i, &from);
+  }
+  for (size_t i = 0; i < model.companions.size(); ++i) {
+    Companion& c = model.companions[i];
+    if (c.extent.file == kBlob) continue;
+    if (refer_extent(store, model, c.extent)) {
+      copy_companion(store, store.model().companions[i], c, writer);
+    }
+  }
+  writer.reserve();
+  for (auto [i, from] : copied) {
+    for (const Part& p : from->parts) store.verify(*from, p);
+    copy_tensor(store, *from, model.tensors[i], writer, [](uint64_t) {});
+  }
+}
+
 }  // namespace qp

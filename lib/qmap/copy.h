@@ -24,4 +24,9 @@ void copy_companion(const Store& store, const Companion& from, Companion& to, Qm
 // qmap stay inline extents and must be copied: returns true for those.
 bool refer_extent(const Store& store, Model& model, Extent& extent);
 
+// Makes `model`, a copy of store's, one that lives in the writer's file: references where there are
+// names to refer to, copies of what lies in a qmap without one. Statistics of a calibration are not
+// carried: they stay in `model` with extents of the old file.
+void carry(const Store& store, Model& model, QmapWriter& writer);
+
 }  // namespace qp

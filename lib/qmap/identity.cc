@@ -57,6 +57,7 @@ Hash128 identity(const Model& model) {
   f.text(model.architecture);
   f.text(model.provenance.dump(-1, ' ', false, Json::error_handler_t::replace));
   for (const Scheme& s : model.schemes) f.text(to_json(s).dump());
+  if (model.calibration) f.text(to_json(*model.calibration).dump());
   for (const FileRef& file : model.files) {
     f.text(std::filesystem::path(file.path).filename().string());
     f.number(file.size);

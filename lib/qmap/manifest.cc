@@ -178,7 +178,7 @@ class Sax final : public JsonSax {
         if (key_ == "tensors") return enter(At::tensors, object, false);
         if (key_ == "files" || key_ == "dropped") return enter(At::pairs, object, false);
         if (key_ == "companions") return enter(At::extents, object, false);
-        if (key_ == "provenance" || key_ == "schemes") return open_dom(object);
+        if (key_ == "provenance" || key_ == "schemes" || key_ == "calibration") return open_dom(object);
         return fail("an unknown section");
       case At::dom: return open_dom(object);
       case At::pairs: return enter(At::pair, object, false);
@@ -261,11 +261,15 @@ class Sax final : public JsonSax {
       return true;
     }
     try {
+      if (section_ == "calibration") {
+        m_.calibration = std::make_shared<const Calibration>(calibration_from_json(dom_root_));
+        return true;
+      }
       for (const Json& s : dom_root_) m_.schemes.push_back(scheme_from_json(s));
     } catch (const Error& e) {
       return fail(e.reason());
     } catch (const nlohmann::json::exception&) {
-      return fail("schemes that are none");
+      return fail("a section that is none");
     }
     return true;
   }
@@ -446,7 +450,9 @@ void write_manifest(const Model& m, const std::string& base,
   for (size_t i = 0; i < m.dropped.size(); ++i) {
     w.raw(i ? ",[" : "[").str(m.dropped[i].first).raw(",").str(m.dropped[i].second).raw("]");
   }
-  w.raw("],\n\"tensors\":[");
+  w.raw("]");
+  if (m.calibration) w.raw(",\n\"calibration\":").raw(to_json(*m.calibration).dump());
+  w.raw(",\n\"tensors\":[");
   for (size_t i = 0; i < m.tensors.size(); ++i) {
     w.raw(i ? ",\n" : "\n");
     put_tensor(w, m.tensors[i]);

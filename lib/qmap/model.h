@@ -12,21 +12,12 @@
 
 #include "lib/base/hash.h"
 #include "lib/base/json.h"
+#include "lib/qmap/calibration.h"
+#include "lib/qmap/extent.h"
 #include "lib/scheme/scheme.h"
 #include "lib/tensor/dtype.h"
 
 namespace qp {
-
-// A byte range. file 0 is the qmap itself (inline); file i > 0 is Model::files[i - 1]; file
-// kBlob is Model::blobs[offset], which only exists in memory: writers store it inline.
-constexpr uint32_t kBlob = 0xffffffff;
-struct Extent {
-  uint32_t file = 0;
-  uint64_t offset = 0;
-  uint64_t length = 0;           // bytes stored
-  std::optional<uint64_t> xxh3;  // of the bytes stored; every inline extent has it
-  bool zstd = false;             // stored as independent zstd frames (man/qmap.5, COMPRESSION)
-};
 
 // How stored bytes become the elements a Part promises, applied when rows are read. Absent for
 // plain row-major bytes. Steps in order: pick the stored row, decode, cast, flip.
@@ -90,6 +81,7 @@ struct Model {
   std::vector<std::string> blobs;  // generated companions' bytes: Extent{file = kBlob, offset = index, length = size}
   // Source tensors that are not in `tensors`, with the reason (ledger).
   std::vector<std::pair<std::string, std::string>> dropped;
+  std::shared_ptr<const Calibration> calibration;  // null: never calibrated
   Json provenance = Json::array();  // one entry per program run, oldest first
   Hash128 id;                       // of the manifest, once read or written
 

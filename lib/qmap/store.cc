@@ -101,10 +101,22 @@ Store::Store(Model model, std::shared_ptr<const MappedFile> self, std::string la
     std::string what = c.extent.zstd ? "it cannot be compressed" : extent_problem(c.extent);
     if (!what.empty()) throw input_error("companion file '" + printable(c.name) + "': " + what).file(label_);
   }
+  check_calibration();
   const Companion* config = model_.companion("config.json");
   if (model_.config.is_null() && config != nullptr) {
     model_.config = parse_json(text(config->extent), label_ + ": config.json");
   }
+}
+
+void Store::check_calibration() const {
+  if (!model_.calibration) return;
+  const Calibration& c = *model_.calibration;
+  auto check = [&](const Extent& e, const std::string& of) {
+    std::string what = extent_problem(e);
+    if (!what.empty()) throw input_error("statistics of '" + printable(of) + "': " + what).file(label_);
+  };
+  check(c.tokens, "tokens");
+  for (const InputStatistics& s : c.inputs) check(s.extent, s.module);
 }
 
 void Store::check_part(const Tensor& t, const Part& p) const {

@@ -56,6 +56,7 @@ class Store {
 
  private:
   std::shared_ptr<const MappedFile> file(uint32_t index) const;
+  void check_calibration() const;
   void check_part(const Tensor& tensor, const Part& part) const;
   std::string extent_problem(const Extent& extent) const;  // "" when it lies inside its file
 

@@ -33,17 +33,38 @@ Stream::Stream(const arch::Architecture& model, const WeightSource& weights,
     starts_.push_back(starts_.back() + w.size());
     longest_ = std::max(longest_, w.size());
   }
+  size_t tokens = std::max<size_t>(1, options_.batch_tokens);
+  while (true) {  // a smaller batch costs speed, and changes no bit
+    make_batches(tokens);
+    try {
+      peak_ = largest_step();
+      return;
+    } catch (const Error& e) {
+      bool smallest = options_.batch_windows > 0 || batches_.size() == windows_.size();
+      if (e.kind() != ErrorKind::limit || smallest) throw;
+    }
+    tokens /= 2;
+  }
+}
+
+void Stream::make_batches(size_t tokens) {
+  batches_.clear();
+  largest_batch_ = 0;
   for (size_t first = 0; first < windows_.size();) {
     size_t last = first + 1;
     auto fits = [&] {
       if (options_.batch_windows > 0) return last - first < options_.batch_windows;
-      return starts_[last + 1] - starts_[first] <= options_.batch_tokens;
+      return starts_[last + 1] - starts_[first] <= tokens;
     };
     while (last < windows_.size() && fits()) ++last;
     batches_.emplace_back(first, last);
     largest_batch_ = std::max(largest_batch_, starts_[last] - starts_[first]);
     first = last;
   }
+}
+
+uint64_t Stream::largest_step() const {
+  uint64_t peak = 0;
   for (size_t i = 0; i < model_.layers; ++i) {  // all layers: experts may begin late
     Graph graph = model_.layer(i);
     for (const Wave& wave : waves(graph, i)) {
@@ -53,9 +74,10 @@ Stream::Stream(const arch::Architecture& model, const WeightSource& weights,
           bytes += WeightSource::bytes(use, options_.precision);
         }
       }
-      peak_ = std::max(peak_, bytes);
+      peak = std::max(peak, bytes);
     }
   }
+  return peak;
 }
 
 // Values alive at once, for the largest batch, and what attention and packing need beside them.
@@ -203,6 +225,7 @@ void Stream::run_wave(const Graph& graph, const Wave& wave, size_t layer, Linear
     Step step{b, options_.precision};
     step.hook = hook;
     step.all_experts = options_.all_experts;
+    if (hook != nullptr) hook->batch(b, first);
     run(graph, wave.first, wave.last, step, weights, values, false);
     for (Value v = 1; v < graph.values() && !last_wave; ++v) {
       bool made = v - 1 >= wave.first && v - 1 < wave.last;

@@ -13,6 +13,7 @@
 
 #include "lib/base/parallel.h"
 #include "lib/gemm/backends.h"
+#include "lib/gemm/gemm.h"
 #include "lib/tensor/minifloat.h"
 
 namespace qp::gemm {
