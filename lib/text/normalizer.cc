@@ -23,7 +23,8 @@ void refuse_component(std::string_view what, std::string_view type) {
 SplitPattern json_pattern(const Json& component, std::string_view name) {
   auto it = component.find("pattern");
   if (it != component.end() && it->is_object() && it->size() == 1) {
-    const auto& [kind, value] = *it->items().begin();
+    const std::string& kind = it->begin().key();
+    const Json& value = *it->begin();
     if (value.is_string() && kind == "String") {
       return SplitPattern::literal(value.get_ref<const std::string&>());
     }

@@ -53,7 +53,9 @@ constexpr Property kProperties[] = {
     {"space", kSpace, ""},
     {"whitespace", kSpace, ""},
     {"xdigit", kHex, ""},
+    {"punct", "\\p{P}$+<=>^`|~", "P"},
     {"cntrl", "\\p{Cc}", ""},
+    {"blank", "\\x09\\p{Zs}", ""},
     {"any", "\\x{0}-\\x{10ffff}", ""},
     {"ascii", "\\x00-\\x7f", ""},
 };
@@ -98,6 +100,14 @@ class Translator {
   // The class behind \s, \S, \w .. \p{..}; nothing for other escapes. Moves on when it is one.
   std::optional<CharClass> shorthand();
   CharClass property();
+  CharClass named(std::string_view given, bool negated) const;
+  static void add_set(CharClass& to, CharClass set) {
+    if (set.negated) {
+      to.parts.push_back(std::move(set));
+    } else {
+      to.body += set.body;
+    }
+  }
   std::string with_recent(std::string_view body, std::string_view categories) const {
     return std::string(body) + (recent_ && !categories.empty() ? recent_members(categories) : "");
   }
@@ -177,6 +187,10 @@ CharClass Translator::property() {
     negated = !negated;
     given.remove_prefix(1);
   }
+  return named(given, negated);
+}
+
+CharClass Translator::named(std::string_view given, bool negated) const {
   std::string name;
   for (char x : given) {
     if (x == ' ' || x == '_' || x == '-') continue;
@@ -316,12 +330,7 @@ void Translator::class_escape(CharClass& c) {
   char e = peek(1);
   bool is_set = e != '\0' && std::strchr("sSwWdDhHpP", e) != nullptr;
   if (is_set) {
-    CharClass set = *shorthand();
-    if (set.negated) {
-      c.parts.push_back(std::move(set));
-    } else {
-      c.body += set.body;
-    }
+    add_set(c, *shorthand());
     return;
   }
   std::string before = std::move(out_);
@@ -360,7 +369,9 @@ CharClass Translator::read_class(int depth) {
     if (starts("[:")) {
       size_t close = in_.find(":]", at_);
       if (close == std::string_view::npos) refuse("[: without :]");
-      c.body += in_.substr(at_, close + 2 - at_);
+      std::string_view name = in_.substr(at_ + 2, close - at_ - 2);
+      bool negated = name.starts_with('^');
+      add_set(c, named(negated ? name.substr(1) : name, negated));
       at_ = close + 2;
     } else if (x == '[') {
       ++at_;

@@ -101,9 +101,20 @@ bool is_other(char32_t c) {
 void append_lower(std::string& out, char32_t c) {
   if (c == 0x130) {  // the one character whose full mapping is two characters
     out += "i\xcc\x87";
-  } else {
-    append_utf8(out, static_cast<char32_t>(u_tolower(code(c))));
+    return;
   }
+  auto lower = static_cast<char32_t>(u_tolower(code(c)));
+  if (lower == c && c >= 0x1c89) {  // what ICU may not know yet
+    if (c >= 0x10d50 && c <= 0x10d65) lower = c + 0x20;
+    if (c >= 0x16ea0 && c <= 0x16eb8) lower = c + 0x1b;
+    constexpr std::pair<char32_t, char32_t> kRecentPairs[] = {
+        {0x1c89, 0x1c8a}, {0xa7cb, 0x264}, {0xa7cc, 0xa7cd}, {0xa7ce, 0xa7cf},
+        {0xa7d2, 0xa7d3}, {0xa7d4, 0xa7d5}, {0xa7da, 0xa7db}, {0xa7dc, 0x19b}};
+    for (const auto& [upper, pair] : kRecentPairs) {
+      if (c == upper) lower = pair;
+    }
+  }
+  append_utf8(out, lower);
 }
 
 namespace {
