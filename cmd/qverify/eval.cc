@@ -1,9 +1,9 @@
 #include "cmd/qverify/eval.h"
 
 #include <algorithm>
-#include <charconv>
 #include <iostream>
 
+#include "cmd/qverify/read_tokens.h"
 #include "lib/arch/config.h"
 #include "lib/base/error.h"
 #include "lib/base/file.h"
@@ -14,7 +14,7 @@
 namespace qp {
 namespace {
 
-constexpr uint64_t kMaxText = uint64_t{1} << 30;
+constexpr uint64_t kMaxReport = uint64_t{1} << 30;
 constexpr size_t kSeqlen = 2048, kLlamaSeqlen = 512;  // what published figures use
 
 std::optional<Tokenizer> tokenizer_of(const Store& store) {
@@ -44,28 +44,6 @@ size_t context_of(const RunnableModel& model) {
   return model.arch().context;
 }
 
-// Numbers as JSON lists them, or separated by white space.
-std::vector<int32_t> parse_tokens(std::string_view text, const std::string& path) {
-  std::vector<int32_t> ids;
-  for (size_t at = 0; at < text.size();) {
-    if (std::string_view(" \t\r\n,[]").find(text[at]) != std::string_view::npos) {
-      ++at;
-      continue;
-    }
-    int32_t id = 0;
-    auto [end, ec] = std::from_chars(text.data() + at, text.data() + text.size(), id);
-    if (ec != std::errc() || id < 0) {
-      throw input_error("has no token id at byte " + std::to_string(at) + " (expected numbers from 0 on)")
-          .file(path)
-          .hint("give ids as a JSON list, or separated by white space");
-    }
-    ids.push_back(id);
-    at = static_cast<size_t>(end - text.data());
-  }
-  if (ids.empty()) throw input_error("holds no tokens").file(path);
-  return ids;
-}
-
 // Tokens that end a text: what generation_config.json or config.json says, or the tokenizer.
 std::vector<int32_t> stop_tokens(const Store& store, const Tokenizer& tokenizer) {
   std::vector<Json> places;
@@ -92,8 +70,8 @@ void EvalCommand::declare(CLI::App& app) {
   auto group = "Evaluation";
   app.add_option("--eval", texts_, "Run the model on this text: perplexity, and with a base KL divergence; '-': standard input; repeatable")
       ->type_name("TEXT")->group(group);
-  app.add_option("--field", field_, "The member of JSON Lines that holds the text")->type_name("NAME")->capture_default_str()->group(group);
-  app.add_option("--tokens", tokens_, "Token ids instead of a text, as numbers or JSON")->type_name("FILE")->group(group);
+  app.add_option("--field", field_, "The member of JSON lines that holds the text (default: text)")->type_name("NAME")->group(group);
+  app.add_option("--tokens", tokens_, "Token ids instead of a text: .npy, .json, .jsonl, or raw int32")->type_name("FILE")->group(group);
   app.add_option("--ppl", kind_, "Whose definition of perplexity")->check(CLI::IsMember({"hf", "llama.cpp"}))
       ->type_name("KIND")->capture_default_str()->group(group);
   app.add_option("--seqlen", seqlen_, "Tokens per window (default: the context, 2048 at most; llama.cpp: 512)")->type_name("N")->group(group);
@@ -124,7 +102,8 @@ void EvalCommand::declare(CLI::App& app) {
 void EvalCommand::check_arguments(bool has_base, bool stdin_taken) const {
   bool windows = !texts_.empty() || !tokens_.empty();
   if (!texts_.empty() && !tokens_.empty()) throw usage_error("both --eval and --tokens").hint("give one of them");
-  auto dashes = static_cast<size_t>(std::ranges::count(texts_, "-")) + (tokens_ == "-") + (choices_ == "-") + stdin_taken;
+  auto dashes = static_cast<size_t>(std::ranges::count(texts_, "-"));
+  for (bool dash : {tokens_ == "-", choices_ == "-", stdin_taken}) dashes += dash ? 1u : 0u;
   if (dashes > 1) throw usage_error("standard input can be read once").hint("name a file, or a qmap for the checkpoint");
   if (bounds_.any() && !(windows && has_base)) {
     throw usage_error("--max-kl, --max-ppl-increase and --min-top1 need a text and a base").hint("give --eval TEXT --against BASE");
@@ -141,10 +120,8 @@ gemm::Precision EvalCommand::precision() const {
 }
 
 std::vector<int32_t> EvalCommand::read_tokens(const Tokenizer* tokenizer, const Tokenizer* base) const {
-  if (!tokens_.empty()) return parse_tokens(read_text_file(tokens_, kMaxText), tokens_);
-  std::string text;
-  for (const std::string& path : texts_) text += read_text_file(path, kMaxText);
-  if (text.empty()) throw input_error("is empty").file(texts_.front());
+  if (!tokens_.empty()) return read_token_file(tokens_);
+  std::string text = read_texts(texts_, field_);
   std::vector<int32_t> ids = tokenizer->encode(text, true);
   if (base != nullptr && base->encode(text, true) != ids) {
     throw usage_error("the tokenizers of checkpoint and base read the text differently")
@@ -153,8 +130,8 @@ std::vector<int32_t> EvalCommand::read_tokens(const Tokenizer* tokenizer, const 
   return ids;
 }
 
-WindowOptions EvalCommand::window_options(const RunnableModel& model, const Tokenizer* tokenizer, Tool& tool) const {
-  WindowOptions o;
+CutOptions EvalCommand::window_options(const RunnableModel& model, const Tokenizer* tokenizer, Tool& tool) const {
+  CutOptions o;
   bool llama = kind_ == "llama.cpp";
   size_t context = context_of(model), usual = llama ? kLlamaSeqlen : kSeqlen;
   o.kind = llama ? PerplexityKind::llama_cpp : PerplexityKind::hugging_face;
@@ -187,7 +164,7 @@ EvalResult EvalCommand::evaluate(const Store& store, const Store* base_store, To
   }
   if (!texts_.empty() || !tokens_.empty()) {
     std::vector<int32_t> ids = read_tokens(tokenizer ? &*tokenizer : nullptr, base_tokenizer ? &*base_tokenizer : nullptr);
-    WindowOptions windows = window_options(model, tokenizer ? &*tokenizer : nullptr, tool);
+    CutOptions windows = window_options(model, tokenizer ? &*tokenizer : nullptr, tool);
     for (const std::string& path : texts_) result.text += (result.text.empty() ? "" : ", ") + path;
     if (!tokens_.empty()) result.text = tokens_;
     result.definition = name_of(windows.kind);
@@ -202,7 +179,7 @@ EvalResult EvalCommand::evaluate(const Store& store, const Store* base_store, To
 
 void EvalCommand::evaluate_choices(RunnableModel& model, RunnableModel* base, const Tokenizer& tokenizer,
                                    const MeasureOptions& options, Tool& tool, EvalResult& result) const {
-  std::vector<ChoiceItem> items = read_choices(read_text_file(choices_, kMaxText), choices_);
+  std::vector<ChoiceItem> items = read_choices(read_whole(choices_), choices_);
   int32_t bos = tokenizer.prefix().empty() ? -1 : tokenizer.prefix()[0];
   int32_t stand_in = tokenizer.bos_id().value_or(tokenizer.eos_id().value_or(-1));
   size_t context = context_of(model);
@@ -217,7 +194,7 @@ void EvalCommand::evaluate_choices(RunnableModel& model, RunnableModel* base, co
 
 std::vector<Finding> EvalCommand::check_baseline(const EvalResult& result) const {
   if (baseline_.empty()) return {};
-  Json old = parse_json(read_text_file(baseline_, kMaxText), baseline_);
+  Json old = parse_json(read_text_file(baseline_, kMaxReport), baseline_);
   return compare_with_baseline(old, baseline_, result, tolerance_);
 }
 

@@ -33,13 +33,14 @@ class EvalCommand {
 
  private:
   gemm::Precision precision() const;
-  WindowOptions window_options(const RunnableModel& model, const Tokenizer* tokenizer, Tool& tool) const;
+  CutOptions window_options(const RunnableModel& model, const Tokenizer* tokenizer, Tool& tool) const;
   std::vector<int32_t> read_tokens(const Tokenizer* tokenizer, const Tokenizer* base) const;
   void evaluate_choices(RunnableModel& model, RunnableModel* base, const Tokenizer& tokenizer,
                         const MeasureOptions& options, Tool& tool, EvalResult& result) const;
 
   std::vector<std::string> texts_;
-  std::string tokens_, field_ = "text", kind_ = "hf", compute_ = "bf16", choices_, baseline_, prompt_;
+  std::optional<std::string> field_;
+  std::string tokens_, kind_ = "hf", compute_ = "bf16", choices_, baseline_, prompt_;
   size_t seqlen_ = 0, stride_ = 0, windows_ = 0, max_new_tokens_ = 64;
   uint64_t seed_ = 0;
   double temperature_ = 0, top_p_ = 1, tolerance_ = 1;

@@ -10,7 +10,7 @@ std::string_view name_of(PerplexityKind kind) {
   return kind == PerplexityKind::hugging_face ? "hf" : "llama.cpp";
 }
 
-TextWindows cut_windows(const std::vector<int32_t>& ids, const WindowOptions& o) {
+TextWindows cut_windows(const std::vector<int32_t>& ids, const CutOptions& o) {
   bool llama = o.kind == PerplexityKind::llama_cpp;
   size_t least = llama ? 4 : 2;
   if (o.length < least) {

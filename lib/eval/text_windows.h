@@ -18,7 +18,7 @@ namespace qp {
 enum class PerplexityKind { hugging_face, llama_cpp };
 std::string_view name_of(PerplexityKind kind);  // "hf", "llama.cpp"
 
-struct WindowOptions {
+struct CutOptions {
   PerplexityKind kind = PerplexityKind::hugging_face;
   size_t length = 2048, stride = 0;  // stride 0: length
   size_t count = 0;                  // windows at most; 0: all
@@ -40,6 +40,6 @@ struct TextWindows {
 
 // Cuts a text. Errors: usage (a window of fewer than 2 tokens, a stride beyond the length); input
 // (the text is empty or shorter than a window).
-TextWindows cut_windows(const std::vector<int32_t>& ids, const WindowOptions& options);
+TextWindows cut_windows(const std::vector<int32_t>& ids, const CutOptions& options);
 
 }  // namespace qp
