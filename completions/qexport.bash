@@ -1,4 +1,4 @@
-# Made by `qexport --generate bash`; do not edit.
+# Made by `qexport --print-page bash`; do not edit.
 _qexport() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
   # --name=value comes as three words.

@@ -1,4 +1,4 @@
-# Made by `qexport --generate fish`; do not edit.
+# Made by `qexport --print-page fish`; do not edit.
 complete -c qexport -s h -l help -d 'Print this help message and exit'
 complete -c qexport -l version -d 'Display program version information and exit'
 complete -c qexport -s f -l format -r -f -a "(qexport --list-formats --quiet 2>/dev/null)" -d 'Checkpoint format; --list-formats shows all'

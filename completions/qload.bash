@@ -1,4 +1,4 @@
-# Made by `qload --generate bash`; do not edit.
+# Made by `qload --print-page bash`; do not edit.
 _qload() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
   # --name=value comes as three words.

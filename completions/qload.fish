@@ -1,4 +1,4 @@
-# Made by `qload --generate fish`; do not edit.
+# Made by `qload --print-page fish`; do not edit.
 complete -c qload -s h -l help -d 'Print this help message and exit'
 complete -c qload -l version -d 'Display program version information and exit'
 complete -c qload -l dequantize -d 'Read quantized tensors as their float values'

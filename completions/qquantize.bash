@@ -1,4 +1,4 @@
-# Made by `qquantize --generate bash`; do not edit.
+# Made by `qquantize --print-page bash`; do not edit.
 _qquantize() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
   # --name=value comes as three words.

@@ -1,4 +1,4 @@
-# Made by `qquantize --generate fish`; do not edit.
+# Made by `qquantize --print-page fish`; do not edit.
 complete -c qquantize -s h -l help -d 'Print this help message and exit'
 complete -c qquantize -l version -d 'Display program version information and exit'
 complete -c qquantize -s s -l scheme -r -f -a "(qquantize --list-schemes --quiet 2>/dev/null)" -d 'Scheme of every linear; --list-schemes shows all'

@@ -1,4 +1,4 @@
-# Made by `qverify --generate bash`; do not edit.
+# Made by `qverify --print-page bash`; do not edit.
 _qverify() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
   # --name=value comes as three words.

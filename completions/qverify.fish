@@ -1,4 +1,4 @@
-# Made by `qverify --generate fish`; do not edit.
+# Made by `qverify --print-page fish`; do not edit.
 complete -c qverify -s h -l help -d 'Print this help message and exit'
 complete -c qverify -l version -d 'Display program version information and exit'
 complete -c qverify -l against -r -d 'Compare every tensor with this checkpoint\'s'

@@ -1,4 +1,5 @@
 // What qverify prints for people.
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <map>
@@ -49,6 +50,44 @@ void print_table(const VerifyReport& r, size_t top) {
   std::cout << compared << " tensors compared, " << exact << " exact\n";
 }
 
+void print_choices(const Choices& c) {
+  auto line = [](const char* name, const Estimate& e, const std::optional<Estimate>& base) {
+    std::cout << name << ": " << estimate_text(e);
+    if (base) std::cout << " (base " << estimate_text(*base) << ")";
+    std::cout << "\n";
+  };
+  std::cout << "choices: " << c.items.size() << " items of " << printable(c.file) << "\n";
+  line("  acc", c.accuracy, c.base_accuracy);
+  line("  acc_norm", c.accuracy_norm, c.base_accuracy_norm);
+}
+
+void print_evaluation(const EvalResult& e) {
+  std::string simulated;
+  for (const auto& [what, n] : e.activations) simulated += "; activations " + what + " in " + std::to_string(n) + " linears";
+  if (e.perplexity) {
+    std::cout << "evaluation: " << printable(e.text) << ": " << e.windows << " windows of " << e.seqlen << " tokens, "
+              << e.perplexity->tokens << " scored (" << e.definition << "), " << e.compute << simulated << "\n"
+              << "  perplexity: " << estimate_text(e.perplexity->ppl) << "\n";
+  }
+  if (e.divergence) {
+    const Divergence& d = *e.divergence;
+    std::cout << "  base's:     " << estimate_text(e.base_perplexity->ppl) << "; ratio " << estimate_text(d.ratio) << "\n"
+              << "  KL:         " << estimate_text(d.kl) << "; median " << number(d.kl_median, "%.4g");
+    for (size_t i = 0; i < d.kPercents.size(); ++i) {
+      std::cout << ", " << number(d.kPercents[i], "%g") << "% " << number(d.kl_percentiles[i], "%.4g");
+    }
+    std::cout << ", max " << number(d.kl_max, "%.4g") << "\n"
+              << "  top-1:      " << estimate_text({100 * d.top1.value, 100 * d.top1.error}) << " % alike; RMS of p(token) "
+              << estimate_text({100 * d.rms_dp.value, 100 * d.rms_dp.error}) << " %\n";
+  }
+  if (!e.layers.empty()) {
+    auto worst = std::ranges::max_element(e.layers, {}, &LayerError::relative);
+    std::cout << "  hidden states: relative error " << number(e.layers.back().relative, "%.4g") << " after the last layer, worst "
+              << number(worst->relative, "%.4g") << " after layer " << worst - e.layers.begin() << "\n";
+  }
+  if (e.choices) print_choices(*e.choices);
+}
+
 }  // namespace
 
 void VerifyCommand::print(Tool& tool) const {
@@ -75,6 +114,7 @@ void VerifyCommand::print(Tool& tool) const {
     if (r.overall_quantized.count > 0) std::cout << ", " << db_text(r.overall_quantized.sqnr_db()) << " dB over the quantized";
     std::cout << "; worst " << db_text(w->errors->sqnr_db()) << " dB: " << printable(w->name) << "\n";
   }
+  if (r.eval) print_evaluation(*r.eval);
   std::cout << printable(r.checkpoint) << ": " << (r.sound() ? "sound" : "FAILED") << ": " << r.tensors.size() << " tensors, "
             << r.count(Severity::error) << " errors, " << r.count(Severity::warning) << " warnings, "
             << r.count(Severity::note) << " notes" << (r.strict ? " (strict)" : "") << "\n";

@@ -74,6 +74,7 @@ void VerifyCommand::declare(CLI::App& app) {
   app.add_option("--max-abs", thresholds_.max_abs, "Fail tensors with a larger difference")->type_name("X")->group(compare);
   app.add_option("--ignore", ignore_, "Tensors that the bounds leave out: name, re:REGEX or module kind; repeatable")
       ->type_name("PATTERN")->group(compare);
+  eval_.declare(app);
   auto out = "Output";
   app.add_option("--report", reports_, "Write a report: .json, .xml (JUnit) or .html; repeatable")->type_name("FILE")->group(out);
   app.add_option("--top", top_, "Rows of the table to print, worst first")->type_name("N")->capture_default_str()->group(out);
@@ -97,6 +98,7 @@ void VerifyCommand::check_arguments() {
   for (const auto& bound : {thresholds_.min_sqnr, thresholds_.min_cosine, thresholds_.max_mse, thresholds_.max_abs}) {
     if (bound && std::isnan(*bound)) throw usage_error("a bound is NaN").hint("give a number");
   }
+  eval_.check_arguments(!against_.empty(), from_stdin || against_ == "-");
   for (const std::string& path : reports_) check_report_path(path);
   for (const std::string& text : ignore_) ignored_.emplace_back(text);
 }
@@ -109,6 +111,12 @@ int VerifyCommand::run(Tool& tool) {
   LoadOptions options;
   options.warn = [&](const std::string& text) { tool.say(text, 1); };
   ResolvedInput input = resolve_input(checkpoint_);
+  if (eval_.generates()) {
+    OpenedInput in = open_resolved(input, options);
+    in.store->set_check(!no_check_);
+    eval_.generate(*in.store, tool);
+    return 0;
+  }
   report_.checkpoint = input.path;
   std::optional<OpenedInput> base;
   if (!against_.empty()) {
@@ -132,6 +140,7 @@ int VerifyCommand::run(Tool& tool) {
     if (base) check_names(model, base->store->model());
     check_tensors(*in->store, base ? base->store.get() : nullptr, tool);
     check_tied_head(*in->store);
+    if (eval_.evaluates()) evaluate(*in->store, base ? base->store.get() : nullptr, tool);
     try {
       in->store->throw_if_changed();
     } catch (const Error& e) {
@@ -144,6 +153,13 @@ int VerifyCommand::run(Tool& tool) {
   for (const std::string& path : reports_) write_report(report_, path);
   print(tool);
   return report_.sound() ? 0 : static_cast<int>(ErrorKind::check);
+}
+
+void VerifyCommand::evaluate(const Store& store, const Store* base, Tool& tool) {
+  report_.eval = eval_.evaluate(store, base, tool);
+  report_.eval_bounds = eval_.bounds();
+  std::ranges::move(check_eval(eval_.bounds(), *report_.eval), std::back_inserter(report_.findings));
+  std::ranges::move(eval_.check_baseline(*report_.eval), std::back_inserter(report_.findings));
 }
 
 // A checkpoint that cannot be opened has failed; one that is not there is an error of the call.

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cmd/qverify/eval.h"
 #include "cmd/tool/input.h"
 #include "cmd/tool/run_tool.h"
 #include "lib/config/recipe.h"
@@ -33,6 +34,7 @@ class VerifyCommand {
   void compare(const Store& store, const Tensor& tensor, const Store& base, const Tensor& other, Result& result) const;
   void check_names(const Model& model, const Model& base);
   void check_tied_head(const Store& store);
+  void evaluate(const Store& store, const Store* base, Tool& tool);
   bool ignored(const Tensor& tensor, const Model& model) const;
   void count_codes(const Scheme& scheme, const std::vector<uint64_t>& codes);
   void add(Severity severity, const char* rule, std::string tensor, std::string what, std::string hint = "");
@@ -41,6 +43,7 @@ class VerifyCommand {
   std::string checkpoint_, base_argument_, against_;
   std::vector<std::string> ignore_, reports_;
   Thresholds thresholds_;
+  EvalCommand eval_;
   size_t top_ = 10;
   bool no_check_ = false;
 

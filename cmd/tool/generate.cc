@@ -153,7 +153,7 @@ A program that is interrupted cleans up and dies of the signal.
 void man(const ToolInfo& info, const CLI::App& app) {
   std::string upper;
   for (char c : info.name) upper += static_cast<char>(std::toupper(c));
-  std::cout << ".\\\" Made by `" << info.name << " --generate man`; do not edit.\n.Dd " << kManualDate
+  std::cout << ".\\\" Made by `" << info.name << " --print-page man`; do not edit.\n.Dd " << kManualDate
             << "\n.Dt " << upper << " 1\n.Os\n.Sh NAME\n.Nm " << info.name << "\n.Nd "
             << roff(info.summary, false) << "\n.Sh SYNOPSIS\n.Nm\n.Op Ar options\n";
   for (const CLI::Option* o : positionals(app)) {
@@ -197,7 +197,7 @@ std::string words(const CLI::App& app) {
 }
 
 void bash(const ToolInfo& info, const CLI::App& app) {
-  std::cout << "# Made by `" << info.name << " --generate bash`; do not edit.\n_" << info.name
+  std::cout << "# Made by `" << info.name << " --print-page bash`; do not edit.\n_" << info.name
             << "() {\n  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
                "  # --name=value comes as three words.\n"
                "  if [[ $cur == = ]]; then cur=; elif [[ $prev == = ]]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
@@ -230,7 +230,7 @@ std::string zsh_quote(const std::string& text) {
 
 void zsh(const ToolInfo& info, const CLI::App& app) {
   std::cout << "#compdef " << info.name << "\n# Made by `" << info.name
-            << " --generate zsh`; do not edit.\n_arguments -s \\\n";
+            << " --print-page zsh`; do not edit.\n_arguments -s \\\n";
   for (const Entry& e : entries(app)) {
     std::string values = values_of(e);
     std::string tail = "[" + zsh_quote(e.help) + "]";
@@ -257,7 +257,7 @@ void fish(const ToolInfo& info, const CLI::App& app) {
     }
     return "'" + out + "'";
   };
-  std::cout << "# Made by `" << info.name << " --generate fish`; do not edit.\n";
+  std::cout << "# Made by `" << info.name << " --print-page fish`; do not edit.\n";
   for (const Entry& e : entries(app)) {
     std::cout << "complete -c " << info.name;
     if (!e.short_name.empty()) std::cout << " -s " << e.short_name;
@@ -282,7 +282,7 @@ int generate_text(const std::string& kind, const ToolInfo& info, const CLI::App&
   } else if (kind == "fish") {
     fish(info, app);
   } else {
-    std::cerr << info.name << ": --generate (expected man, bash, zsh or fish)\n";
+    std::cerr << info.name << ": --print-page (expected man, bash, zsh or fish)\n";
     return 2;
   }
   return 0;

@@ -33,7 +33,7 @@ void add_common(CLI::App& app, CommonOptions& o, std::string& generate) {
   app.add_flag("-q,--quiet", o.quiet, "Print errors only")->group("Common");
   app.add_flag("-v,--verbose", o.verbose, "Say more; repeat for more")->group("Common");
   app.add_flag("--strict", o.strict, "Treat warnings as errors (exit 2)")->group("Common");
-  app.add_option("--generate", generate)->group("");  // man, bash, zsh, fish: for the build
+  app.add_option("--print-page", generate)->group("");  // man, bash, zsh, fish: for the build
 }
 
 std::string footer(const ToolInfo& info) {

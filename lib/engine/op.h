@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -49,6 +50,16 @@ class GradientSink {
   virtual void weight(const WeightUse& weight, ConstMatrix dw) = 0;
 };
 
+// Tokens that went before the batch, which then is one window that goes on: their number, and what
+// each attention keeps of them. An op that needs more of the past than that cannot go on.
+struct Past {
+  struct KeysValues {
+    std::vector<float> keys, values;  // [rows, width]
+  };
+  size_t rows = 0;
+  std::map<const void*, KeysValues> attention;  // by op
+};
+
 // What an op works in: the batch, its own weights, and who looks on.
 struct Step {
   const Batch& batch;
@@ -58,6 +69,7 @@ struct Step {
   LinearHook* hook = nullptr;
   GradientSink* gradients = nullptr;
   bool all_experts = false;  // experts see every row, with the router's weight or none
+  Past* past = nullptr;      // generation, forward only
 };
 
 class Op {

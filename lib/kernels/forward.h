@@ -31,6 +31,10 @@ struct ForwardTable {
   void (*softmax)(float* s, size_t n, float sink) noexcept;
   // Running maximum and sum of exp(x - max) over more entries: log-sum-exp = max + log(sum).
   void (*log_sum_exp)(const float* x, size_t n, float* max, double* sum) noexcept;
+  // The same over p, and with it the running sum of exp(p - max) * (p - q): what the divergence of
+  // two softmaxes is made of.
+  void (*log_sum_exp_gap)(const float* p, const float* q, size_t n, float* max, double* sum,
+                          double* gap) noexcept;
   // s = cap * tanh(s / cap).
   void (*softcap)(float* s, size_t n, float cap) noexcept;
 

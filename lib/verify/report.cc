@@ -133,7 +133,11 @@ Json report_json(const VerifyReport& r) {
   put(bounds, "min_cosine", r.thresholds.min_cosine);
   put(bounds, "max_mse", r.thresholds.max_mse);
   put(bounds, "max_abs", r.thresholds.max_abs);
+  put(bounds, "max_kl", r.eval_bounds.max_kl);
+  put(bounds, "max_ppl_increase", r.eval_bounds.max_ppl_increase);
+  put(bounds, "min_top1", r.eval_bounds.min_top1);
   out["thresholds"] = std::move(bounds);
+  if (r.eval) out["evaluation"] = eval_json(*r.eval);
   out["findings"] = Json::array();
   for (const Finding& f : r.findings) {
     out["findings"].push_back({{"severity", name_of(f.severity)}, {"rule", f.rule}, {"tensor", f.tensor},

@@ -11,6 +11,7 @@
 #include "lib/base/json.h"
 #include "lib/scheme/scheme.h"
 #include "lib/verify/compare.h"
+#include "lib/verify/eval_bounds.h"
 #include "lib/verify/numbers.h"
 
 namespace qp {
@@ -55,6 +56,8 @@ struct VerifyReport {
   std::vector<CodeHistogram> histograms;
   Thresholds thresholds;
   uint64_t bytes = 0, parameters = 0, base_bytes = 0, base_parameters = 0;
+  std::optional<EvalResult> eval;  // when it was run
+  EvalBounds eval_bounds;
   TensorErrors overall, overall_quantized;  // sums over the compared tensors, in the base's order
 
   size_t count(Severity severity) const;

@@ -58,8 +58,8 @@ std::string size_text(uint64_t bytes) {
   return v >= 1e9 ? number(v / 1e9, "%.2f GB") : v >= 1e6 ? number(v / 1e6, "%.2f MB") : number(v / 1e3, "%.2f kB");
 }
 
-void tile(std::string& out, const char* name, const std::string& value) {
-  out += "<div><dt>" + std::string(name) + "</dt><dd>" + escape_xml(value) + "</dd></div>\n";
+void tile(std::string& out, const std::string& name, const std::string& value) {
+  out += "<div><dt>" + escape_xml(name) + "</dt><dd>" + escape_xml(value) + "</dd></div>\n";
 }
 
 void head(std::string& out, const VerifyReport& r) {
@@ -83,7 +83,43 @@ void head(std::string& out, const VerifyReport& r) {
   out += "</dl>\n";
 }
 
+void evaluation(std::string& out, const EvalResult& e) {
+  out += "<h2>Evaluation</h2>\n";
+  if (e.perplexity) {
+    out += "<p class=\"soft\">" + escape_xml(e.text) + ": " + std::to_string(e.windows) + " windows of " +
+           std::to_string(e.seqlen) + " tokens, " + std::to_string(e.perplexity->tokens) + " scored (" + escape_xml(e.definition) +
+           "); matrix products in " + escape_xml(e.compute);
+    for (const auto& [what, n] : e.activations) {
+      out += "; activations " + escape_xml(what) + " in " + std::to_string(n) + " linears";
+    }
+    out += "</p>\n";
+  }
+  out += "<dl>\n";
+  if (e.perplexity) tile(out, "perplexity", estimate_text(e.perplexity->ppl));
+  if (e.base_perplexity) tile(out, "the base's", estimate_text(e.base_perplexity->ppl));
+  if (e.divergence) {
+    const Divergence& d = *e.divergence;
+    tile(out, "ratio of perplexities", estimate_text(d.ratio));
+    tile(out, "mean KL divergence", estimate_text(d.kl));
+    tile(out, "median, 99 %, max KL", number(d.kl_median, "%.3g") + ", " + number(d.kl_percentiles[2], "%.3g") + ", " + number(d.kl_max, "%.3g"));
+    tile(out, "same first choice, %", estimate_text({100 * d.top1.value, 100 * d.top1.error}));
+    tile(out, "RMS of p(token), %", estimate_text({100 * d.rms_dp.value, 100 * d.rms_dp.error}));
+  }
+  if (e.choices) {
+    tile(out, "acc, " + std::to_string(e.choices->items.size()) + " items", estimate_text(e.choices->accuracy));
+    tile(out, "acc_norm", estimate_text(e.choices->accuracy_norm));
+    if (e.choices->base_accuracy) tile(out, "the base's acc", estimate_text(*e.choices->base_accuracy));
+  }
+  out += "</dl>\n";
+  if (std::string c = chart_kl_histogram(e); !c.empty()) out += "<h3>Tokens by KL divergence from the base</h3>\n" + c;
+  if (std::string c = chart_kl_positions(e); !c.empty()) out += "<h3>Mean KL divergence by position in the window</h3>\n" + c;
+  if (std::string c = chart_hidden_states(e); !c.empty()) {
+    out += "<h3>Relative error of the hidden states after each layer</h3>\n<p class=\"soft\">|checkpoint - base| / |base| over all tokens.</p>\n" + c;
+  }
+}
+
 void charts(std::string& out, const VerifyReport& r) {
+  if (r.eval) evaluation(out, *r.eval);
   if (std::string c = chart_layers(r); !c.empty()) {
     out += "<h2>SQNR per layer</h2>\n<p class=\"soft\">Higher is better; the worst tensor of each kind in each layer. "
            "Tensors equal to the base are left out.</p>\n" + c;

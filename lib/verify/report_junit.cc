@@ -144,8 +144,15 @@ std::string escape_xml(std::string_view text) {
 }
 
 std::string report_junit(const VerifyReport& r) {
-  Suite structure("structure"), numbers("numbers"), comparison("comparison");
+  Suite structure("structure"), numbers("numbers"), comparison("comparison"), evaluation("evaluation");
   std::map<std::string_view, bool> known;
+  std::map<std::string, std::string> measured;  // rule -> testcase
+  if (r.eval) {
+    for (const auto& [name, rules] : eval_cases(*r.eval)) {
+      evaluation.add(name);
+      for (const std::string& rule : rules) measured[rule] = name;
+    }
+  }
   for (const auto& [id, what] : r.rules) {
     structure.add(id);
     known[id] = true;
@@ -157,18 +164,24 @@ std::string report_junit(const VerifyReport& r) {
   for (const Finding& f : r.findings) {
     if (known.contains(f.rule)) {
       structure.find(f.rule, &f);
+    } else if (measured.contains(f.rule)) {
+      evaluation.find(measured[f.rule], &f);
     } else if (is_comparison(f.rule)) {
       comparison.find(f.tensor.empty() ? f.rule : f.tensor, &f);
     } else {
       numbers.find(f.tensor.empty() ? f.rule : f.tensor, &f);
     }
   }
-  size_t tests = structure.size() + numbers.size() + comparison.size();
-  size_t failures = structure.failures(r.strict) + numbers.failures(r.strict) + comparison.failures(r.strict);
+  const Suite* suites[] = {&structure, &numbers, &comparison, &evaluation};
+  size_t tests = 0, failures = 0;
+  for (const Suite* s : suites) {
+    tests += s->size();
+    failures += s->failures(r.strict);
+  }
   std::string out = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"" +
                     escape_xml("qverify " + r.checkpoint) + "\" tests=\"" + std::to_string(tests) +
                     "\" failures=\"" + std::to_string(failures) + "\" errors=\"0\" time=\"0\">\n";
-  for (const Suite* s : {&structure, &numbers, &comparison}) s->write(out, r.strict);
+  for (const Suite* s : suites) s->write(out, r.strict);
   return out + "</testsuites>\n";
 }
 

@@ -45,8 +45,8 @@ class Help(CliTest):
     def test_generated_texts(self):
         for program in filter(built, PROGRAMS):
             for kind, mark in (("man", ".Sh EXIT STATUS"), ("bash", "complete "), ("zsh", "#compdef"), ("fish", "complete -c")):
-                self.assertIn(mark, self.ok(program, "--generate", kind).out)
-            self.assertEqual(self.run_(program, "--generate", "html").code, 2)
+                self.assertIn(mark, self.ok(program, "--print-page", kind).out)
+            self.assertEqual(self.run_(program, "--print-page", "html").code, 2)
 
 
 class Lists(CliTest):

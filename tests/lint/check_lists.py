@@ -24,7 +24,7 @@ def generated():
     for name in PROGRAMS:
         for kind, path in (("man", f"man/{name}.1"), ("bash", f"completions/{name}.bash"),
                            ("zsh", f"completions/_{name}"), ("fish", f"completions/{name}.fish")):
-            run = subprocess.run([BIN / name, "--generate", kind], capture_output=True, text=True,
+            run = subprocess.run([BIN / name, "--print-page", kind], capture_output=True, text=True,
                                  check=True)
             yield ROOT / path, run.stdout
 

@@ -1,6 +1,7 @@
 #include "lib/engine/ops/attention.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
 #include "lib/base/error.h"
@@ -19,7 +20,8 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Queries [first, last) of a window see keys [from, last): counted from the window's start, so the
 // bits depend on nothing else in the batch.
 struct Attention::Block {
-  size_t begin = 0;  // the window's first row
+  size_t begin = 0;  // the window's first row, of keys and values
+  size_t query = 0;  // row of the first query
   size_t first = 0, last = 0, from = 0;
   size_t head = 0;
   size_t rows() const { return last - first; }
@@ -42,10 +44,12 @@ std::vector<size_t> Attention::inputs() const {
 Attention::Block Attention::block(const Step& step, size_t window, size_t head,
                                   size_t index) const {
   Block b;
-  b.begin = step.batch.starts[window];
-  size_t tokens = step.batch.starts[window + 1] - b.begin;
-  b.first = index * kQueries;
-  b.last = std::min(tokens, b.first + kQueries);
+  size_t start = step.batch.starts[window], past = step.past == nullptr ? 0 : step.past->rows;
+  size_t tokens = step.batch.starts[window + 1] - start;
+  b.begin = start;  // a past has one window, from row 0 on
+  b.query = start + index * kQueries;
+  b.first = past + index * kQueries;
+  b.last = std::min(past + tokens, b.first + kQueries);
   if (spec_.window > 0 && b.first + 1 > spec_.window) b.from = b.first + 1 - spec_.window;
   b.head = head;
   return b;
@@ -57,7 +61,7 @@ void Attention::probabilities(const Step& step, std::span<const ConstMatrix> in,
   const kernels::ForwardTable& k = kernels::forward();
   size_t kv = b.head / (spec_.heads / spec_.kv_heads), keys = b.keys(), dim = spec_.head_dim;
   gemm::product_serial(step.precision, b.rows(), keys, dim, spec_.scale,
-                       {in[0].row(b.begin + b.first) + b.head * dim, in[0].cols, false},
+                       {in[0].row(b.query) + b.head * dim, in[0].cols, false},
                        {in[1].row(b.begin + b.from) + kv * dim, in[1].cols, true}, s, keys, false,
                        scratch);
   float sink = spec_.sinks.empty() ? -kInfinity : step.weights[0].values[b.head];
@@ -75,8 +79,20 @@ void Attention::probabilities(const Step& step, std::span<const ConstMatrix> in,
   }
 }
 
-void Attention::forward(const Step& step, std::span<const ConstMatrix> in, Matrix out) const {
-  if (step.hook != nullptr) step.hook->keys_values(spec_.name, in[1], in[2]);
+// Keys or values of the past with those of the batch behind them.
+static ConstMatrix append(std::vector<float>& kept, ConstMatrix x) {
+  kept.insert(kept.end(), x.data, x.data + x.rows * x.cols);
+  return {kept.data(), kept.size() / x.cols, x.cols};
+}
+
+void Attention::forward(const Step& step, std::span<const ConstMatrix> inputs, Matrix out) const {
+  if (step.hook != nullptr) step.hook->keys_values(spec_.name, inputs[1], inputs[2]);
+  std::array<ConstMatrix, 3> in = {inputs[0], inputs[1], inputs[2]};
+  if (step.past != nullptr) {
+    Past::KeysValues& kept = step.past->attention[this];
+    in[1] = append(kept.keys, in[1]);
+    in[2] = append(kept.values, in[2]);
+  }
   struct Item {
     size_t window, head, index;
   };
@@ -99,7 +115,7 @@ void Attention::forward(const Step& step, std::span<const ConstMatrix> in, Matri
     gemm::product_serial(step.precision, b.rows(), dim, b.keys(), 1.0f,
                          {scores[at].data(), b.keys(), false},
                          {in[2].row(b.begin + b.from) + kv * dim, in[2].cols, false},
-                         out.row(b.begin + b.first) + b.head * dim, out.cols, false, scratch[at]);
+                         out.row(b.query) + b.head * dim, out.cols, false, scratch[at]);
   });
 }
 

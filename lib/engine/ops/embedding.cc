@@ -15,11 +15,12 @@ Embedding::Embedding(std::string table, size_t rows, size_t width, By by, float 
 void Embedding::forward(const Step& step, std::span<const ConstMatrix>, Matrix out) const {
   const Weight& table = step.weights[0];
   const Batch& batch = step.batch;
+  size_t past = step.past == nullptr ? 0 : step.past->rows;
   std::vector<RowScratch> scratch(static_cast<size_t>(threads()));
   parallel_for(batch.windows(), [&](size_t w, int worker) {
     for (size_t r = batch.starts[w]; r < batch.starts[w + 1]; ++r) {
       int64_t row = by_ == By::token ? batch.tokens[r]
-                                     : static_cast<int64_t>(r - batch.starts[w] + offset_);
+                                     : static_cast<int64_t>(r - batch.starts[w] + past + offset_);
       if (row < 0 || static_cast<uint64_t>(row) >= table.source->rows()) {
         std::string limit = " (the table has " + std::to_string(table.source->rows()) + " rows)";
         if (by_ == By::token) {

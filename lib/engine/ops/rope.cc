@@ -150,12 +150,13 @@ Rope::Rope(std::shared_ptr<const Rotary> rotary, size_t heads, size_t head_dim, 
 void Rope::forward(const Step& step, std::span<const ConstMatrix> in, Matrix out) const {
   const kernels::ForwardTable& k = kernels::forward();
   size_t half = rotary_->dim() / 2, end = first_ + rotary_->dim();
+  size_t past = step.past == nullptr ? 0 : step.past->rows;
   for (size_t w = 0; w < step.batch.windows(); ++w) {
     size_t begin = step.batch.starts[w], rows = step.batch.starts[w + 1] - begin;
-    auto table = rotary_->table(rows);
+    auto table = rotary_->table(past + rows);
     parallel_for(rows, [&](size_t p, int) {
-      const float* cos = table->cos.data() + p * half;
-      const float* sin = table->sin.data() + p * half;
+      const float* cos = table->cos.data() + (past + p) * half;
+      const float* sin = table->sin.data() + (past + p) * half;
       for (size_t h = 0; h < heads_; ++h) {
         const float* x = in[0].row(begin + p) + h * head_dim_;
         float* y = out.row(begin + p) + h * head_dim_;
