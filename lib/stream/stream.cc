@@ -25,6 +25,8 @@ std::string size_text(uint64_t bytes) { return std::to_string((bytes >> 20) + 1)
 
 }  // namespace
 
+States spill_states() { return {make_spill(), make_spill(), make_spill()}; }
+
 Stream::Stream(const arch::Architecture& model, const WeightSource& weights,
                const Windows& windows, StreamOptions options, States states)
     : model_(model), weights_(weights), windows_(windows), options_(options),

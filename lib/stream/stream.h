@@ -29,6 +29,7 @@ struct StreamOptions {
 
 // Files of hidden states: two take turns, and the one last made durable is left alone.
 using States = std::array<Fd, 3>;
+States spill_states();  // without a name, gone with the process
 
 class Stream {
  public:

@@ -46,7 +46,7 @@ int run(int argc, char** argv) {
   StreamOptions options;
   options.precision = std::string(argv[3]) == "f32" ? gemm::Precision::f32 : gemm::Precision::bf16;
   if (argc > 5) options.memory = std::stoull(argv[5]);
-  Stream stream(*model, weights, windows, options, {make_spill(), make_spill(), make_spill()});
+  Stream stream(*model, weights, windows, options, spill_states());
   Progress progress;
   stream.embed();
   for (size_t i = 0; i < model->layers; ++i) stream.layer(i, nullptr, progress);
