@@ -44,8 +44,11 @@ Stream::Stream(const arch::Architecture& model, const WeightSource& weights,
     largest_batch_ = std::max(largest_batch_, starts_[last] - starts_[first]);
     first = last;
   }
+  weights.check(model_.head);
+  for (const Graph& graph : {model_.embedding(), model_.final_norm()}) check(graph);
   for (size_t i = 0; i < model_.layers; ++i) {  // all layers: experts may begin late
     Graph graph = model_.layer(i);
+    check(graph);
     for (const Wave& wave : waves(graph, i)) {
       uint64_t bytes = batch_bytes(graph);
       for (size_t n = wave.first; n < wave.last; ++n) {
@@ -55,6 +58,13 @@ Stream::Stream(const arch::Architecture& model, const WeightSource& weights,
       }
       peak_ = std::max(peak_, bytes);
     }
+  }
+}
+
+// What config.json says against what is stored, before any size is believed.
+void Stream::check(const Graph& graph) const {
+  for (const Node& node : graph.nodes()) {
+    for (const WeightUse& use : node.op->weights) weights_.check(use);
   }
 }
 

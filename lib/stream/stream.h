@@ -58,6 +58,7 @@ class Stream {
   struct Wave {
     size_t first, last;  // nodes
   };
+  void check(const Graph& graph) const;
   std::vector<Wave> waves(const Graph& graph, size_t layer) const;
   Batch batch(size_t first_window, size_t last_window) const;
   uint64_t batch_bytes(const Graph& graph) const;
