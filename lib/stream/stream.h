@@ -65,6 +65,7 @@ class Stream {
   };
   void make_batches(size_t tokens);
   uint64_t largest_step() const;
+  void check(const Graph& graph) const;
   std::vector<Wave> waves(const Graph& graph, size_t layer) const;
   Batch batch(size_t first_window, size_t last_window) const;
   uint64_t batch_bytes(const Graph& graph) const;
