@@ -14,7 +14,7 @@
 namespace qp::kernels {
 namespace {
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(QP_PORTABLE)
 // Clang 14's __builtin_cpu_supports does not know it. That the OS saves its registers is asked
 // along with avx2.
 bool has_f16c() {
