@@ -10,6 +10,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin stop others on a busy machine
 sys.path.insert(0, str(Path(__file__).parent))
 warnings.filterwarnings("ignore")
 

@@ -158,7 +158,7 @@ def randomize(model, seed):
         if "norm" in name or ".ln_" in name:
             p.data = 0.3 * noise + (0.0 if name.endswith("bias") else one)
         elif p.dim() < 2 or name.endswith("bias"):  # biases, sinks
-            p.data = 0.4 * noise
+            p.data = noise * (0.1 if "e_score" in name else 0.4)
         elif "embed" in name or "wte" in name or "wpe" in name:
             p.data = 0.5 * noise
         else:
