@@ -49,7 +49,12 @@ std::unique_ptr<Architecture> make_architecture(const Model& model,
         .file(weights.store().label())
         .hint("data-free schemes and export need no run; families that run: " + known);
   }
-  return family->make(ModelConfig(model.config), weights);
+  try {
+    return family->make(ModelConfig(model.config), weights);
+  } catch (Error& e) {
+    e.file("config.json");  // where nobody closer knew better
+    throw;
+  }
 }
 
 }  // namespace qp::arch

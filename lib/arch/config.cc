@@ -1,17 +1,23 @@
 #include "lib/arch/config.h"
 
-#include "lib/base/error.h"
+#include <cmath>
 
 namespace qp::arch {
 namespace {
 
 constexpr double kMaxCount = 1 << 24;  // of anything a config counts: larger is an attack
 
-Error wrong(const char* key, const std::string& what) {
-  return input_error("'" + std::string(key) + "' " + what).file("config.json");
+bool is_count(const Json& value) {
+  if (!value.is_number()) return false;
+  auto n = value.get<double>();
+  return n >= 0 && n <= kMaxCount && n == std::floor(n);
 }
 
 }  // namespace
+
+Error ModelConfig::wrong(const char* key, const std::string& what) const {
+  return input_error("'" + std::string(key) + "' " + what).file("config.json");
+}
 
 ModelConfig::ModelConfig(const Json& config) : top_(config) {
   text_ = config.is_object() && config.contains("text_config") && config["text_config"].is_object()
@@ -31,9 +37,7 @@ const Json* ModelConfig::find(const char* key) const {
 size_t ModelConfig::count(const char* key, size_t fallback) const {
   const Json* value = find(key);
   if (value == nullptr) return fallback;
-  if (!value->is_number() || !(value->get<double>() >= 0) || value->get<double>() > kMaxCount) {
-    throw wrong(key, "is no sane count");
-  }
+  if (!is_count(*value)) throw wrong(key, "is no sane count");
   return static_cast<size_t>(value->get<double>());
 }
 
@@ -47,7 +51,7 @@ size_t ModelConfig::count(const char* key) const {
 double ModelConfig::number(const char* key, double fallback) const {
   const Json* value = find(key);
   if (value == nullptr) return fallback;
-  if (!value->is_number()) throw wrong(key, "is no number");
+  if (!value->is_number() || !std::isfinite(value->get<double>())) throw wrong(key, "is no number");
   return value->get<double>();
 }
 
@@ -65,34 +69,61 @@ std::string ModelConfig::text(const char* key, const std::string& fallback) cons
   return value->get<std::string>();
 }
 
-std::vector<std::string> ModelConfig::layer_types() const {
-  std::vector<std::string> types;
-  const Json* list = find("layer_types");
-  if (list == nullptr) return types;
-  if (!list->is_array()) throw wrong("layer_types", "is no list");
-  for (const Json& type : *list) {
-    if (!type.is_string()) throw wrong("layer_types", "holds something that is no string");
-    types.push_back(type.get<std::string>());
+std::vector<size_t> ModelConfig::counts(const char* key) const {
+  std::vector<size_t> result;
+  const Json* list = find(key);
+  if (list == nullptr) return result;
+  if (!list->is_array()) throw wrong(key, "is no list");
+  for (const Json& item : *list) {
+    if (!is_count(item)) throw wrong(key, "holds something that is no sane count");
+    result.push_back(static_cast<size_t>(item.get<double>()));
   }
-  return types;
+  return result;
+}
+
+std::vector<bool> ModelConfig::sliding(size_t layers,
+                                       const std::function<bool(size_t)>& otherwise) const {
+  std::vector<bool> result;
+  const Json* list = find("layer_types");
+  for (size_t i = 0; list == nullptr && i < layers; ++i) result.push_back(otherwise(i));
+  if (list == nullptr) return result;
+  if (!list->is_array() || list->size() != layers) {
+    throw wrong("layer_types", "is no list of " + std::to_string(layers) + " layers");
+  }
+  for (const Json& type : *list) {
+    if (type != "sliding_attention" && type != "full_attention") {
+      throw wrong("layer_types", "holds something other than full_attention and sliding_attention");
+    }
+    result.push_back(type == "sliding_attention");
+  }
+  return result;
+}
+
+const Json& ModelConfig::rope() const {
+  static const Json none = Json::object();
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    const Json* value = find(key);
+    if (value == nullptr) continue;
+    if (!value->is_object()) throw wrong(key, "is no object");
+    return *value;
+  }
+  return none;
 }
 
 std::shared_ptr<const engine::Rotary> ModelConfig::rotary(size_t dim, double default_theta,
                                                           const std::string& layer_type) const {
-  static const Json none;
-  const Json* scaling = find("rope_scaling");
-  if (scaling == nullptr) scaling = find("rope_parameters");
-  if (scaling != nullptr && !layer_type.empty() && scaling->is_object() &&
-      scaling->contains(layer_type)) {
-    scaling = &(*scaling)[layer_type];
+  static const Json none = Json::object();
+  const Json* own = &rope();
+  bool per_type = own->contains("full_attention") || own->contains("sliding_attention");
+  bool shared = layer_type.empty() || layer_type == "full_attention";
+  double theta = shared ? number("rope_theta", default_theta) : default_theta;
+  if (per_type) {
+    std::string type = layer_type.empty() ? "full_attention" : layer_type;
+    own = own->contains(type) && (*own)[type].is_object() ? &(*own)[type] : &none;
+  } else if (!shared) {
+    own = &none;
   }
-  double theta = number("rope_theta", default_theta);
-  if (scaling != nullptr && scaling->is_object() && scaling->contains("rope_theta")) {
-    const Json& inside = (*scaling)["rope_theta"];
-    if (!inside.is_number()) throw wrong("rope_theta", "is no number");
-    theta = inside.get<double>();
-  }
-  return std::make_shared<engine::Rotary>(scaling == nullptr ? none : *scaling, theta, dim, text_);
+  return std::make_shared<engine::Rotary>(*own, theta, dim, text_);
 }
 
 }  // namespace qp::arch

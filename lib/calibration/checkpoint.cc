@@ -7,7 +7,6 @@
 #include <cerrno>
 
 #include "lib/base/error.h"
-#include "lib/pipe/handover.h"
 
 namespace qp {
 namespace {
@@ -32,7 +31,7 @@ std::string Checkpoint::state_path(size_t i) const {
 Checkpoint::Checkpoint(const std::string& partial, const std::string& run, bool resume)
     : partial_(partial) {
   if (partial.empty()) {
-    for (Fd& state : states_) state = make_spill();
+    states_ = spill_states();
     return;
   }
   journal_path_ = partial + ".journal";

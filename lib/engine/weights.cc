@@ -52,6 +52,11 @@ const Shape* WeightSource::shape(const std::string& tensor) const {
   return it == index_.end() ? nullptr : &it->second->shape;
 }
 
+bool WeightSource::has_any(const std::string& prefix) const {
+  auto it = index_.lower_bound(prefix);
+  return it != index_.end() && it->first.starts_with(prefix);
+}
+
 const Tensor& WeightSource::find(const WeightUse& use) const {
   auto it = index_.find(use.tensor);
   if (it == index_.end()) {

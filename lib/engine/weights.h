@@ -43,6 +43,10 @@ class WeightSource {
 
   bool has(const std::string& tensor) const { return index_.contains(tensor); }
   const Shape* shape(const std::string& tensor) const;
+  // Whether any tensor's name begins with this.
+  bool has_any(const std::string& prefix) const;
+  // Errors: input, when load() would find the tensor missing or of another shape.
+  void check(const WeightUse& use) const { find(use); }
   // Errors: input, when the tensor is missing or its shape does not fit the config.
   virtual Weight load(const WeightUse& use, gemm::Precision precision) const;
   // The right side of a product with the transposed weight (gradients).

@@ -105,7 +105,7 @@ ChoiceTokens cut_choices(const std::vector<ChoiceItem>& items, const Encode& enc
                               static_cast<uint32_t>(at + 1), whole[whole.size() - scored + k]});
       }
       rows += window.size();
-      out.windows.push_back(std::move(window));
+      out.windows.add(window);
     }
   }
   return out;

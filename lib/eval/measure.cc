@@ -9,7 +9,6 @@
 #include "lib/eval/head.h"
 #include "lib/eval/statistics.h"
 #include "lib/kernels/kernels.h"
-#include "lib/pipe/handover.h"
 
 namespace qp {
 namespace {
@@ -20,7 +19,7 @@ Stream make_stream(RunnableModel& model, const Windows& windows, const MeasureOp
   o.memory = options.memory;
   // A scale over all rows is one over a window, whatever the batch.
   if (model.hook() != nullptr && model.activations().per_tensor()) o.batch_windows = 1;
-  return Stream(model.arch(), model.weights(), windows, o, {make_spill(), make_spill()});
+  return Stream(model.arch(), model.weights(), windows, o, spill_states());
 }
 
 LayerError compare_states(const Stream& a, const Stream& b, size_t hidden) {
@@ -52,10 +51,10 @@ LayerError compare_states(const Stream& a, const Stream& b, size_t hidden) {
 
 std::string hash_of(const Windows& windows) {
   Hasher64 h;
-  for (const auto& w : windows) {
-    uint64_t n = w.size();
+  for (size_t w = 0; w < windows.size(); ++w) {
+    uint64_t n = windows[w].size();
     h.update(std::as_bytes(std::span(&n, 1)));
-    h.update(std::as_bytes(std::span(w)));
+    h.update(std::as_bytes(windows[w]));
   }
   return hex64(h.digest());
 }

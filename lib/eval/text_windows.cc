@@ -31,14 +31,14 @@ TextWindows cut_windows(const std::vector<int32_t>& ids, const CutOptions& o) {
   size_t begin = 0, rows = 0, end = 0;
   for (; begin + o.length <= ids.size(); begin += stride) {
     if (o.count > 0 && out.windows.size() == o.count) break;
-    auto at = ids.begin() + static_cast<std::ptrdiff_t>(begin);
-    out.windows.emplace_back(at, at + static_cast<std::ptrdiff_t>(o.length));
+    auto window = std::span(ids).subspan(begin, o.length);
+    out.windows.add(window);
     size_t first = llama ? o.length / 2 + 1 : std::max<size_t>(1, end > begin ? end - begin : 1);
     for (size_t i = first; i < o.length; ++i) {
       out.scored.push_back({rows + i - 1, static_cast<uint32_t>(out.windows.size() - 1),
-                            static_cast<uint32_t>(i), out.windows.back()[i]});
+                            static_cast<uint32_t>(i), window[i]});
     }
-    if (llama && o.bos) out.windows.back()[0] = *o.bos;
+    if (llama && o.bos) out.windows.ids[rows] = *o.bos;
     rows += o.length;
     end = begin + o.length;
   }

@@ -25,6 +25,8 @@ std::string size_text(uint64_t bytes) { return std::to_string((bytes >> 20) + 1)
 
 }  // namespace
 
+States spill_states() { return {make_spill(), make_spill(), make_spill()}; }
+
 Stream::Stream(const arch::Architecture& model, const WeightSource& weights,
                const Windows& windows, StreamOptions options, States states)
     : model_(model), weights_(weights), windows_(windows), options_(options),
@@ -33,6 +35,9 @@ Stream::Stream(const arch::Architecture& model, const WeightSource& weights,
     starts_.push_back(starts_.back() + windows_[w].size());
     longest_ = std::max(longest_, windows_[w].size());
   }
+  weights.check(model_.head);
+  for (const Graph& graph : {model_.embedding(), model_.final_norm()}) check(graph);
+  for (size_t i = 0; i < model_.layers; ++i) check(model_.layer(i));
   size_t tokens = std::max<size_t>(1, options_.batch_tokens);
   while (true) {  // a smaller batch costs speed, and changes no bit
     make_batches(tokens);
@@ -78,6 +83,13 @@ uint64_t Stream::largest_step() const {
     }
   }
   return peak;
+}
+
+// What config.json says against what is stored, before any size is believed.
+void Stream::check(const Graph& graph) const {
+  for (const Node& node : graph.nodes()) {
+    for (const WeightUse& use : node.op->weights) weights_.check(use);
+  }
 }
 
 // Values alive at once, for the largest batch, and what attention and packing need beside them.

@@ -29,6 +29,7 @@ struct StreamOptions {
 
 // Files of hidden states: two take turns, and the one last made durable is left alone.
 using States = std::array<Fd, 3>;
+States spill_states();  // without a name, gone with the process
 
 class Stream {
  public:
@@ -64,6 +65,7 @@ class Stream {
   };
   void make_batches(size_t tokens);
   uint64_t largest_step() const;
+  void check(const Graph& graph) const;
   std::vector<Wave> waves(const Graph& graph, size_t layer) const;
   Batch batch(size_t first_window, size_t last_window) const;
   uint64_t batch_bytes(const Graph& graph) const;

@@ -199,11 +199,16 @@ bool Documents::next_plain(Document& out) {
   if (!begins_ && carry_.empty()) return false;
   out.text = std::move(carry_);
   carry_.clear();
-  size_t have = out.text.size();
   // One byte more than a part tells whether the file goes on.
-  out.text.resize(kMaxPart + 1);
-  size_t n = plain_->read(std::span(out.text).subspan(have));
-  out.text.resize(have + n);
+  bool more = true;
+  for (size_t step = 64 << 10; more && out.text.size() <= kMaxPart; step *= 2) {
+    size_t have = out.text.size();
+    size_t room = std::min(step, kMaxPart + 1 - have);
+    out.text.resize(have + room);
+    size_t n = plain_->read(std::span(out.text).subspan(have));
+    out.text.resize(have + n);
+    more = n == room;
+  }
   out.begins = begins_;
   begins_ = false;
   out.ends = out.text.size() <= kMaxPart;

@@ -407,12 +407,23 @@ CharClass Translator::read_class(int depth) {
   return c;
 }
 
+const std::string& every_character() {
+  static const std::string kAll = [] {
+    std::string text;
+    for (char32_t c = 0; c < 0x110000; ++c) {
+      if (c < 0xd800 || c >= 0xe000) append_utf8(text, c);
+    }
+    return text;
+  }();
+  return kAll;
+}
+
 // Which of all characters a class holds, by asking PCRE2 about the simple ones.
 std::vector<bool> Translator::members(const CharClass& c) {
   constexpr size_t kAll = 0x110000;
   std::vector<bool> in(kAll, false);
   if (!c.body.empty()) {
-    std::string pattern = "[" + c.body + "]";
+    std::string pattern = "[" + c.body + "]++";
     int error = 0;
     PCRE2_SIZE at = 0;
     pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
@@ -420,13 +431,15 @@ std::vector<bool> Translator::members(const CharClass& c) {
     if (code == nullptr) throw input_error("regular expression has a class it cannot have");
     pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
     pcre2_match_data* data = pcre2_match_data_create(1, nullptr);
-    std::string text;
-    for (char32_t x = 0; x < kAll; ++x) {
-      if (x >= 0xd800 && x < 0xe000) continue;
-      text.clear();
-      append_utf8(text, x);
-      in[x] = pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0,
-                          PCRE2_NO_UTF_CHECK, data, nullptr) >= 0;
+    const std::string& all = every_character();
+    auto* subject = reinterpret_cast<PCRE2_SPTR>(all.data());
+    for (size_t from = 0; from < all.size();) {
+      if (pcre2_match(code, subject, all.size(), from, PCRE2_NO_UTF_CHECK, data, nullptr) < 0) break;
+      const PCRE2_SIZE* found = pcre2_get_ovector_pointer(data);
+      for (const char *p = all.data() + found[0], *end = all.data() + found[1]; p != end;) {
+        in[next_utf8(p)] = true;
+      }
+      from = found[1];
     }
     pcre2_match_data_free(data);
     pcre2_code_free(code);

@@ -41,7 +41,7 @@ INVALID = [b"\xff", b"a\x80b", b"\xe2\x82", b"\xe2\x82a", b"\xf0\x9f\x98", b"\xe
            b"\xc0\xaf", b"\xf4\x90\x80\x80", b"\xe1\x80\xe2\xf0\x91\x92\xf1\xbf"]
 
 
-def hostile(seed, count=120):
+def hostile(seed, count=80):
     r = random.Random(seed)
     texts = []
     for _ in range(count):
@@ -53,7 +53,7 @@ def hostile(seed, count=120):
         texts.append(text)
     every = [chr(c) for c in range(0x110000) if not 0xd800 <= c < 0xe000]
     r.shuffle(every)
-    return texts + FIXED + ["".join(every[:60000])]
+    return texts + FIXED + ["".join(every[:20000])]
 
 
 def ask(path, texts, flags):

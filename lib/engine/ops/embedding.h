@@ -10,7 +10,8 @@ namespace qp::engine {
 class Embedding : public Op {
  public:
   enum class By { token, position };
-  // table [rows, width]. Row of token t: t; of position p: p + offset. Result times `scale`.
+  // table [rows, width]. Row of token t: t; of position p: p + offset. Result times `scale`, which
+  // runs in bf16 round to the table's dtype, as transformers does (Gemma: sqrt(2560) becomes 50.5).
   Embedding(std::string table, size_t rows, size_t width, By by, float scale = 1, size_t offset = 0);
   size_t width() const override { return weights[0].cols; }
   std::vector<size_t> inputs() const override { return {}; }

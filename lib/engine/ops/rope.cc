@@ -10,42 +10,65 @@
 
 namespace qp::engine {
 
+namespace {
+
+Error wrong(const std::string& key, const std::string& what) {
+  return input_error("'" + key + "' of the rotary parameters " + what).file("config.json");
+}
+
+}  // namespace
+
 Rotary::Rotary(const Json& scaling, double theta, size_t dim, const Json& config)
-    : scaling_(scaling.is_object() ? scaling : Json::object()), theta_(theta), dim_(dim) {
+    : scaling_(scaling.is_object() ? scaling : Json::object()), dim_(dim) {
   std::string type = json_string(scaling_, "rope_type", json_string(scaling_, "type", "default"));
   static const std::map<std::string, Kind> kinds = {
       {"default", Kind::unscaled}, {"mrope", Kind::unscaled},   {"linear", Kind::linear},
       {"dynamic", Kind::dynamic},  {"llama3", Kind::llama3},    {"yarn", Kind::yarn},
       {"longrope", Kind::longrope}, {"su", Kind::longrope}};
   auto it = kinds.find(type);
-  if (it == kinds.end()) {
-    throw input_error("has rope_type '" + printable(type) + "', which is not known")
+  if (it == kinds.end()) throw wrong("rope_type", "is '" + printable(type) + "', which is not known");
+  kind_ = it->second;
+  theta_ = number("rope_theta", theta);
+  max_positions_ = static_cast<double>(json_int(config, "max_position_embeddings", 2048));
+  original_positions_ = number("original_max_position_embeddings", max_positions_);
+  if (config.contains("original_max_position_embeddings")) {  // Phi-3; it goes first
+    original_positions_ = static_cast<double>(json_int(
+        config, "original_max_position_embeddings", static_cast<int64_t>(original_positions_)));
+  }
+  if (!(max_positions_ > 0)) throw wrong("max_position_embeddings", "is not above 0");
+  if (!(original_positions_ > 0)) throw wrong("original_max_position_embeddings", "is not above 0");
+  bool stretched = kind_ == Kind::yarn || kind_ == Kind::longrope;
+  factor_ = number("factor", stretched ? max_positions_ / original_positions_ : 1);
+  if (!(factor_ > 0)) throw wrong("factor", "is not above 0");
+  if (!(theta_ > 1)) throw wrong("rope_theta", "is not above 1");
+  if (dim_ < 2 || dim_ % 2 != 0 || (kind_ == Kind::dynamic && dim_ == 2)) {
+    throw input_error("has attention heads of which " + std::to_string(dim_) +
+                      " components turn, which cannot be ('head_dim', 'partial_rotary_factor')")
         .file("config.json");
   }
-  kind_ = it->second;
-  max_positions_ = static_cast<double>(json_int(config, "max_position_embeddings", 2048));
-  original_positions_ = number(
-      "original_max_position_embeddings",
-      static_cast<double>(json_int(config, "original_max_position_embeddings",
-                                   static_cast<int64_t>(max_positions_))));
-  factor_ = number("factor", 1);
-  bool scaled = kind_ != Kind::unscaled && kind_ != Kind::longrope;
-  if (dim_ < 2 || dim_ % 2 != 0 || !(theta_ > 1) || (scaled && !(factor_ > 0)) ||
-      !(original_positions_ > 0)) {
-    throw input_error("has rotary parameters that make no sense").file("config.json");
+  if (kind_ == Kind::llama3) {
+    double low = number("low_freq_factor", 1), high = number("high_freq_factor", 4);
+    if (!(low > 0) || !(high > low)) throw wrong("high_freq_factor", "is not above low_freq_factor");
   }
   for (const char* list : {"long_factor", "short_factor"}) {
-    if (kind_ == Kind::longrope &&
-        (!scaling_.contains(list) || !scaling_[list].is_array() || scaling_[list].size() != dim_ / 2)) {
-      throw input_error("has no " + std::string(list) + " of " + std::to_string(dim_ / 2) +
-                        " numbers").file("config.json");
-    }
+    if (kind_ == Kind::longrope) check_factors(list);
   }
+}
+
+void Rotary::check_factors(const char* key) const {
+  auto it = scaling_.find(key);
+  bool good = it != scaling_.end() && it->is_array() && it->size() == dim_ / 2;
+  for (size_t i = 0; good && i < it->size(); ++i) {
+    good = (*it)[i].is_number() && (*it)[i].get<double>() > 0;
+  }
+  if (!good) throw wrong(key, "is no list of " + std::to_string(dim_ / 2) + " numbers above 0");
 }
 
 double Rotary::number(const char* key, double fallback) const {
   auto it = scaling_.find(key);
-  return it != scaling_.end() && it->is_number() ? it->get<double>() : fallback;
+  if (it == scaling_.end() || it->is_null()) return fallback;
+  if (!it->is_number() || !std::isfinite(it->get<double>())) throw wrong(key, "is no number");
+  return it->get<double>();
 }
 
 std::vector<float> Rotary::llama3(std::vector<float> f) const {
@@ -105,18 +128,29 @@ std::vector<float> Rotary::inv_freq(size_t length) const {
   return f;
 }
 
-float Rotary::attention_scaling(size_t) const {
+namespace {
+
+double mscale(double factor, double scale) {
+  return factor <= 1 ? 1 : 0.1 * scale * std::log(factor) + 1;
+}
+
+}  // namespace
+
+double Rotary::mscale_all_dim() const {
+  double all = number("mscale_all_dim", 0);
+  return kind_ == Kind::unscaled || all == 0 ? 1 : mscale(factor_, all);
+}
+
+float Rotary::attention_scaling() const {
   if (kind_ != Kind::yarn && kind_ != Kind::longrope) return 1;
   if (double given = number("attention_factor", 0); given > 0) return static_cast<float>(given);
   if (kind_ == Kind::longrope) {
-    double s = max_positions_ / original_positions_;
-    return s <= 1 ? 1
-                  : static_cast<float>(std::sqrt(1 + std::log(s) / std::log(original_positions_)));
+    double stretch = std::log(factor_) / std::log(original_positions_);
+    return factor_ <= 1 ? 1 : static_cast<float>(std::sqrt(1 + stretch));
   }
-  auto m = [](double s, double a) { return s <= 1 ? 1 : 0.1 * a * std::log(s) + 1; };
-  double mscale = number("mscale", 0), all = number("mscale_all_dim", 0);
-  return static_cast<float>(mscale != 0 && all != 0 ? m(factor_, mscale) / m(factor_, all)
-                                                    : m(factor_, 1));
+  double m = number("mscale", 0), all = number("mscale_all_dim", 0);
+  bool both = m != 0 && all != 0;
+  return static_cast<float>(both ? mscale(factor_, m) / mscale(factor_, all) : mscale(factor_, 1));
 }
 
 std::shared_ptr<const Rotary::Table> Rotary::table(size_t length) const {
@@ -125,7 +159,7 @@ std::shared_ptr<const Rotary::Table> Rotary::table(size_t length) const {
   if (entry) return entry;
   auto table = std::make_shared<Table>();
   std::vector<float> f = inv_freq(length);
-  float scale = attention_scaling(length);
+  float scale = attention_scaling();
   table->cos.resize(length * f.size());
   table->sin.resize(length * f.size());
   for (size_t p = 0; p < length; ++p) {

@@ -16,14 +16,18 @@ namespace qp::engine {
 // The angles of one kind of rotation in a model: which frequencies, for which window length.
 class Rotary {
  public:
-  // `scaling`: config.json's rope_scaling or rope_parameters (null: unscaled); `dim`: components
-  // that turn; `config`: for max_position_embeddings and original_max_position_embeddings.
-  // Errors: input, an unknown rope_type or missing factors.
+  // `scaling`: config.json's rope_scaling or rope_parameters (null: unscaled), whose rope_theta goes
+  // before `theta`; `dim`: components that turn; `config`: for max_position_embeddings and
+  // original_max_position_embeddings.
+  // Errors: input, an unknown rope_type, numbers that make no sense, missing factors.
   Rotary(const Json& scaling, double theta, size_t dim, const Json& config);
   size_t dim() const { return dim_; }
   // f32 as the reference computes them. `length`: tokens of the window.
   std::vector<float> inv_freq(size_t length) const;
-  float attention_scaling(size_t length) const;
+  float attention_scaling() const;  // of cos and sin
+  // DeepSeek multiplies its scores by the square of this: 1 unless the rotation is scaled and
+  // mscale_all_dim given.
+  double mscale_all_dim() const;
 
   struct Table {
     std::vector<float> cos, sin;  // [length, dim / 2]
@@ -36,6 +40,7 @@ class Rotary {
   std::vector<float> llama3(std::vector<float> f) const;
   std::vector<float> yarn(std::vector<float> f) const;
   double number(const char* key, double fallback) const;
+  void check_factors(const char* key) const;
 
   Kind kind_ = Kind::unscaled;
   Json scaling_;

@@ -1,12 +1,14 @@
 // For interop tests: runs a model over windows of tokens and writes what it computed.
-//   qp_forward MODEL WINDOWS.json f32|bf16 OUT.f32 [MEMORY]
+//   qp_forward MODEL WINDOWS.json f32|bf16 OUT.f32 [MEMORY|least [THREADS [WINDOWS_AT_A_TIME]]]
 // WINDOWS.json: a list of lists of ids. OUT.f32: logits [all tokens, vocabulary], little-endian.
+// MEMORY: bytes; least: as little as works.
 #include <cstdio>
 #include <fstream>
 #include <iostream>
 
 #include "cmd/tool/input.h"
 #include "lib/base/error.h"
+#include "lib/base/parallel.h"
 #include "lib/eval/head.h"
 #include "lib/stream/stream.h"
 
@@ -34,8 +36,24 @@ void write_logits(const arch::Architecture& model, const engine::WeightSource& w
             static_cast<std::streamsize>(all.size() * sizeof(float)));
 }
 
+uint64_t least_memory(const arch::Architecture& model, const engine::WeightSource& weights,
+                      const Windows& windows, StreamOptions options) {
+  uint64_t low = 0, high = uint64_t{1} << 40;
+  while (high - low > 1) {
+    options.memory = (low + high) / 2;
+    try {
+      Stream stream(model, weights, windows, options, {Fd(), Fd()});
+      high = options.memory;
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::limit) throw;
+      low = options.memory;
+    }
+  }
+  return high;
+}
+
 int run(int argc, char** argv) {
-  if (argc < 5) throw usage_error("MODEL WINDOWS.json f32|bf16 OUT.f32 [MEMORY]");
+  if (argc < 5) throw usage_error("MODEL WINDOWS.json f32|bf16 OUT.f32 [MEMORY [THREADS [WINDOWS]]]");
   OpenedInput in = open_input(argv[1], {});
   engine::WeightSource weights(*in.store);
   auto model = arch::make_architecture(in.store->model(), weights);
@@ -45,8 +63,13 @@ int run(int argc, char** argv) {
   }
   StreamOptions options;
   options.precision = std::string(argv[3]) == "f32" ? gemm::Precision::f32 : gemm::Precision::bf16;
-  if (argc > 5) options.memory = std::stoull(argv[5]);
-  Stream stream(*model, weights, windows, options, {make_spill(), make_spill(), make_spill()});
+  if (argc > 6) set_threads(std::stoi(argv[6]));
+  if (argc > 7) options.batch_windows = std::stoull(argv[7]);
+  if (argc > 5) {
+    bool least = std::string(argv[5]) == "least";
+    options.memory = least ? least_memory(*model, weights, windows, options) : std::stoull(argv[5]);
+  }
+  Stream stream(*model, weights, windows, options, spill_states());
   Progress progress;
   stream.embed();
   for (size_t i = 0; i < model->layers; ++i) stream.layer(i, nullptr, progress);

@@ -24,8 +24,8 @@ class Products : public EveryBackend {
     for (float& f : w) f = seen(f);
     std::vector<Exact> sums(s.m * s.n);
     for (size_t i = 0; i < sums.size(); ++i) {
-      const float* row = &x[i / s.n * s.k];
-      const float* column = &w[i % s.n * s.k];
+      const float* row = x.data() + i / s.n * s.k;
+      const float* column = w.data() + i % s.n * s.k;
       for (size_t p = 0; p < s.k; ++p) sums[i].term(row[p], column[p]);
     }
     return sums;
