@@ -32,11 +32,12 @@ class ProgressLine final : public Progress {
       : tool_(std::move(tool)), draw_(!quiet && isatty(STDERR_FILENO) != 0) {}
   ~ProgressLine() override { clear(); }
 
-  void begin(std::string_view what, uint64_t total) override {
+  void begin(std::string_view what, uint64_t total, Unit unit) override {
     std::lock_guard lock(mutex_);
     clear();
     what_ = what;
     total_ = total;
+    unit_ = unit;
     done_ = 0;
     start_ = Clock::now();
   }
@@ -77,8 +78,9 @@ class ProgressLine final : public Progress {
       if (static_cast<double>(i) < share * 20) bar[i] = '=';
     }
     std::string left = rate > 0 && total > done ? ", " + duration((total - done) / rate) + " left" : "";
-    return what_ + " [" + bar + "] " + std::to_string(static_cast<int>(share * 100)) + " % of " +
-           human_bytes(total) + ", " + human_bytes(rate) + "/s" + left;
+    std::string head = what_ + " [" + bar + "] " + std::to_string(static_cast<int>(share * 100)) + " %";
+    if (unit_ == Unit::steps) return head + left;
+    return head + " of " + human_bytes(total) + ", " + human_bytes(rate) + "/s" + left;
   }
   void clear() {
     if (!visible_) return;
@@ -92,6 +94,7 @@ class ProgressLine final : public Progress {
   std::mutex mutex_;
   std::string what_, item_;
   uint64_t total_ = 0;
+  Unit unit_ = Unit::bytes;
   std::atomic<uint64_t> done_{0};
   Clock::time_point start_ = Clock::now(), drawn_{};
 };

@@ -89,7 +89,7 @@ class Run {
 
   void layers(CalibrateResult& result) {
     uint64_t total = uint64_t{stream_.rows()} * arch_.layers;
-    progress_.begin("calibrating", total);
+    progress_.begin("calibrating", total, Progress::Unit::steps);
     for (const Json& line : checkpoint_.finished()) take_over(line);
     result.resumed = done_;
     progress_.add(uint64_t{stream_.rows()} * done_);

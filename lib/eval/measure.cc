@@ -75,7 +75,8 @@ Measured measure(RunnableModel& model, RunnableModel* base, const Windows& windo
   size_t layers = model.arch().layers, base_layers = base == nullptr ? 0 : base->arch().layers;
   bool alike = base != nullptr && layers == base_layers && model.arch().hidden == base->arch().hidden;
   size_t blocks = (model.arch().head.rows + Head::kBlock - 1) / Head::kBlock;
-  progress.begin("evaluating", uint64_t{mine.rows()} * (layers + base_layers) + uint64_t{tokens.size()} * blocks);
+  uint64_t steps = uint64_t{mine.rows()} * (layers + base_layers) + uint64_t{tokens.size()} * blocks;
+  progress.begin("evaluating", steps, Progress::Unit::steps);
   mine.embed();
   if (other) other->embed();
   for (size_t i = 0; i < std::max(layers, base_layers); ++i) {
