@@ -58,6 +58,7 @@ Windows TextArguments::windows(const Store& store, const arch::Architecture& mod
   auto vocab = static_cast<int32_t>(std::min<size_t>(model.vocab, INT32_MAX));
   Windows out;
   if (!tokens.empty()) {
+    options.packed = false;  // rows are windows already
     out = token_windows(tokens, vocab, options);
   } else {
     Tokenizer tokenizer = tokenizer_of(store);
