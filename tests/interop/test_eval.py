@@ -41,7 +41,7 @@ class Model:
         self.torch = load(self.path)
 
     def ids(self):
-        return self.tokenizer(self.text.read_text(encoding="utf-8"), verbose=False).input_ids
+        return self.tokenizer(self.text.read_bytes().decode(), verbose=False).input_ids
 
 
 def load(path, dtype=torch.float32):
@@ -255,7 +255,7 @@ def test_quantized_model_as_transformers_runs_it(smollm2, scheme, tmp_path, requ
     """The exported checkpoint in transformers with compressed-tensors, in bf16, activations and all."""
     path, text = places("smollm2", request)
     out = export(path, tmp_path / "out", SCHEMES[scheme])
-    ids = AutoTokenizer.from_pretrained(path)(text.read_text(encoding="utf-8"), verbose=False).input_ids
+    ids = AutoTokenizer.from_pretrained(path)(text.read_bytes().decode(), verbose=False).input_ids
     nll, _ = scores(load(out, torch.bfloat16), hf_windows(ids, 256, 256, 3))
     ours = evaluate(out, "--eval", text, "--seqlen", 256, "-n", 3)["perplexity"]["value"]
     log.append(f"SmolLM2 {scheme}: perplexity {ours:.5g}, transformers {nll.mean().exp().item():.5g}")

@@ -57,7 +57,7 @@ def check_help():
         text = subprocess.run([BIN / name, "--help"], capture_output=True, text=True,
                               check=True).stdout
         text = text[:text.index("\nExamples:")]
-        options = set(re.findall(r"--([a-z][a-z-]+)", "\n".join(
+        options = set(re.findall(r"--([a-z][a-z0-9-]+)", "\n".join(
             line for line in text.splitlines() if re.match(r"\s+-", line))))
         for path, spelled in ((f"man/{name}.1", r"Fl Fl {}\b"), (f"completions/{name}.bash", "--{}"),
                               (f"completions/_{name}", r"--{}\["),

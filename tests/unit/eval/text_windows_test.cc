@@ -24,7 +24,8 @@ std::vector<int32_t> scored(const TextWindows& t) {
 
 TEST(TextWindows, HuggingFaceBeginsAnewInEveryWindow) {
   TextWindows t = cut_windows(numbers(11), {.length = 4});
-  EXPECT_EQ(t.windows, (Windows{{100, 101, 102, 103}, {104, 105, 106, 107}}));
+  EXPECT_EQ(t.windows.ids, (std::vector<int32_t>{100, 101, 102, 103, 104, 105, 106, 107}));
+  EXPECT_EQ(t.windows.offsets, (std::vector<uint64_t>{0, 4, 8}));
   EXPECT_EQ(scored(t), (std::vector<int32_t>{101, 102, 103, 105, 106, 107}));
   EXPECT_EQ(t.left_out, 3u);
   for (const ScoredToken& s : t.scored) {  // the row before the token predicts it
