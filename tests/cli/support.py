@@ -21,7 +21,7 @@ from pathlib import Path
 BIN = Path(os.environ.get("QPIPE_BIN", "/usr/bin"))
 DATA = Path(os.environ.get("QP_TEST_DATA", Path(__file__).resolve().parent.parent / "data"))
 TINY = DATA / "tiny-lm"
-PROGRAMS = ("qload", "qquantize", "qexport", "qverify")
+PROGRAMS = ("qload", "qcalibrate", "qquantize", "qexport", "qverify")
 TIMEOUT = 120  # far above what any run takes: a hang, not slowness
 
 # ------------------------------------------------------------------------------------ checkpoints

@@ -1,5 +1,7 @@
 """What README.md, the manual pages and tests/examples tell people to type, typed."""
 
+import gzip
+import json
 import os
 import re
 import shutil
@@ -40,12 +42,33 @@ class ExampleTest(unittest.TestCase):
         self.sh(f"qverify {name} -q")
 
 
+    def provide_texts(self, command):
+        """The texts and token ids that a command names."""
+        held = (TINY / "heldout.txt").read_text()
+        lines = "".join(json.dumps({"text": p}) + "\n" for p in held.split("\n\n") if p.strip())
+        texts = {"text.txt": held, "wiki.txt": held, "wiki.test.raw": held, "a.txt": held, "c4.json.gz": lines,
+                 "b.txt.zst": held, "ids.jsonl": "".join(f"{list(range(i, i + 300))}\n" for i in range(3)),
+                 "arc.jsonl": json.dumps({"context": "The", "choices": [" man", " of"], "answer": 0}) + "\n"}
+        for name, text in texts.items():
+            if name not in command or (self.dir / name).exists():
+                continue
+            data = text.encode()
+            if name.endswith(".gz"):
+                data = gzip.compress(data)
+            elif name.endswith(".zst"):  # one raw block per frame: no compressor needed
+                parts = [data[i:i + 0x1ffff] for i in range(0, len(data), 0x1ffff)]
+                data = b"".join(b"\x28\xb5\x2f\xfd\xa0" + len(p).to_bytes(4, "little") +
+                                (len(p) << 3 | 1).to_bytes(3, "little") + p for p in parts)
+            (self.dir / name).write_bytes(data)
+
+
 class Readme(ExampleTest):
     def test_blocks(self):
         """In order, in one folder; blocks in other languages are not run."""
         blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
         self.assertGreaterEqual(len(blocks), 4)
         for block in blocks:
+            self.provide_texts(block)
             self.sh(block)
         for name in ("out", "model-w4a16", "plain"):
             self.checkpoint(name)
@@ -62,12 +85,21 @@ class Manual(ExampleTest):
 
     def provide(self, command):
         """Makes the inputs that a command names but does not make."""
-        if "base.qmap" in command:
+        self.provide_texts(command)
+        if "base.qmap" in command and "-o base.qmap" not in command:
             self.sh("qload ./model -o base.qmap")
         if "mixed.json" in command:
             (self.dir / "mixed.json").write_text(MIXED)
         if re.search(r"\bw4\.qmap", command) and "-o w4.qmap" not in command:
             self.sh("qquantize ./model -s w4a16 -o w4.qmap")
+        for name in re.findall(r"part\d\.qmap", command):
+            self.sh(f"qcalibrate ./model --text {TINY}/calib.txt -n 2 --seqlen 64 -o {name}")
+        if re.search(r"\bcalib\.qmap", command) and "-o calib.qmap" not in command:
+            self.sh(f"qcalibrate ./model --text {TINY}/calib.txt -n 2 --seqlen 64 -o calib.qmap")
+        if "old.json" in command:
+            self.sh("qload ./model | qquantize -s w4a16 | qexport -f compressed-tensors -o worse")
+            self.sh(f"qverify worse ./model --eval {TINY}/heldout.txt --report old.json -q")
+            shutil.rmtree(self.dir / "worse")
         if "./base" in command:
             shutil.copytree(TINY, self.dir / "base")
         if "./out" in command and "-o ./out" not in command:
@@ -89,6 +121,9 @@ class Manual(ExampleTest):
 
     def test_qload(self):
         self.run_page("qload")
+
+    def test_qcalibrate(self):
+        self.run_page("qcalibrate")
 
     def test_qquantize(self):
         self.run_page("qquantize")
