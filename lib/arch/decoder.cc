@@ -27,7 +27,7 @@ Decoder::Decoder(const ModelConfig& config, const engine::WeightSource& weights,
   hidden = config.count(traits_.hidden);
   inner_ = traits_.inner_per_hidden == 0 ? config.count(traits_.inner)
                                          : config.count(traits_.inner, traits_.inner_per_hidden * hidden);
-  act_ = engine::act_from_name(config.text(traits_.act, traits_.default_act));
+  act_ = engine::act_from_name(config.text(traits_.act, traits_.default_act), traits_.act);
   norm_ = traits_.norm;
   norm_.eps = static_cast<float>(config.number(traits_.eps, static_cast<double>(norm_.eps)));
   read_attention();

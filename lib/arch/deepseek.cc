@@ -11,6 +11,7 @@ DeepSeek::DeepSeek(const ModelConfig& config, const engine::WeightSource& weight
       q_rank_(config.is_null("q_lora_rank") ? 0 : config.count("q_lora_rank", 1536)),
       kv_rank_(config.count("kv_lora_rank")), nope_(config.count("qk_nope_head_dim")),
       rope_(config.count("qk_rope_head_dim")), value_(config.count("v_head_dim")) {
+  if (rope_ % 2 != 0) throw config.wrong("qk_rope_head_dim", "is odd");
   rotary_ = config.rotary(rope_, 10000);
   latent_norm_.eps = 1e-6f;  // whatever rms_norm_eps says
   // Heads have keys and values of their own, once the latents are spread out.

@@ -13,7 +13,7 @@ const kernels::ForwardTable& k() { return kernels::forward(); }
 
 }  // namespace
 
-Act act_from_name(std::string_view name) {
+Act act_from_name(std::string_view name, const std::string& key) {
   static const std::map<std::string_view, Act> names = {
       {"silu", Act::silu},           {"swish", Act::silu},
       {"gelu_new", Act::gelu_tanh},  {"gelu_pytorch_tanh", Act::gelu_tanh},
@@ -21,7 +21,7 @@ Act act_from_name(std::string_view name) {
       {"quick_gelu", Act::quick_gelu}, {"relu", Act::relu}};
   auto it = names.find(name);
   if (it != names.end()) return it->second;
-  throw input_error("has the activation '" + printable(name) + "', which is not known")
+  throw input_error("'" + key + "' is '" + printable(name) + "', an activation that is not known")
       .file("config.json");
 }
 

@@ -8,8 +8,8 @@ namespace qp::engine {
 
 using kernels::Act;
 
-// The activation that config.json names. Errors: input, an unknown name.
-Act act_from_name(std::string_view name);
+// The activation that config.json names under `key`. Errors: input, an unknown name.
+Act act_from_name(std::string_view name, const std::string& key = "hidden_act");
 
 class Add : public Op {  // a + b
  public:
