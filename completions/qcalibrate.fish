@@ -1,7 +1,7 @@
 # Made by `qcalibrate --print-page fish`; do not edit.
 complete -c qcalibrate -s h -l help -d 'Print this help message and exit'
 complete -c qcalibrate -l version -d 'Display program version information and exit'
-complete -c qcalibrate -l text -r -d 'Files to read: plain text or JSON lines, also .gz and .zst; \'-\': standard input'
+complete -c qcalibrate -l text -r -d 'A file to read: plain text or JSON lines, also .gz and .zst; \'-\': standard input; repeatable'
 complete -c qcalibrate -l field -r -d 'The member of each JSON line that holds the text'
 complete -c qcalibrate -l tokens -r -d 'Token ids made elsewhere: .npy, .jsonl, or raw int32'
 complete -c qcalibrate -s n -l windows -r -d 'Windows of tokens to use (0: all)'

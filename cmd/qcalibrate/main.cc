@@ -14,7 +14,7 @@ int main(int argc, char** argv) {
       "exactly. Chat messages are not rendered: bring plain text, or token ids.",
       {{"qload ./model -o base.qmap && zcat c4.json.gz | qcalibrate base.qmap --text - --field text -n 128 "
         "--seqlen 512 -o calib.qmap", "128 windows of 512 tokens from JSON lines"},
-       {"qcalibrate ./model --text a.txt b.txt.zst --seqlen 512 -o calib.qmap", "plain text, one file after the other"},
+       {"qcalibrate ./model --text a.txt --text b.txt.zst --seqlen 512 -o calib.qmap", "plain text, one file after the other"},
        {"qcalibrate ./model --tokens ids.jsonl -o calib.qmap", "token ids made elsewhere"},
        {"qcalibrate --merge part1.qmap part2.qmap -o calib.qmap", "as if one run had read both texts"},
        {"qcalibrate calib.qmap --list", "what is in it"}}};

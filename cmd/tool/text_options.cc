@@ -12,7 +12,7 @@ namespace qp {
 void TextArguments::declare(CLI::App& app, size_t default_n) {
   n = default_n;
   auto group = "Text";
-  app.add_option("--text", text, "Files to read: plain text or JSON lines, also .gz and .zst; '-': standard input")
+  app.add_option("--text", text, "A file to read: plain text or JSON lines, also .gz and .zst; '-': standard input; repeatable")
       ->type_name("FILE")->group(group);
   app.add_option("--field", field, "The member of each JSON line that holds the text")->type_name("NAME")->group(group);
   app.add_option("--tokens", tokens, "Token ids made elsewhere: .npy, .jsonl, or raw int32")->type_name("FILE")->group(group);
