@@ -1,5 +1,6 @@
 #include "lib/qmap/writer.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 #include <zstd.h>
 
@@ -70,10 +71,16 @@ Hash128 QmapWriter::finish(Model& model, const std::string& base, bool unnamed, 
   h.flags = model.files.empty() ? 0 : kQmapHasReferences;
   h.manifest_offset = round_up(end_, kQmapSmallAlign);
   Hasher128 hasher;
-  uint64_t at = h.manifest_offset;
+  uint64_t at = h.manifest_offset, reserved = end_;
   write_manifest(model, base, [&](std::string_view piece) {
     auto bytes = std::as_bytes(std::span(piece));
     hasher.update(bytes);
+    // No more than a wish. Without it ext4 has blocks left to allocate when the file is renamed over
+    // another, and first writes all of the file out.
+    if (at + bytes.size() > reserved) {
+      reserved = at + bytes.size() + (1 << 20);
+      [[maybe_unused]] int r = fallocate(fd_, 0, static_cast<off_t>(end_), static_cast<off_t>(reserved - end_));
+    }
     write(at, bytes);
     at += bytes.size();
   });
