@@ -85,13 +85,13 @@ const Tensor& WeightSource::find(const WeightUse& use) const {
   return t;
 }
 
-gemm::Packed WeightSource::pack(const WeightUse& use, gemm::Precision precision,
-                                bool transpose) const {
+gemm::Packed WeightSource::pack(const WeightUse& use, gemm::Precision precision, bool transpose,
+                                gemm::Packed packed) const {
   const Tensor& t = find(use);
   RowSource source(store_, t);
   for (const Part& part : t.parts) store_.verify(t, part);
   size_t rows = use.transposed ? use.cols : use.rows, cols = use.transposed ? use.rows : use.cols;
-  gemm::Packed packed(transpose ? use.cols : use.rows, transpose ? use.rows : use.cols, precision);
+  packed.reshape(transpose ? use.cols : use.rows, transpose ? use.rows : use.cols, precision);
   if (use.transposed == transpose) {
     WeightUse stored = use;
     stored.rows = rows, stored.cols = cols;
@@ -103,11 +103,11 @@ gemm::Packed WeightSource::pack(const WeightUse& use, gemm::Precision precision,
   return packed;
 }
 
-Weight WeightSource::load(const WeightUse& use, gemm::Precision precision) const {
+Weight WeightSource::load(const WeightUse& use, gemm::Precision precision, Weight used) const {
   Weight w;
   w.use = use;
   if (use.form == Form::matrix) {
-    w.packed = pack(use, precision, false);
+    w.packed = pack(use, precision, false, std::move(used.packed));
     return w;
   }
   const Tensor& t = find(use);
@@ -126,7 +126,7 @@ Weight WeightSource::load(const WeightUse& use, gemm::Precision precision) const
 }
 
 gemm::Packed WeightSource::load_transposed(const WeightUse& use, gemm::Precision precision) const {
-  return pack(use, precision, true);
+  return pack(use, precision, true, {});
 }
 
 uint64_t WeightSource::bytes(const WeightUse& use, gemm::Precision precision) {

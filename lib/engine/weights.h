@@ -47,8 +47,9 @@ class WeightSource {
   bool has_any(const std::string& prefix) const;
   // Errors: input, when load() would find the tensor missing or of another shape.
   void check(const WeightUse& use) const { find(use); }
+  // `used`: a weight that is not needed any more, whose memory may serve (new memory is slow).
   // Errors: input, when the tensor is missing or its shape does not fit the config.
-  virtual Weight load(const WeightUse& use, gemm::Precision precision) const;
+  virtual Weight load(const WeightUse& use, gemm::Precision precision, Weight used = {}) const;
   // The right side of a product with the transposed weight (gradients).
   gemm::Packed load_transposed(const WeightUse& use, gemm::Precision precision) const;
   static uint64_t bytes(const WeightUse& use, gemm::Precision precision);
@@ -56,7 +57,8 @@ class WeightSource {
 
  private:
   const Tensor& find(const WeightUse& use) const;
-  gemm::Packed pack(const WeightUse& use, gemm::Precision precision, bool transpose) const;
+  gemm::Packed pack(const WeightUse& use, gemm::Precision precision, bool transpose,
+                    gemm::Packed used) const;
 
   const Store& store_;
   std::map<std::string_view, const Tensor*, std::less<>> index_;

@@ -221,15 +221,23 @@ void Stream::check_finite(ConstMatrix x, size_t first_row, size_t layer) const {
   }
 }
 
-void Stream::run_wave(const Graph& graph, const Wave& wave, size_t layer, LinearHook* hook,
-                      Progress& progress) {
-  std::vector<std::vector<Weight>> weights;
+// The last wave's memory serves where the ops are alike, as those of most layers are.
+void Stream::load(const Graph& graph, const Wave& wave) {
+  if (loaded_.size() != wave.last - wave.first) loaded_.clear();
+  loaded_.resize(wave.last - wave.first);
   for (size_t i = wave.first; i < wave.last; ++i) {
-    weights.emplace_back();
-    for (const WeightUse& use : graph.nodes()[i].op->weights) {
-      weights.back().push_back(weights_.load(use, options_.precision));
+    const std::vector<WeightUse>& uses = graph.nodes()[i].op->weights;
+    std::vector<Weight>& loaded = loaded_[i - wave.first];
+    loaded.resize(uses.size());
+    for (size_t k = 0; k < uses.size(); ++k) {
+      loaded[k] = weights_.load(uses[k], options_.precision, std::move(loaded[k]));
     }
   }
+}
+
+void Stream::run_wave(const Graph& graph, const Wave& wave, size_t layer, LinearHook* hook,
+                      Progress& progress) {
+  load(graph, wave);
   // Where a value that crosses waves lies: values one after the other, rows inside.
   auto place = [&](Value v, size_t row) {
     uint64_t before = 0;
@@ -256,7 +264,7 @@ void Stream::run_wave(const Graph& graph, const Wave& wave, size_t layer, Linear
     step.hook = hook;
     step.all_experts = options_.all_experts;
     if (hook != nullptr) hook->batch(b, first);
-    run(graph, wave.first, wave.last, step, weights, values, false);
+    run(graph, wave.first, wave.last, step, loaded_, values, false);
     for (Value v = 1; v < graph.values() && !last_wave; ++v) {
       bool made = v - 1 >= wave.first && v - 1 < wave.last;
       if (!made || graph.last_use(v) < wave.last) continue;

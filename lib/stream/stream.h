@@ -69,6 +69,7 @@ class Stream {
   std::vector<Wave> waves(const Graph& graph, size_t layer) const;
   Batch batch(size_t first_window, size_t last_window) const;
   uint64_t batch_bytes(const Graph& graph) const;
+  void load(const Graph& graph, const Wave& wave);
   void run_wave(const Graph& graph, const Wave& wave, size_t layer, LinearHook* hook,
                 Progress& progress);
   void check_finite(ConstMatrix x, size_t first_row, size_t layer) const;
@@ -84,6 +85,8 @@ class Stream {
   std::vector<std::pair<size_t, size_t>> batches_;  // windows [first, last)
   size_t longest_ = 0, largest_batch_ = 0;
   size_t next_state() const;
+
+  std::vector<std::vector<engine::Weight>> loaded_;  // of the wave that runs, or ran last
 
   size_t done_ = 0;     // layers whose result is in states_[current_]
   size_t current_ = 0;

@@ -1,6 +1,6 @@
 // For interop tests: runs a model over windows of tokens and writes what it computed.
 //   qp_forward MODEL WINDOWS.json f32|bf16 OUT.f32 [MEMORY|least [THREADS [WINDOWS_AT_A_TIME]]]
-// WINDOWS.json: a list of lists of ids. OUT.f32: logits [all tokens, vocabulary], little-endian.
+// WINDOWS.json: a list of lists of ids. OUT.f32: logits [all tokens, vocabulary], little-endian; '-': none.
 // MEMORY: bytes; least: as little as works.
 #include <cstdio>
 #include <fstream>
@@ -73,7 +73,7 @@ int run(int argc, char** argv) {
   Progress progress;
   stream.embed();
   for (size_t i = 0; i < model->layers; ++i) stream.layer(i, nullptr, progress);
-  write_logits(*model, weights, options.precision, stream, argv[4]);
+  if (std::string(argv[4]) != "-") write_logits(*model, weights, options.precision, stream, argv[4]);
   std::fprintf(stderr, "%zu tokens, %zu x %zu layers, peak %llu MiB\n", stream.rows(), model->layers,
                model->hidden, static_cast<unsigned long long>(stream.peak_bytes() >> 20));
   return 0;

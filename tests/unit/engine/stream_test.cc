@@ -15,9 +15,10 @@ namespace {
 class Events : public WeightSource, public LinearHook {
  public:
   using WeightSource::WeightSource;
-  engine::Weight load(const engine::WeightUse& use, gemm::Precision precision) const override {
+  engine::Weight load(const engine::WeightUse& use, gemm::Precision precision,
+                      engine::Weight used) const override {
     text += 'w';
-    return WeightSource::load(use, precision);
+    return WeightSource::load(use, precision, std::move(used));
   }
   ConstMatrix before(const engine::LinearUse&, ConstMatrix x, std::span<const uint32_t>,
                      std::vector<float>&) override {
