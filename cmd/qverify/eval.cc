@@ -130,7 +130,7 @@ std::vector<int32_t> EvalCommand::read_tokens(const Tokenizer* tokenizer, const 
   return ids;
 }
 
-CutOptions EvalCommand::window_options(const RunnableModel& model, const Tokenizer* tokenizer, Tool& tool) const {
+CutOptions EvalCommand::window_options(const RunnableModel& model, const Tokenizer* tokenizer) const {
   CutOptions o;
   bool llama = kind_ == "llama.cpp";
   size_t context = context_of(model), usual = llama ? kLlamaSeqlen : kSeqlen;
@@ -140,7 +140,9 @@ CutOptions EvalCommand::window_options(const RunnableModel& model, const Tokeniz
   o.count = windows_;
   if (tokenizer != nullptr && !tokenizer->prefix().empty()) o.bos = tokenizer->prefix()[0];
   if (context > 0 && o.length > context) {
-    tool.warn("windows of " + std::to_string(o.length) + " tokens are longer than the model's context, " + std::to_string(context));
+    throw usage_error("windows of " + std::to_string(o.length) + " tokens are longer than the model's context of " +
+                      std::to_string(context))
+        .hint("use a smaller --seqlen");
   }
   return o;
 }
@@ -164,7 +166,7 @@ EvalResult EvalCommand::evaluate(const Store& store, const Store* base_store, To
   }
   if (!texts_.empty() || !tokens_.empty()) {
     std::vector<int32_t> ids = read_tokens(tokenizer ? &*tokenizer : nullptr, base_tokenizer ? &*base_tokenizer : nullptr);
-    CutOptions windows = window_options(model, tokenizer ? &*tokenizer : nullptr, tool);
+    CutOptions windows = window_options(model, tokenizer ? &*tokenizer : nullptr);
     for (const std::string& path : texts_) result.text += (result.text.empty() ? "" : ", ") + path;
     if (!tokens_.empty()) result.text = tokens_;
     result.definition = name_of(windows.kind);

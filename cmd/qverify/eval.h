@@ -33,7 +33,7 @@ class EvalCommand {
 
  private:
   gemm::Precision precision() const;
-  CutOptions window_options(const RunnableModel& model, const Tokenizer* tokenizer, Tool& tool) const;
+  CutOptions window_options(const RunnableModel& model, const Tokenizer* tokenizer) const;
   std::vector<int32_t> read_tokens(const Tokenizer* tokenizer, const Tokenizer* base) const;
   void evaluate_choices(RunnableModel& model, RunnableModel* base, const Tokenizer& tokenizer,
                         const MeasureOptions& options, Tool& tool, EvalResult& result) const;

@@ -27,7 +27,7 @@ class Architecture {
   virtual std::string layer_name(size_t i) const = 0;
 
   size_t layers = 0, hidden = 0, vocab = 0;
-  size_t context = 0;         // longest window the model can read; 0: not limited by its tensors
+  size_t context = 0;         // longest window that config.json allows; 0: it does not say
   engine::WeightUse head;     // [vocab, hidden]; the embedding where they are tied
   float logit_softcap = 0;    // > 0: logits = cap * tanh(logits / cap)
 };

@@ -62,6 +62,7 @@ void Decoder::read_attention() {
   attention_.head_dim = attention_.value_dim = head_dim_;
   attention_.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(head_dim_)));
   attention_bias_ = config_.flag("attention_bias", false);
+  context = config_.count("max_position_embeddings", 0);
   if (traits_.theta > 0) rotary_ = config_.rotary(head_dim_, traits_.theta);
 }
 
