@@ -13,7 +13,7 @@ LEVELS = [
     {"base"},
     {"tensor", "text"},
     {"kernels", "scheme"},
-    {"qmap", "model", "config", "gemm", "text"},
+    {"qmap", "model", "config", "gemm"},
     {"plan", "pipe"},
     {"engine"},
     {"arch"},
