@@ -176,21 +176,23 @@ def test_divergence(model, scheme, tmp_path, log):
     d = ours["divergence"]
     log.append(f"{model.path.name} {scheme}: KL {d['kl']['mean']:.6g} (torch {kl.mean():.6g}), top-1 "
                f"{d['top1']['value']:.2%}, ppl {ours['perplexity']['value']:.5g} (torch {nll.mean().exp():.5g})")
-    # A quotient next to a tie may round the other way, and what follows with it: another sample of
-    # the same noise. test_quantized_activations is exact.
-    slack = 5e-5 if scheme == "w4a16" else 1e-2
-    close(ours["perplexity"]["value"], nll.mean().exp().item(), slack)
+    # A quotient next to a tie rounds the other way for the last bit of a sum, and what follows with
+    # it. Measured on SmolLM2, int8: noise of 1e-7 on what enters each linear moves PyTorch's own
+    # perplexity between 42.0 and 42.8, KL between 0.041 and 0.047, top-1 between 0.868 and 0.902.
+    # test_quantized_activations is exact.
+    slack = 5e-5 if scheme == "w4a16" else 2e-2
+    close(ours["perplexity"]["value"], nll.mean().exp().item(), 2 * slack)
     close(ours["base_perplexity"]["value"], base.mean().exp().item(), 5e-5)
     close(d["kl"]["mean"], kl.mean().item(), 10 * slack)
-    close(d["kl"]["median"], kl.median().item(), 0.1)
+    close(d["kl"]["median"], kl.median().item(), 10 * slack + 0.02)
     close(d["kl"]["p90"], kl.quantile(0.9).item(), 10 * slack + 0.02)
     same = (p.argmax(-1) == q.argmax(-1)).double().mean().item()
-    assert abs(d["top1"]["value"] - same) <= (0.001 if scheme == "w4a16" else 0.02)
-    close(d["top1"]["error"], math.sqrt(max(same * (1 - same), 1e-9) / (len(kl) - 1)), 0.2)
+    assert abs(d["top1"]["value"] - same) <= (0.001 if scheme == "w4a16" else 0.04)
+    close(d["top1"]["error"], math.sqrt(max(same * (1 - same), 1e-9) / (len(kl) - 1)), 10 * slack + 0.02)
     ratio = nll - base
-    close(d["ln_ppl_ratio"]["error"], (ratio.std() / len(ratio) ** 0.5).item(), 0.05)
+    close(d["ln_ppl_ratio"]["error"], (ratio.std() / len(ratio) ** 0.5).item(), 10 * slack + 2e-3)
     dp = ((-nll).exp() - (-base).exp()).square().mean().sqrt().item()
-    close(d["rms_dp"]["value"], dp, 0.05)
+    close(d["rms_dp"]["value"], dp, 5 * slack + 1e-3)
     assert bool(ours["activations"]) == (scheme != "w4a16")
     if scheme == "int8":
         plain = evaluate(out, model.path, "--eval", model.text, "--seqlen", 128, "-n", 4, "--no-act-quant")
