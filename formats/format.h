@@ -36,12 +36,16 @@ struct OutTensor {
   const Part* part = nullptr;       // source: a part's rows
   const Tensor* values = nullptr;   // or a tensor's values; neither when `value` has the bytes
   std::vector<std::byte> value;     // small computed tensors (weight_shape ..)
-  // Re-lays whole rows of the part into the output's layout; null = the part's rows as they are.
-  // `row_bytes_in/out` are those of the part and of the output. Same number of rows on both sides.
-  void (*relay)(const std::byte* rows, uint64_t n, uint64_t in_bytes, uint64_t out_bytes,
-                std::byte* out) = nullptr;
-  // Re-lays the whole part at once (zero points packed along rows ..); small tensors only.
-  std::function<void(std::span<const std::byte> whole, std::span<std::byte> out)> relay_whole;
+  // Steps from the part's rows to the output, each optional, in this order:
+  // 1. floats of another dtype become `dtype`; a value it cannot hold exactly stops the export
+  //    (unless `round`: then to nearest even, where the family's own writer rounds too);
+  bool round = false;
+  // 2. rows become other rows, relaid_row_bytes each (codes widened, scales repeated ..);
+  std::function<void(const std::byte* rows, uint64_t first, uint64_t count, std::byte* out)> relay;
+  uint64_t relaid_row_bytes = 0;
+  // 3. rows are arranged. Null: they are written one after the other.
+  const Layout* layout = nullptr;
+  LayoutArgs layout_args;
 };
 
 struct LedgerEntry {
@@ -50,9 +54,18 @@ struct LedgerEntry {
   std::string detail;    // names in the output, or the reason
 };
 
+// A file that the exporter wrote itself, beside config.json.
+struct OutFile {
+  std::string name, text;
+};
+
 struct ExportPlan {
   std::vector<OutTensor> tensors;             // in the order of writing
   std::string config;                         // text of config.json ("" when there is none)
+  std::vector<OutFile> files;                 // hf_quant_config.json, quantize_config.json ..
+  std::string weights_name = "model";         // NAME.safetensors, NAME-00001-of-00002.safetensors
+  // Of every shard's header, beside "format": "pt".
+  std::vector<std::pair<std::string, std::string>> metadata;
   std::vector<const Companion*> companions;   // copied byte for byte
   std::vector<LedgerEntry> ledger;
 };

@@ -1,22 +1,18 @@
 // Reading: tensors as stored become the canonical form; nothing is copied, decoding is by row.
-#include <algorithm>
 #include <cstring>
-#include <map>
-#include <set>
 
 #include "formats/compressed_tensors/compressed_tensors.h"
 #include "formats/compressed_tensors/targets.h"
-#include "formats/hf/weights.h"
+#include "formats/hf/modules.h"
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
-#include "lib/base/file.h"
 #include "lib/model/modules.h"
 
 namespace qp::ct {
 namespace {
 
-// The raw tensors of one module, by suffix ("weight", "weight_scale" ..).
-using Module = std::map<std::string, Tensor*>;
+constexpr std::string_view kRoot[] = {"weight_packed", "weight"};
+constexpr std::string_view kParts[] = {"weight_scale", "weight_shape", "weight_zero_point", "weight_global_scale"};
 
 class Adopter {
  public:
@@ -26,177 +22,101 @@ class Adopter {
   }
 
   void run() {
-    std::map<std::string, Module> modules;
-    for (Tensor& t : m_.tensors) {
-      auto dot = t.name.rfind('.');
-      if (dot == std::string::npos) continue;
-      modules[t.name.substr(0, dot)][t.name.substr(dot + 1)] = &t;
-    }
-    std::set<const Tensor*> used;
-    std::vector<Tensor> made;
-    std::map<const Tensor*, size_t> place;  // where a made tensor goes in the order of the file
-    for (auto& [name, module] : modules) {
-      bool scaled = module.contains("weight_scale");
-      if (!scaled) continue;
-      Tensor t = build(name, module);
-      for (auto& [suffix, raw] : module) {
-        if (suffix != "bias") used.insert(raw);
-      }
-      Tensor* root = module.contains("weight") ? module["weight"] : module["weight_packed"];
-      place[root] = made.size();
-      made.push_back(std::move(t));
-    }
-    std::vector<Tensor> out;
-    for (Tensor& t : m_.tensors) {
-      if (auto it = place.find(&t); it != place.end()) {
-        out.push_back(std::move(made[it->second]));
-      } else if (!used.contains(&t)) {
-        out.push_back(std::move(t));
-      }
-    }
-    m_.tensors = std::move(out);
-    m_.format = "compressed-tensors";
-    if (options_.dequantize) m_.format = "safetensors";
+    assemble(m_, {kRoot, kParts}, [this](const RawModule& m) { return build(m); });
+    m_.format = options_.dequantize ? "safetensors" : "compressed-tensors";
   }
 
  private:
-  [[noreturn]] static void fail(const std::string& name, const std::string& what) {
-    throw input_error(what).tensor(name).hint("the checkpoint and its quantization_config disagree");
-  }
-
-  const ConfigGroup& group_of(const std::string& name, const Module& module) {
-    const Tensor* w = module.contains("weight") ? module.at("weight") : module.at("weight_packed");
-    ModuleInfo info = classify(name + ".weight", DType::bf16, w->shape, m_.config);
-    auto found = targets_.find(name, info);
-    if (!found) fail(name, "has a weight_scale but no group of quantization_config targets it");
-    return groups_[*found];
-  }
-
-  Tensor build(const std::string& name, const Module& module) {
-    if (!module.contains("weight") && !module.contains("weight_packed")) fail(name, "has a weight_scale but no weight");
-    const ConfigGroup& g = group_of(name, module);
-    const Scheme& s = g.scheme;
-    bool packed = module.contains("weight_packed");
-    bool wants_packed = format_of(s).find("pack") != std::string_view::npos;
-    if (packed != wants_packed) {
-      fail(name, "does not fit format " + g.format + " (expected " +
-                     (wants_packed ? "weight_packed" : "weight") + ")");
+  Tensor build(const RawModule& m) {
+    if (!m.has("weight_scale")) {
+      if (m.has("weight_packed")) m.fail("has no weight_scale");
+      return {};
     }
-    for (const auto& [suffix, raw] : module) {
-      static const std::set<std::string> known = {"weight", "weight_packed", "weight_scale", "weight_shape",
-                                                  "weight_zero_point", "weight_global_scale", "bias"};
-      if (!known.contains(suffix)) fail(name, "has '" + printable(suffix) + "', which this version does not read");
+    const ConfigGroup& g = group_of(m);
+    const Scheme& s = g.scheme;
+    bool packed = format_of(s).find("pack") != std::string_view::npos;
+    if (m.has("weight_packed") != packed) {
+      m.fail("does not fit format " + g.format + " (expected " + (packed ? "weight_packed" : "weight") + ")");
     }
     Tensor t;
-    t.name = name + ".weight";
-    t.scheme = static_cast<int32_t>(&g - groups_.data()) + first_scheme();
-    const Tensor& scale = *module.at("weight_scale");
-    t.dtype = s.scale_kind() == ScaleKind::source && is_float(scale.dtype) ? scale.dtype : model_dtype();
-    set_codes(t, s, module);
+    t.scheme = static_cast<int32_t>(&g - groups_.data()) + static_cast<int32_t>(m_.schemes.size() - groups_.size());
+    const Tensor& scale = m.at("weight_scale");
+    t.dtype = s.scale_kind() == ScaleKind::source && is_float(scale.dtype) ? scale.dtype : model_dtype(m_);
+    set_codes(t, s, m);
     for (const PartSpec& spec : part_specs(s, t.shape, t.dtype)) {
-      if (spec.role == Role::scale) add(t, spec, scale);
-      if (spec.role == Role::zero_point) set_zero_point(t, s, spec, module);
+      if (spec.role == Role::scale) t.parts.push_back(scale_part(m, s, spec));
+      if (spec.role == Role::zero_point) t.parts.push_back(zero_point(m, s, spec));
       if (spec.role == Role::global_scale) {
-        if (!module.contains("weight_global_scale")) fail(name, "has no weight_global_scale");
-        add(t, spec, *module.at("weight_global_scale"));
+        t.parts.push_back(m.float_part("weight_global_scale", Role::global_scale, spec.shape));
       }
     }
-    if (options_.dequantize) {
-      t.dequantize = true;
-      t.source = name + " (" + g.format + ")";
-      t.dtype = options_.dtype.value_or(t.dtype);
-    }
+    finish_quantized(t, options_, g.format);
     return t;
   }
 
-  int32_t first_scheme() const { return static_cast<int32_t>(m_.schemes.size() - groups_.size()); }
-
-  // Scales of formats whose scale dtype is fixed do not tell the weight's dtype: config.json does.
-  DType model_dtype() const {
-    std::string name = json_string(m_.config, "dtype", json_string(m_.config, "torch_dtype", "bfloat16"));
-    return dtype_from_torch(name).value_or(DType::bf16);
+  const ConfigGroup& group_of(const RawModule& m) {
+    const Tensor& w = m.has("weight") ? m.at("weight") : m.at("weight_packed");
+    ModuleInfo info = classify(m.name + ".weight", DType::bf16, w.shape, m_.config);
+    auto found = targets_.find(m.name, info);
+    if (!found) m.fail("has a weight_scale but no group of quantization_config targets it");
+    return groups_[*found];
   }
 
-  void set_codes(Tensor& t, const Scheme& s, const Module& module) {
-    auto bits = static_cast<uint64_t>(s.weights.num_bits);
-    const Tensor& raw = *(module.contains("weight") ? module.at("weight") : module.at("weight_packed"));
-    if (raw.shape.rank() != 2) fail(t.name, "is no matrix");
+  void set_codes(Tensor& t, const Scheme& s, const RawModule& m) {
+    std::string_view root = m.has("weight") ? "weight" : "weight_packed";
+    const Tensor& raw = m.at(root);
+    if (raw.shape.rank() != 2) m.fail("its " + std::string(root) + " is no matrix");
     uint64_t rows = raw.shape[0], cols = raw.shape[1];
+    int bits = s.weights.num_bits;
     Part p = raw.parts.front();
-    p.role = Role::codes;
-    p.dtype = DType::u8;
-    Decode d;
-    d.stored = DType::u8;
     if (format_of(s) == "pack-quantized") {
-      cols = packed_cols(t.name, module, rows, cols, bits);
-      d.stored_row_bytes = raw.shape[1] * 4;
+      cols = packed_cols(m, rows, cols, static_cast<uint64_t>(bits));
+      p = m.laid_out(root, Role::codes, DType::i32, raw.shape, words_layout,
+                     {.rows = rows, .cols = cols, .bits = bits, .stored_bits = bits});
+      if (p.shape[1] % 4 == 0) p.decode = nullptr;  // no padding: rows as they are
     } else if (format_of(s) == "int-quantized") {
-      if (bits != 8) fail(t.name, "has " + std::to_string(bits) + "-bit codes in int-quantized, which this version does not read");
-      d.flip_sign = true;
-    } else if (module.contains("weight_packed")) {
-      cols *= 2;
+      if (bits != 8) m.fail("has " + std::to_string(bits) + "-bit codes in int-quantized, which this version does not read");
+      p = m.laid_out(root, Role::codes, DType::i8, raw.shape, dense_layout,
+                     {.rows = rows, .cols = cols, .is_signed = true});
+    } else {
+      DType stored = root == "weight" ? DType::f8_e4m3 : DType::u8;
+      p = m.part(root, Role::codes, stored, raw.shape);
+      if (root == "weight_packed") cols *= 2;
     }
     t.shape = Shape{rows, cols};
-    p.shape = Shape{rows, ceil_div(cols * bits, 8)};
-    if (d.stored_row_bytes == p.shape[1]) d.stored_row_bytes = 0;
-    if (d.stored_row_bytes > 0 || d.flip_sign) p.decode = std::make_shared<const Decode>(d);
-    else p.decode = nullptr;
+    p.role = Role::codes;
+    p.dtype = DType::u8;
+    p.shape = Shape{rows, ceil_div(cols * static_cast<uint64_t>(bits), 8)};
     t.parts.push_back(std::move(p));
   }
 
-  // weight_shape tells the true width; without it the words do, when no code is padding.
-  uint64_t packed_cols(const std::string& name, const Module& module, uint64_t rows, uint64_t words,
-                       uint64_t bits) {
-    auto it = module.find("weight_shape");
-    if (it == module.end()) fail(name, "has no weight_shape");
-    const Part& p = it->second->parts.front();
-    if (p.dtype != DType::i64 || p.shape != Shape{2}) fail(name, "its weight_shape is no I64 [2]");
-    auto file = MappedFile::open(m_.files.at(p.extent.file - 1).path);
-    if (p.extent.length != 16 || p.extent.offset > file->size() || file->size() - p.extent.offset < 16) {
-      fail(name, "its weight_shape lies outside the file");
-    }
+  // weight_shape tells the true width.
+  uint64_t packed_cols(const RawModule& m, uint64_t rows, uint64_t words, uint64_t bits) {
+    m.part("weight_shape", Role::data, DType::i64, Shape{2});
+    std::vector<std::byte> bytes = read_small(m_, m, "weight_shape", 16);
     uint64_t shape[2];
-    std::memcpy(shape, file->bytes().data() + p.extent.offset, 16);
+    std::memcpy(shape, bytes.data(), 16);
     if (shape[0] != rows || shape[1] > (uint64_t{1} << 40) || ceil_div(shape[1] * bits, 32) != words) {
-      fail(name, "its weight_shape [" + std::to_string(shape[0]) + ", " + std::to_string(shape[1]) +
-                     "] does not fit weight_packed [" + std::to_string(rows) + ", " + std::to_string(words) + "]");
+      m.fail("its weight_shape [" + std::to_string(shape[0]) + ", " + std::to_string(shape[1]) +
+             "] does not fit weight_packed [" + std::to_string(rows) + ", " + std::to_string(words) + "]");
     }
     return shape[1];
   }
 
-  void add(Tensor& t, const PartSpec& spec, const Tensor& raw) {
-    Part p = raw.parts.front();
-    bool same_bytes = dtype_bits(p.dtype) == dtype_bits(spec.dtype);
-    if (raw.shape.elements() != spec.shape.elements() || !same_bytes) {
-      fail(t.name, "its " + std::string(name_of(spec.role)) + " does not fit the scheme (expected " +
-                       std::string(dtype_name(spec.dtype)) + " " + spec.shape.str() + ", found " +
-                       std::string(dtype_name(raw.dtype)) + " " + raw.shape.str() + ")");
-    }
-    p.role = spec.role;
+  Part scale_part(const RawModule& m, const Scheme& s, const PartSpec& spec) {
+    if (s.scale_kind() == ScaleKind::source) return m.float_part("weight_scale", Role::scale, spec.shape);
+    const Tensor& raw = m.at("weight_scale");
+    bool byte = raw.dtype == spec.dtype || (spec.dtype == DType::f8_e8m0 && raw.dtype == DType::u8);
+    Part p = m.part("weight_scale", Role::scale, byte ? raw.dtype : spec.dtype, spec.shape);
     p.dtype = spec.dtype;
-    p.shape = spec.shape;
-    p.decode = nullptr;
-    t.parts.push_back(std::move(p));
+    return p;
   }
 
-  void set_zero_point(Tensor& t, const Scheme& s, const PartSpec& spec, const Module& module) {
-    if (!module.contains("weight_zero_point")) fail(t.name, "has no weight_zero_point");
-    const Tensor& raw = *module.at("weight_zero_point");
+  Part zero_point(const RawModule& m, const Scheme& s, const PartSpec& spec) {
+    uint64_t rows = spec.shape.rows(), cols = spec.shape.cols();
     auto bits = static_cast<uint64_t>(s.weights.num_bits);
-    Shape want{ceil_div(spec.shape.rows() * bits, 32), spec.shape.cols()};
-    if (raw.dtype != DType::i32 || !(raw.shape == want)) {
-      fail(t.name, "its weight_zero_point does not fit (expected I32 " + want.str() + ", found " +
-                       std::string(dtype_name(raw.dtype)) + " " + raw.shape.str() + ")");
-    }
-    Part p = raw.parts.front();
-    Decode d;
-    d.stored = DType::u8;
-    d.packed_rows_bits = s.weights.num_bits;
-    p.role = spec.role;
-    p.dtype = DType::u8;
-    p.shape = spec.shape;
-    p.decode = std::make_shared<const Decode>(d);
-    t.parts.push_back(std::move(p));
+    return m.laid_out("weight_zero_point", Role::zero_point, DType::i32, Shape{ceil_div(rows * bits, 32), cols},
+                      packed_rows_layout, {.rows = rows, .cols = cols, .stored_bits = s.weights.num_bits});
   }
 
   Model& m_;

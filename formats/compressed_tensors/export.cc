@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <set>
 
@@ -7,48 +6,11 @@
 #include "formats/hf/config.h"
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
-#include "lib/kernels/kernels.h"
 #include "lib/model/modules.h"
-#include "lib/qmap/decode.h"
 #include "lib/qmap/store.h"
 
 namespace qp::ct {
 namespace {
-
-// ---- layouts (reference/compressed-tensors.md 3.4 to 3.10)
-
-// int8 codes: unsigned to two's complement.
-void relay_signed(const std::byte* rows, uint64_t n, uint64_t in, uint64_t, std::byte* out) {
-  kernels::active().flip_sign(reinterpret_cast<const uint8_t*>(rows), n * in,
-                              reinterpret_cast<uint8_t*>(out));
-}
-
-// Rows padded with zeros to whole int32 words.
-void relay_words(const std::byte* rows, uint64_t n, uint64_t in, uint64_t out_bytes, std::byte* out) {
-  for (uint64_t i = 0; i < n; ++i) {
-    std::memcpy(out + i * out_bytes, rows + i * in, in);
-    std::memset(out + i * out_bytes + in, 0, out_bytes - in);
-  }
-}
-
-// Zero points packed along rows: the stream of column g fills words (0, g), (1, g) ..
-void pack_along_rows(std::span<const std::byte> zeros, uint64_t rows, uint64_t groups, uint64_t bits,
-                     std::span<std::byte> out) {
-  std::ranges::fill(out, std::byte{0});
-  for (uint64_t r = 0; r < rows; ++r) {
-    uint64_t bit = r * bits;
-    for (uint64_t g = 0; g < groups; ++g) {
-      uint64_t value = std::to_integer<uint64_t>(zeros[r * groups + g]) << (bit % 32);
-      for (uint64_t w = bit / 32; value != 0; ++w, value >>= 32) {
-        uint32_t word;
-        std::byte* at = out.data() + (w * groups + g) * 4;
-        std::memcpy(&word, at, 4);
-        word |= static_cast<uint32_t>(value);
-        std::memcpy(at, &word, 4);
-      }
-    }
-  }
-}
 
 class Emitter {
  public:
@@ -66,7 +28,8 @@ class Emitter {
       pack_quantized();
     } else if (format == "int-quantized") {
       if (s_.weights.num_bits != 8) throw limit_error("int-quantized holds 8-bit codes only").tensor(t_.name);
-      add("weight", Role::codes, DType::i8, t_.shape).relay = relay_signed;
+      lay_out(add("weight", Role::codes, DType::i8, t_.shape), dense_layout,
+              {.rows = rows_, .cols = cols_, .is_signed = true});
       scale(t_.dtype);
     } else if (format == "mxfp4-pack-quantized" || format == "nvfp4-pack-quantized") {
       add("weight_packed", Role::codes, DType::u8, Shape{rows_, cols_ / 2});
@@ -103,7 +66,10 @@ class Emitter {
     auto bits = static_cast<uint64_t>(s_.weights.num_bits);
     uint64_t words = ceil_div(cols_ * bits, 32);
     OutTensor& packed = add("weight_packed", Role::codes, DType::i32, Shape{rows_, words});
-    if (packed.part->shape.cols() != words * 4) packed.relay = relay_words;
+    int width = s_.weights.num_bits;
+    if (packed.part->shape.cols() != words * 4) {
+      lay_out(packed, words_layout, {.rows = rows_, .cols = cols_, .bits = width, .stored_bits = width});
+    }
     scale(t_.dtype);
     OutTensor shape;
     shape.name = prefix_ + ".weight_shape";
@@ -115,12 +81,14 @@ class Emitter {
     }
     plan_.tensors.push_back(std::move(shape));
     if (s_.weights.symmetric) return;
-    uint64_t groups = scale_shape(s_.weights, t_.shape).cols(), rows = rows_;
-    OutTensor& zero = add("weight_zero_point", Role::zero_point, DType::i32,
-                          Shape{ceil_div(rows_ * bits, 32), groups});
-    zero.relay_whole = [=](std::span<const std::byte> in, std::span<std::byte> out) {
-      pack_along_rows(in, rows, groups, bits, out);
-    };
+    uint64_t groups = scale_shape(s_.weights, t_.shape).cols();
+    lay_out(add("weight_zero_point", Role::zero_point, DType::i32, Shape{ceil_div(rows_ * bits, 32), groups}),
+            packed_rows_layout, {.rows = rows_, .cols = groups, .stored_bits = width});
+  }
+
+  static void lay_out(OutTensor& out, const Layout& layout, const LayoutArgs& args) {
+    out.layout = &layout;
+    out.layout_args = args;
   }
 
   const Tensor& t_;

@@ -186,8 +186,16 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> file, std::string
   return header;
 }
 
-std::string safetensors_header(std::vector<SafetensorsEntry>& entries) {
-  std::string json = "{\"__metadata__\":{\"format\":\"pt\"}";
+std::string safetensors_header(std::vector<SafetensorsEntry>& entries,
+                               std::span<const std::pair<std::string, std::string>> metadata) {
+  std::string json = "{\"__metadata__\":{\"format\":\"pt\"";
+  for (const auto& [key, value] : metadata) {
+    json += ",";
+    append_json_string(json, key);
+    json += ":";
+    append_json_string(json, value);
+  }
+  json += "}";
   uint64_t at = 0;
   for (SafetensorsEntry& e : entries) {
     e.begin = at;

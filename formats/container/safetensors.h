@@ -32,7 +32,8 @@ struct SafetensorsHeader {
 SafetensorsHeader parse_safetensors(std::span<const std::byte> file, std::string_view path);
 
 // Header bytes (length prefix and padding included) for tensors stored back to back in this order;
-// begin and end are filled in. Metadata is {"format": "pt"}.
-std::string safetensors_header(std::vector<SafetensorsEntry>& entries);
+// begin and end are filled in. Metadata is "format": "pt" and what is given.
+std::string safetensors_header(std::vector<SafetensorsEntry>& entries,
+                               std::span<const std::pair<std::string, std::string>> metadata = {});
 
 }  // namespace qp

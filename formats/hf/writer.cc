@@ -1,13 +1,16 @@
 #include "formats/hf/writer.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
+#include <optional>
 #include <set>
 
 #include "formats/container/safetensors.h"
@@ -27,6 +30,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr uint64_t kChunk = 4 << 20;
+constexpr uint64_t kScatteredChunk = 8 << 20;  // many rows, so that transposed lines are long
 
 struct Shard {
   std::string name;
@@ -35,6 +39,27 @@ struct Shard {
 };
 
 uint64_t out_bytes(const OutTensor& t) { return byte_size(t.dtype, t.shape).value(); }
+
+// A piece of the output under construction, mapped: what layouts scatter their bytes over.
+class Window {
+ public:
+  Window(int fd, uint64_t at, uint64_t bytes, const std::string& path) {
+    uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE)), begin = at / page * page;
+    bytes_ = bytes + (at - begin);
+    void* p = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(begin));
+    if (p == MAP_FAILED) throw system_error("cannot map", errno).file(path);
+    base_ = static_cast<std::byte*>(p);
+    data_ = base_ + (at - begin);
+  }
+  ~Window() { munmap(base_, bytes_); }
+  Window(const Window&) = delete;
+  Window& operator=(const Window&) = delete;
+  std::byte* data() const { return data_; }
+
+ private:
+  std::byte *base_ = nullptr, *data_ = nullptr;
+  uint64_t bytes_ = 0;
+};
 
 // Names by their words, numbers by their value: layer 2 comes before layer 10.
 bool before(std::string_view a, std::string_view b) {
@@ -77,9 +102,9 @@ std::vector<Shard> split(const ExportPlan& plan, uint64_t limit) {
   }
   if (shards.empty()) shards.emplace_back();
   for (size_t i = 0; i < shards.size(); ++i) {
-    char name[64];
-    std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
-    shards[i].name = shards.size() == 1 ? "model.safetensors" : name;
+    char number[64] = "";
+    if (shards.size() > 1) std::snprintf(number, sizeof number, "-%05zu-of-%05zu", i + 1, shards.size());
+    shards[i].name = plan.weights_name + number + ".safetensors";
     // Larger elements first: every tensor then starts on a multiple of its element size.
     std::ranges::stable_sort(shards[i].tensors, std::greater(),
                              [](const OutTensor* t) { return dtype_bits(t->dtype); });
@@ -92,13 +117,13 @@ class ShardWriter {
   ShardWriter(const Store& store, const std::string& directory, Progress& progress, bool sync)
       : store_(store), directory_(directory), progress_(progress), sync_(sync) {}
 
-  void write(const Shard& shard) {
+  void write(const Shard& shard, std::span<const std::pair<std::string, std::string>> metadata) {
     path_ = directory_ + "/" + shard.name;
     fd_.reset(open(path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
     if (!fd_) throw system_error("cannot create", errno).file(path_);
     std::vector<SafetensorsEntry> entries;
     for (const OutTensor* t : shard.tensors) entries.push_back({t->name, t->dtype, t->shape, 0, 0});
-    std::string header = safetensors_header(entries);
+    std::string header = safetensors_header(entries, metadata);
     reserve_space(fd_.get(), header.size() + shard.bytes, path_);
     write_all(fd_.get(), std::as_bytes(std::span(header)), 0, path_);
     std::vector<RowJob> jobs;
@@ -134,12 +159,6 @@ class ShardWriter {
   void add(const OutTensor& t, uint64_t at, std::vector<RowJob>& jobs) {
     named(t, [&] {
       if (t.values == nullptr && t.part == nullptr) return write_all(fd_.get(), t.value, at, path_);
-      if (t.values == nullptr && t.relay_whole) {
-        verify(t);
-        std::vector<std::byte> whole = store_.read(*t.part), out(out_bytes(t));
-        t.relay_whole(whole, out);
-        return write_all(fd_.get(), out, at, path_);
-      }
       add_rows(t.values ? RowSource(store_, *t.values) : RowSource(store_, *t.part), t, at, jobs);
     });
   }
@@ -152,27 +171,88 @@ class ShardWriter {
   void add_rows(const RowSource& source, const OutTensor& t, uint64_t at, std::vector<RowJob>& jobs) {
     uint64_t n = source.rows();
     if (n == 0 || out_bytes(t) == 0) return;
-    uint64_t per_row = out_bytes(t) / n, in_row = source.row_bytes();
-    if (per_row * n != out_bytes(t) || (t.relay == nullptr && per_row != in_row)) {
-      throw defect_error("planned size does not fit its rows");
-    }
-    auto work = [this, &t, at, per_row, in_row](const RowChunk& c) {
-      if (t.relay == nullptr) return write_all(fd_.get(), c.rows, at + c.first * per_row, path_);
-      std::vector<std::byte>& out = relaid_[c.slot];
-      out.resize(c.count * per_row);
-      t.relay(c.rows.data(), c.count, in_row, per_row, out.data());
-      write_all(fd_.get(), out, at + c.first * per_row, path_);
+    uint64_t per_row = t.relay ? t.relaid_row_bytes
+                       : casts(source, t) ? source.cols() * dtype_bits(t.dtype) / 8 : source.row_bytes();
+    check_size(t, n, per_row);
+    auto window = std::make_shared<std::optional<Window>>();
+    auto work = [this, &t, at, per_row, source, window](const RowChunk& c) {
+      const std::byte* rows = c.rows.data();
+      Buffers& b = buffers_[c.slot];
+      if (casts(source, t)) rows = cast_rows(source, t, c, b.cast);
+      if (t.relay) {
+        b.relaid.resize(c.count * per_row);
+        t.relay(rows, c.first, c.count, b.relaid.data());
+        rows = b.relaid.data();
+      }
+      if (t.layout == nullptr) {
+        write_all(fd_.get(), {rows, c.count * per_row}, at + c.first * per_row, path_);
+      } else if (t.layout->contiguous) {
+        LayoutArgs some = t.layout_args;
+        some.rows = c.count;
+        b.arranged.resize(*t.layout->stored_bytes(some));
+        t.layout->encode(some, rows, 0, c.count, b.arranged.data());
+        some.rows = c.first;
+        write_all(fd_.get(), b.arranged, at + *t.layout->stored_bytes(some), path_);
+      } else {
+        t.layout->encode(t.layout_args, rows, c.first, c.count, (*window)->data());
+      }
     };
+    uint64_t unit = t.layout ? t.layout->row_unit(t.layout_args) : 1;
     jobs.push_back({.source = source,
-                    .chunk_bytes = kChunk,
-                    .open = [this, &t] { named(t, [&] { verify(t); }); },
+                    .chunk_bytes = scattered(t) ? kScatteredChunk : kChunk,
+                    .unit = unit,
+                    .open = [this, &t, at, window] {
+                      named(t, [&] {
+                        verify(t);
+                        if (scattered(t)) window->emplace(fd_.get(), at, out_bytes(t), path_);
+                      });
+                    },
                     .work = [this, &t, work](const RowChunk& c) { named(t, [&] { work(c); }); },
-                    .retire = [this, per_row](const RowChunk& c) { progress_.add(c.count * per_row); },
-                    .close = [this, &t] {
+                    .retire = [this, &t, n](const RowChunk& c) {
+                      progress_.add(out_bytes(t) * (c.first + c.count) / n - out_bytes(t) * c.first / n);
+                    },
+                    .close = [this, &t, window] {
+                      window->reset();
                       throw_if_changed(t);
                       progress_.item(t.name);
                     }});
   }
+
+  static bool scattered(const OutTensor& t) { return t.layout != nullptr && !t.layout->contiguous; }
+  static bool casts(const RowSource& source, const OutTensor& t) {
+    return source.dtype() != t.dtype && is_float(source.dtype()) && is_float(t.dtype);
+  }
+  static void check_size(const OutTensor& t, uint64_t n, uint64_t per_row) {
+    bool fits = per_row * n == out_bytes(t);
+    if (t.layout != nullptr) {
+      fits = t.layout_args.rows == n && t.layout_args.row_bytes() == per_row &&
+             t.layout->stored_bytes(t.layout_args) == out_bytes(t);
+    }
+    if (!fits) throw defect_error("planned size does not fit its rows");
+  }
+  const std::byte* cast_rows(const RowSource& source, const OutTensor& t, const RowChunk& c,
+                             std::vector<std::byte>& out) const {
+    uint64_t n = c.count * source.cols();
+    out.resize(n * dtype_bits(t.dtype) / 8);
+    cast_floats(source.dtype(), c.rows.data(), n, t.dtype, out.data());
+    if (t.round) return out.data();
+    std::vector<std::byte> back(c.rows.size());
+    cast_floats(t.dtype, out.data(), n, source.dtype(), back.data());
+    uint64_t unit = dtype_bits(source.dtype()) / 8;
+    for (uint64_t i = 0; i < n; ++i) {
+      if (std::memcmp(&back[i * unit], c.rows.data() + i * unit, unit) == 0) continue;
+      throw limit_error("has a value in row " + std::to_string(c.first + i / source.cols()) + " that " +
+                        std::string(dtype_name(t.dtype)) + " cannot hold (stored are " +
+                        std::string(dtype_name(source.dtype())) + ")")
+          .file(store_.label())
+          .hint("choose a format that keeps the dtype, or quantize again with --requantize");
+    }
+    return out.data();
+  }
+
+  struct Buffers {
+    std::vector<std::byte> cast, relaid, arranged;
+  };
 
   const Store& store_;
   const std::string& directory_;
@@ -180,7 +260,7 @@ class ShardWriter {
   bool sync_;
   std::string path_;
   Fd fd_;
-  std::vector<std::vector<std::byte>> relaid_{static_cast<size_t>(ordered_slots())};
+  std::vector<Buffers> buffers_{static_cast<size_t>(ordered_slots())};
 };
 
 void write_text(const std::string& path, std::string_view text, bool sync) {
@@ -259,13 +339,14 @@ WriteResult write_checkpoint(const Store& store, const ExportPlan& plan, const W
   PartialDirectory directory(options.directory, options.force, options.inputs);
   progress.begin("writing", result.bytes);
   ShardWriter writer(store, directory.path(), progress, options.sync);
-  for (const Shard& s : shards) writer.write(s);
+  for (const Shard& s : shards) writer.write(s, plan.metadata);
   if (shards.size() > 1) {
-    write_text(directory.path() + "/model.safetensors.index.json", index_text(shards), options.sync);
+    write_text(directory.path() + "/" + plan.weights_name + ".safetensors.index.json", index_text(shards), options.sync);
   }
   for (const Companion* c : plan.companions) {
     write_text(directory.path() + "/" + c->name, store.text(c->extent), options.sync);
   }
+  for (const OutFile& f : plan.files) write_text(directory.path() + "/" + f.name, f.text, options.sync);
   progress.end();
   store.throw_if_changed();
   if (!plan.config.empty()) {

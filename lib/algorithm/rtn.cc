@@ -194,6 +194,7 @@ void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* 
       k_.e2m1_codes(src_of(t_.dtype), row, cols_, group_, scale,
                     scheme_.scale_kind() == ScaleKind::e8m0, out);
       return;
+    case CodeKind::codebook: throw defect_error("codebook schemes are not rounded to nearest").tensor(t_.name);
   }
 }
 

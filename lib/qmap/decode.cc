@@ -69,26 +69,10 @@ void cast_from_f32(DType to, const float* in, uint64_t n, std::byte* out) {
 void finish_row(const Part& p, const std::byte* in, std::byte* out) {
   const Decode& d = *p.decode;
   uint64_t cols = p.shape.cols();
-  if (d.flip_sign) {
-    kernels::active().flip_sign(reinterpret_cast<const uint8_t*>(in), row_bytes(p),
-                                reinterpret_cast<uint8_t*>(out));
-  } else if (d.stored == p.dtype || !is_float(p.dtype)) {
+  if (d.stored == p.dtype || !is_float(p.dtype)) {
     std::memcpy(out, in, row_bytes(p));
-  } else if (d.stored == DType::f32) {
-    // Avoid an aligned-float assumption on mapped bytes: copy through a block.
-    float block[256];
-    for (uint64_t i = 0; i < cols; i += 256) {
-      uint64_t n = std::min<uint64_t>(256, cols - i);
-      std::memcpy(block, in + 4 * i, 4 * n);
-      cast_from_f32(p.dtype, block, n, out + i * dtype_bits(p.dtype) / 8);
-    }
   } else {
-    float block[256];
-    for (uint64_t i = 0; i < cols; i += 256) {
-      uint64_t n = std::min<uint64_t>(256, cols - i);
-      cast_to_f32(d.stored, in + i * dtype_bits(d.stored) / 8, n, block);
-      cast_from_f32(p.dtype, block, n, out + i * dtype_bits(p.dtype) / 8);
-    }
+    cast_floats(d.stored, in, cols, p.dtype, out);
   }
 }
 
@@ -98,27 +82,6 @@ void decode_ggml_row(const Part& p, const std::byte* in, std::vector<float>& row
   row.resize(cols);
   type->dequantize(reinterpret_cast<const uint8_t*>(in), cols, row.data());
   cast_from_f32(p.dtype, row.data(), cols, out);
-}
-
-// Codes packed along dim 0 in little-endian int32 words: element (r, g) is bits
-// [r*b, (r+1)*b) of the stream made of words (0, g), (1, g), ... (compressed-tensors 3.6).
-void unpack_along_rows(const Part& p, const std::byte* in, uint64_t first, uint64_t count,
-                       std::byte* out) {
-  auto bits = static_cast<uint64_t>(p.decode->packed_rows_bits);
-  uint64_t cols = p.shape.cols();
-  auto word = [&](uint64_t w, uint64_t g) {
-    uint32_t v;
-    std::memcpy(&v, in + (w * cols + g) * 4, 4);
-    return uint64_t{v};
-  };
-  for (uint64_t r = first; r < first + count; ++r) {
-    uint64_t bit = r * bits, w = bit / 32, shift = bit % 32;
-    for (uint64_t g = 0; g < cols; ++g) {
-      uint64_t v = word(w, g) >> shift;
-      if (shift + bits > 32) v |= word(w + 1, g) << (32 - shift);
-      *out++ = static_cast<std::byte>(v & ((1u << bits) - 1));
-    }
-  }
 }
 
 // PyTorch strides: element (i0, i1, ..) at sum(i_k * stride_k).
@@ -151,6 +114,15 @@ std::optional<uint64_t> strided_bytes(const Part& p) {
 
 }  // namespace
 
+void cast_floats(DType from, const std::byte* in, uint64_t n, DType to, std::byte* out) {
+  float block[256];  // mapped bytes need not be aligned
+  for (uint64_t i = 0; i < n; i += 256) {
+    uint64_t m = std::min<uint64_t>(256, n - i);
+    cast_to_f32(from, in + i * dtype_bits(from) / 8, m, block);
+    cast_from_f32(to, block, m, out + i * dtype_bits(to) / 8);
+  }
+}
+
 bool is_plain(const Part& p) {
   if (!p.decode) return true;
   Decode plain;
@@ -172,7 +144,11 @@ std::optional<uint64_t> stored_bytes(const Part& p) {
     bool plain_vector = d.ggml_type < 0 && d.strides.empty() && d.stored_row_bytes == 0;
     if (is_vector(p) && !plain_vector) return std::nullopt;
   }
-  if (d.flip_sign && (dtype_bits(p.dtype) != 8 || dtype_bits(d.stored) != 8)) return std::nullopt;
+  if (d.layout != nullptr) {
+    const LayoutArgs& a = d.layout_args;
+    bool fits = a.rows == rows && a.row_bytes() == row_bytes(p) && a.cols <= (uint64_t{1} << 56);
+    return fits ? d.layout->stored_bytes(a) : std::nullopt;
+  }
   if (d.ggml_type >= 0) {
     const GgmlType* type = ggml_type(static_cast<uint32_t>(d.ggml_type));
     if (type == nullptr) return std::nullopt;
@@ -183,14 +159,8 @@ std::optional<uint64_t> stored_bytes(const Part& p) {
     auto per_row = checked_mul(cols / type->block, type->bytes);
     return per_row ? checked_mul(*per_row, rows) : std::nullopt;
   }
-  if (d.packed_rows_bits > 0) {
-    if (d.packed_rows_bits > 8 || p.dtype != DType::u8) return std::nullopt;
-    auto bits = checked_mul(rows, static_cast<uint64_t>(d.packed_rows_bits));
-    auto words = bits ? checked_mul(ceil_div(*bits, 32), cols) : std::nullopt;
-    return words ? checked_mul(*words, 4) : std::nullopt;
-  }
   if (dtype_bits(d.stored) % 8 != 0) return std::nullopt;
-  if (!castable && !d.flip_sign && dtype_bits(d.stored) != dtype_bits(p.dtype)) return std::nullopt;
+  if (!castable && dtype_bits(d.stored) != dtype_bits(p.dtype)) return std::nullopt;
   if (!d.strides.empty()) return strided_bytes(p);
   if (d.stored_row_bytes > 0) {
     if (d.stored_row_bytes < dense_row_bytes(d.stored, cols)) return std::nullopt;
@@ -202,7 +172,7 @@ std::optional<uint64_t> stored_bytes(const Part& p) {
 ByteRange stored_range(const Part& p, uint64_t first, uint64_t count) {
   if (!p.decode) return {first * row_bytes(p), (first + count) * row_bytes(p)};
   const Decode& d = *p.decode;
-  if (!d.strides.empty() || d.packed_rows_bits > 0 || (d.unpermute_heads > 0 && is_vector(p))) {
+  if (!d.strides.empty() || d.layout != nullptr || (d.unpermute_heads > 0 && is_vector(p))) {
     return {0, *stored_bytes(p)};
   }
   uint64_t stride = stored_row_stride(p);
@@ -220,8 +190,8 @@ void decode_rows(const Part& p, std::span<const std::byte> stored, uint64_t firs
     return;
   }
   const Decode& d = *p.decode;
-  if (d.packed_rows_bits > 0) {
-    unpack_along_rows(p, stored.data(), first, count, out);
+  if (d.layout != nullptr) {
+    d.layout->decode(d.layout_args, stored.data(), first, count, out);
     return;
   }
   if (d.unpermute_heads > 0 && is_vector(p)) {

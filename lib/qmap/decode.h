@@ -32,4 +32,7 @@ ByteRange stored_range(const Part& part, uint64_t first, uint64_t count);
 void decode_rows(const Part& part, std::span<const std::byte> stored, uint64_t first,
                  uint64_t count, std::byte* out);
 
+// n floats (F16, BF16, F32, F64) of one dtype as another, to nearest even, through f32.
+void cast_floats(DType from, const std::byte* in, uint64_t n, DType to, std::byte* out);
+
 }  // namespace qp

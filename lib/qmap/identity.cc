@@ -42,10 +42,17 @@ void feed_part(Feeder& f, const Part& p) {
   if (!p.decode) return;
   const Decode& d = *p.decode;
   f.number(static_cast<uint64_t>(d.ggml_type));
-  f.number(static_cast<uint64_t>(d.stored) << 8 | static_cast<uint64_t>(d.flip_sign));
+  f.number(static_cast<uint64_t>(d.stored));
   f.number(d.unpermute_heads);
   f.number(d.stored_row_bytes);
-  f.number(static_cast<uint64_t>(d.packed_rows_bits));
+  if (d.layout != nullptr) {
+    const LayoutArgs& a = d.layout_args;
+    f.text(d.layout->name);
+    for (uint64_t v : {a.rows, a.cols, static_cast<uint64_t>(a.bits), static_cast<uint64_t>(a.stored_bits),
+                       a.bias, static_cast<uint64_t>(a.is_signed)}) {
+      f.number(v);
+    }
+  }
   for (uint64_t stride : d.strides) f.number(stride);
 }
 
@@ -57,6 +64,7 @@ Hash128 identity(const Model& model) {
   f.text(model.architecture);
   f.text(model.provenance.dump(-1, ' ', false, Json::error_handler_t::replace));
   for (const Scheme& s : model.schemes) f.text(to_json(s).dump());
+  if (model.kv_cache) f.text(to_json(*model.kv_cache).dump());
   if (model.calibration) f.text(to_json(*model.calibration).dump());
   for (const FileRef& file : model.files) {
     f.text(std::filesystem::path(file.path).filename().string());

@@ -1,5 +1,6 @@
 #include "lib/qmap/manifest.h"
 
+#include <array>
 #include <charconv>
 #include <filesystem>
 #include <limits>
@@ -8,6 +9,8 @@
 
 namespace qp {
 namespace {
+
+constexpr uint64_t kMaxElements = uint64_t{1} << 56;  // so that no product with bits overflows
 
 // ---- writing
 
@@ -52,9 +55,11 @@ void put_decode(Writer& w, const Decode& d) {
   if (d.ggml_type >= 0) w.raw(",\"ggml_type\":").num(static_cast<uint64_t>(d.ggml_type));
   if (d.unpermute_heads > 0) w.raw(",\"unpermute_heads\":").num(d.unpermute_heads);
   if (d.stored_row_bytes > 0) w.raw(",\"stored_row_bytes\":").num(d.stored_row_bytes);
-  if (d.flip_sign) w.raw(",\"flip_sign\":1");
-  if (d.packed_rows_bits > 0) {
-    w.raw(",\"packed_rows_bits\":").num(static_cast<uint64_t>(d.packed_rows_bits));
+  if (d.layout != nullptr) {
+    const LayoutArgs& a = d.layout_args;
+    w.raw(",\"layout\":").str(d.layout->name).raw(",\"layout_args\":");
+    put_dims(w, std::array<uint64_t, 6>{a.rows, a.cols, static_cast<uint64_t>(a.bits),
+                                        static_cast<uint64_t>(a.stored_bits), a.bias, a.is_signed ? 1u : 0u});
   }
   if (!d.strides.empty()) {
     w.raw(",\"strides\":");
@@ -178,7 +183,9 @@ class Sax final : public JsonSax {
         if (key_ == "tensors") return enter(At::tensors, object, false);
         if (key_ == "files" || key_ == "dropped") return enter(At::pairs, object, false);
         if (key_ == "companions") return enter(At::extents, object, false);
-        if (key_ == "provenance" || key_ == "schemes" || key_ == "calibration") return open_dom(object);
+        if (key_ == "provenance" || key_ == "schemes" || key_ == "calibration" || key_ == "kv_cache") {
+          return open_dom(object);
+        }
         return fail("an unknown section");
       case At::dom: return open_dom(object);
       case At::pairs: return enter(At::pair, object, false);
@@ -215,11 +222,13 @@ class Sax final : public JsonSax {
         }
         if (key_ == "decode") {
           decode_ = Decode();
+          layout_args_.clear();
           return enter(At::decode, object, true);
         }
         return fail("an unexpected list");
       case At::decode:
-        if (key_ != "strides") return fail("an unexpected list");
+        if (key_ != "strides" && key_ != "layout_args") return fail("an unexpected list");
+        list_ = key_ == "strides" ? &decode_.strides : &layout_args_;
         dims_ = nullptr;
         return enter(At::dims, object, false);
       case At::pair:
@@ -241,6 +250,7 @@ class Sax final : public JsonSax {
       dom_.pop_back();
       if (dom_.empty()) return finish_dom();
     } else if (was == At::decode) {
+      if (!finish_layout()) return fail("a layout without fitting arguments");
       // Neighbouring tensors mostly share one decode; keep one copy.
       if (!last_decode_ || !(*last_decode_ == decode_)) {
         last_decode_ = std::make_shared<const Decode>(decode_);
@@ -255,6 +265,15 @@ class Sax final : public JsonSax {
     }
     return true;
   }
+  bool finish_layout() {
+    if (decode_.layout == nullptr) return layout_args_.empty();
+    const auto& v = layout_args_;
+    auto width = [](uint64_t bits) { return bits >= 1 && bits <= 32; };
+    if (v.size() != 6 || !width(v[2]) || !width(v[3]) || v[4] > 255 || v[5] > 1) return false;
+    if (v[0] > kMaxElements || v[1] > kMaxElements) return false;
+    decode_.layout_args = {v[0], v[1], static_cast<int>(v[2]), static_cast<int>(v[3]), v[4], v[5] == 1};
+    return true;
+  }
   bool finish_dom() {
     if (section_ == "provenance") {
       m_.provenance = std::move(dom_root_);
@@ -263,6 +282,10 @@ class Sax final : public JsonSax {
     try {
       if (section_ == "calibration") {
         m_.calibration = std::make_shared<const Calibration>(calibration_from_json(dom_root_));
+        return true;
+      }
+      if (section_ == "kv_cache") {
+        m_.kv_cache = quant_args_from_json(dom_root_);
         return true;
       }
       for (const Json& s : dom_root_) m_.schemes.push_back(scheme_from_json(s));
@@ -295,8 +318,8 @@ class Sax final : public JsonSax {
         return true;
       case At::dims:
         if (dims_ == nullptr) {
-          if (decode_.strides.size() >= Shape::kMaxRank) return fail("too many dimensions");
-          decode_.strides.push_back(v);
+          if (list_->size() >= Shape::kMaxRank) return fail("too many dimensions");
+          list_->push_back(v);
           return true;
         }
         return dims_->push(v) ? true : fail("too many dimensions");
@@ -324,10 +347,6 @@ class Sax final : public JsonSax {
       decode_.ggml_type = static_cast<int32_t>(v);
     } else if (key_ == "unpermute_heads") {
       decode_.unpermute_heads = static_cast<uint32_t>(v);
-    } else if (key_ == "flip_sign") {
-      decode_.flip_sign = v != 0;
-    } else if (key_ == "packed_rows_bits") {
-      decode_.packed_rows_bits = static_cast<int>(v);
     } else {
       return fail("an unknown key");
     }
@@ -380,6 +399,10 @@ class Sax final : public JsonSax {
         }
         return fail("an unknown key");
       case At::decode:
+        if (key_ == "layout") {
+          decode_.layout = find_layout(v);
+          return decode_.layout != nullptr ? true : fail("an unknown layout");
+        }
         return key_ == "stored" ? dtype(v, decode_.stored) : fail("an unknown key");
       case At::extent: return extent_text(v);
       default: return fail("an unexpected string");
@@ -418,6 +441,8 @@ class Sax final : public JsonSax {
   std::string key_, section_;
   size_t index_ = 0;  // position in the innermost list
   Shape* dims_ = nullptr;
+  std::vector<uint64_t>* list_ = nullptr;  // where numbers go when it is no shape
+  std::vector<uint64_t> layout_args_;      // rows, cols, bits, stored_bits, bias, is_signed
   Extent* extent_ = nullptr;
   Decode decode_;
   std::shared_ptr<const Decode> last_decode_;
@@ -451,6 +476,7 @@ void write_manifest(const Model& m, const std::string& base,
     w.raw(i ? ",[" : "[").str(m.dropped[i].first).raw(",").str(m.dropped[i].second).raw("]");
   }
   w.raw("]");
+  if (m.kv_cache) w.raw(",\n\"kv_cache\":").raw(to_json(*m.kv_cache).dump());
   if (m.calibration) w.raw(",\n\"calibration\":").raw(to_json(*m.calibration).dump());
   w.raw(",\n\"tensors\":[");
   for (size_t i = 0; i < m.tensors.size(); ++i) {

@@ -12,6 +12,7 @@
 
 #include "lib/base/hash.h"
 #include "lib/base/json.h"
+#include "lib/layout/layout.h"
 #include "lib/qmap/calibration.h"
 #include "lib/qmap/extent.h"
 #include "lib/scheme/scheme.h"
@@ -29,8 +30,10 @@ struct Decode {
   // dimension the elements are meant.
   uint32_t unpermute_heads = 0;
   uint64_t stored_row_bytes = 0;   // > 0: distance between stored rows, if not dense
-  bool flip_sign = false;          // two's complement bytes become unsigned codes (xor 0x80)
-  int packed_rows_bits = 0;        // > 0: bytes are codes packed along rows (dim 0), in int32 words
+  // Not null: codes, zero points or scales in this arrangement; no other step then. `layout_args`
+  // say what the part's bytes are: as many rows and row_bytes() as the part has.
+  const Layout* layout = nullptr;
+  LayoutArgs layout_args;
   std::vector<uint64_t> strides;   // PyTorch strides in elements, for tensors that are not dense
   bool operator==(const Decode&) const = default;
 };
@@ -76,6 +79,9 @@ struct Model {
   Json config;                // config.json parsed (null when there is none)
   std::vector<Companion> companions;
   std::vector<Scheme> schemes;
+  // How the KV cache is quantized, when its scales are among the tensors: F32 [1] each, named
+  // ATTENTION.k_scale and ATTENTION.v_scale, multiplied.
+  std::optional<QuantArgs> kv_cache;
   std::vector<Tensor> tensors;
   std::vector<FileRef> files;
   std::vector<std::string> blobs;  // generated companions' bytes: Extent{file = kBlob, offset = index, length = size}

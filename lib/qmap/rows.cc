@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "lib/base/checked.h"
 #include "lib/base/error.h"
 #include "lib/kernels/ggml.h"
 #include "lib/kernels/kernels.h"
@@ -91,31 +92,110 @@ const float* RowSource::get_f32(uint64_t first, uint64_t count, RowScratch& s, b
 
 void RowSource::drop(uint64_t first, uint64_t count) const { store_.drop(*part_, first, count); }
 
-// scratch.scale and scratch.zero for one row of a quantized tensor.
-void RowSource::row_scales(uint64_t row, RowScratch& s) const {
+namespace {
+
+// The row of the scales' part that holds those of a row of the matrix.
+uint64_t scale_row(const QuantArgs& w, uint64_t row) {
+  if (w.strategy == Strategy::tensor) return 0;
+  if (w.strategy == Strategy::block) return row / static_cast<uint64_t>(w.block_rows);
+  return row;
+}
+
+}  // namespace
+
+// Fills scratch.scale, .zero and .offset for one row; returns the columns that share one of them.
+uint64_t RowSource::row_scales(uint64_t row, RowScratch& s) const {
   const Scheme& scheme = store_.model().schemes[static_cast<size_t>(tensor_->scheme)];
+  stored_scales(scheme, row, s);
+  second_stage(row, s);
+  return spread(scheme, row, s);
+}
+
+void RowSource::stored_scales(const Scheme& scheme, uint64_t row, RowScratch& s) const {
+  const QuantArgs& w = scheme.weights;
   const Part& scale = *tensor_->part(Role::scale);
-  uint64_t scale_row = row;
-  if (scheme.weights.strategy == Strategy::tensor) scale_row = 0;
-  if (scheme.weights.strategy == Strategy::block) {
-    scale_row = row / static_cast<uint64_t>(scheme.weights.block_rows);
+  uint64_t at = scale_row(w, row), groups = scale.shape.cols(), first = 0;
+  if (w.strategy == Strategy::flat) {  // the part is one row
+    auto size = static_cast<uint64_t>(w.group_size);
+    at = 0;
+    first = row * cols_ / size;
+    groups = ceil_div((row + 1) * cols_, size) - first;
   }
-  uint64_t groups = scale.shape.cols();
   s.scale.resize(groups);
-  scales_to_f32(scale.dtype, store_.rows(scale, scale_row, 1, s.aux), groups, s.scale.data());
-  if (const Part* g = tensor_->part(Role::global_scale)) {
-    float global;
-    std::memcpy(&global, store_.rows(*g, 0, 1, s.aux), 4);
-    for (float& v : s.scale) v /= global;
+  if (tensor_->part(Role::nested_scale) != nullptr) {
+    nested_scales(scale, at * groups + first, groups, s);
+  } else {
+    const std::byte* in = store_.rows(scale, at, 1, s.aux);
+    scales_to_f32(scale.dtype, in + first * dtype_bits(scale.dtype) / 8, groups, s.scale.data());
+  }
+  if (w.amax_scale) {
+    for (float& v : s.scale) v *= 1.0f / 127.0f;
   }
   s.zero.clear();
   if (const Part* z = tensor_->part(Role::zero_point)) {
-    auto offset = static_cast<float>(1 << (scheme.weights.num_bits - 1));
-    const std::byte* in = store_.rows(*z, scale_row, 1, s.aux);
+    auto centre = static_cast<float>(1 << (w.num_bits - 1));
+    const std::byte* in = store_.rows(*z, at, 1, s.aux);
     for (uint64_t g = 0; g < groups; ++g) {
-      s.zero.push_back(static_cast<float>(std::to_integer<int>(in[g])) - offset);
+      s.zero.push_back(static_cast<float>(std::to_integer<int>(in[g])) - centre);
     }
   }
+  s.offset.clear();
+  if (const Part* o = tensor_->part(Role::offset)) {
+    s.offset.resize(groups);
+    scales_to_f32(o->dtype, store_.rows(*o, at, 1, s.aux), groups, s.offset.data());
+  }
+}
+
+void RowSource::nested_scales(const Part& scale, uint64_t first, uint64_t n, RowScratch& s) const {
+  float table[256], offset = 0;
+  std::memcpy(table, store_.rows(*tensor_->part(Role::nested_codebook), 0, 1, s.aux), sizeof table);
+  if (const Part* o = tensor_->part(Role::nested_offset)) {
+    std::memcpy(&offset, store_.rows(*o, 0, 1, s.aux), 4);
+  }
+  const Part& nested = *tensor_->part(Role::nested_scale);
+  const std::byte* index = store_.rows(scale, 0, 1, s.aux) + first;
+  std::vector<std::byte> more;
+  const std::byte* outer = store_.rows(nested, 0, 1, more);
+  for (uint64_t i = 0; i < n; ++i) {
+    float m;
+    std::memcpy(&m, outer + (first + i) / 256 * 4, 4);
+    s.scale[i] = table[std::to_integer<size_t>(index[i])] * m + offset;
+  }
+}
+
+void RowSource::second_stage(uint64_t row, RowScratch& s) const {
+  float v = 0;
+  if (const Part* g = tensor_->part(Role::global_scale)) {
+    std::memcpy(&v, store_.rows(*g, 0, 1, s.aux), 4);
+    for (float& x : s.scale) x /= v;
+  }
+  if (const Part* two = tensor_->part(Role::scale_2)) {
+    uint64_t at = two->shape.rows() > 1 ? row : 0;
+    scales_to_f32(two->dtype, store_.rows(*two, at, 1, s.aux), 1, &v);
+    for (float& x : s.scale) x *= v;
+  }
+}
+
+// Groups that do not lie side by side in the row become groups of one column.
+uint64_t RowSource::spread(const Scheme& scheme, uint64_t row, RowScratch& s) const {
+  const Part* g_idx = tensor_->part(Role::g_idx);
+  uint64_t group = scheme.group_of(cols_);
+  bool across = scheme.weights.strategy == Strategy::flat && cols_ % group != 0;
+  if (g_idx == nullptr && !across) return group;
+  uint64_t start = across ? row * cols_ % group : 0;
+  std::vector<uint32_t> index(cols_);
+  for (uint64_t c = 0; c < cols_; ++c) index[c] = static_cast<uint32_t>((start + c) / group);
+  if (g_idx != nullptr) std::memcpy(index.data(), store_.rows(*g_idx, 0, 1, s.aux), cols_ * 4);
+  for (std::vector<float>* v : {&s.scale, &s.zero, &s.offset}) {
+    if (v->empty()) continue;
+    std::vector<float> wide(cols_);
+    for (uint64_t c = 0; c < cols_; ++c) {
+      if (index[c] >= v->size()) throw input_error("its g_idx names group " + std::to_string(index[c]) + " of " + std::to_string(v->size())).tensor(tensor_->name);
+      wide[c] = (*v)[index[c]];
+    }
+    *v = std::move(wide);
+  }
+  return 1;
 }
 
 void RowSource::dequantize(uint64_t first, uint64_t count, RowScratch& s) const {
@@ -126,6 +206,11 @@ void RowSource::dequantize(uint64_t first, uint64_t count, RowScratch& s) const 
   const GgmlType* ggml = tensor_->ggml.empty() ? nullptr : ggml_type(tensor_->ggml);
   const Scheme* scheme =
       ggml ? nullptr : &store_.model().schemes[static_cast<size_t>(tensor_->scheme)];
+  const Part* pre = ggml ? nullptr : tensor_->part(Role::pre_scale);
+  if (pre != nullptr) {
+    s.pre_scale.resize(cols_);
+    scales_to_f32(pre->dtype, store_.rows(*pre, 0, 1, s.aux), cols_, s.pre_scale.data());
+  }
   for (uint64_t i = 0; i < count; ++i) {
     const auto* in = reinterpret_cast<const uint8_t*>(codes + i * per_row);
     float* out = s.values.data() + i * cols_;
@@ -133,8 +218,7 @@ void RowSource::dequantize(uint64_t first, uint64_t count, RowScratch& s) const 
       ggml->dequantize(in, cols_, out);
       continue;
     }
-    row_scales(first + i, s);
-    uint64_t group = scheme->group_of(cols_);
+    uint64_t group = row_scales(first + i, s);
     switch (scheme->code_kind()) {
       case CodeKind::integer:
         k.int_values(in, cols_, group, s.scale.data(), s.zero.empty() ? nullptr : s.zero.data(),
@@ -142,6 +226,22 @@ void RowSource::dequantize(uint64_t first, uint64_t count, RowScratch& s) const 
         break;
       case CodeKind::e4m3: k.e4m3_values(in, cols_, group, s.scale.data(), out); break;
       case CodeKind::e2m1: k.e2m1_values(in, cols_, group, s.scale.data(), out); break;
+      case CodeKind::codebook: {
+        float table[256];
+        const Part& book = *tensor_->part(Role::codebook);
+        std::memcpy(table, store_.rows(book, 0, 1, s.aux), book.shape.cols() * 4);
+        for (uint64_t c = 0; c < cols_; ++c) {
+          unsigned code = scheme->weights.num_bits == 8 ? in[c] : in[c / 2] >> (c % 2 * 4) & 15u;
+          out[c] = table[code] * s.scale[c / group];
+        }
+        break;
+      }
+    }
+    if (!s.offset.empty()) {
+      for (uint64_t c = 0; c < cols_; ++c) out[c] += s.offset[c / group];
+    }
+    if (pre != nullptr) {
+      for (uint64_t c = 0; c < cols_; ++c) out[c] *= s.pre_scale[c];
     }
   }
 }

@@ -13,16 +13,17 @@ namespace qp {
 // One per thread: buffers of row conversions.
 struct RowScratch {
   std::vector<std::byte> bytes, codes, aux;
-  std::vector<float> values, scale, zero;
+  std::vector<float> values, scale, zero, offset, pre_scale;
 };
 
 class RowSource {
  public:
   // A part's rows.
   RowSource(const Store& store, const Part& part);
-  // A tensor's values in its dtype: its data, or its codes dequantized: (code - zero_point) * scale
-  // in f32, rounded once to the dtype (for NVFP4 the scale is local / global, in f32;
-  // reference/compressed-tensors.md section 7). ggml blocks have values too.
+  // A tensor's values in its dtype: its data, or its codes dequantized in f32 (Role in scheme.h) and
+  // rounded once to the dtype. NVFP4's stages are put together first, in f32: scale / global_scale
+  // (reference/compressed-tensors.md 7) or scale * scale_2 (reference/modelopt.md 1.7). ggml blocks
+  // have values too.
   RowSource(const Store& store, const Tensor& tensor);
 
   uint64_t rows() const { return rows_; }
@@ -38,7 +39,11 @@ class RowSource {
 
  private:
   void dequantize(uint64_t first, uint64_t count, RowScratch& scratch) const;
-  void row_scales(uint64_t row, RowScratch& scratch) const;
+  uint64_t row_scales(uint64_t row, RowScratch& scratch) const;
+  void stored_scales(const Scheme& scheme, uint64_t row, RowScratch& scratch) const;
+  void second_stage(uint64_t row, RowScratch& scratch) const;
+  void nested_scales(const Part& scale, uint64_t first, uint64_t n, RowScratch& scratch) const;
+  uint64_t spread(const Scheme& scheme, uint64_t row, RowScratch& scratch) const;
 
   const Store& store_;
   const Tensor* tensor_ = nullptr;  // set when values come from quantized parts

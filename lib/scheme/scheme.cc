@@ -9,11 +9,13 @@
 namespace qp {
 namespace {
 
-constexpr std::array<std::string_view, 6> kStrategies = {"tensor", "channel",      "group",
-                                                         "block",  "tensor_group", "token"};
-constexpr std::array<std::string_view, 9> kRoles = {
-    "data",        "codes",       "scale",  "zero_point", "global_scale",
-    "input_scale", "input_global_scale", "g_idx",  "blocks"};
+constexpr std::array<std::string_view, 3> kTypes = {"int", "float", "codebook"};
+constexpr std::array<std::string_view, 7> kStrategies = {"tensor",       "channel", "group", "block",
+                                                         "tensor_group", "token",   "flat"};
+constexpr std::array<std::string_view, 18> kRoles = {
+    "data",     "codes",         "scale",           "zero_point",    "global_scale", "input_scale",
+    "input_global_scale", "g_idx", "blocks",        "scale_2",       "offset",       "pre_scale",
+    "input_zero_point",   "codebook", "nested_scale", "nested_codebook", "nested_offset", "requantize_scale"};
 
 template <class Enum, size_t N>
 std::optional<Enum> find_name(const std::array<std::string_view, N>& names, std::string_view name) {
@@ -24,7 +26,7 @@ std::optional<Enum> find_name(const std::array<std::string_view, N>& names, std:
 
 }  // namespace
 
-std::string_view name_of(NumType type) { return type == NumType::integer ? "int" : "float"; }
+std::string_view name_of(NumType type) { return kTypes[static_cast<size_t>(type)]; }
 std::string_view name_of(Strategy strategy) { return kStrategies[static_cast<size_t>(strategy)]; }
 std::optional<Strategy> strategy_from_name(std::string_view name) {
   return find_name<Strategy>(kStrategies, name);
@@ -34,6 +36,7 @@ std::optional<Role> role_from_name(std::string_view name) { return find_name<Rol
 
 CodeKind Scheme::code_kind() const {
   if (weights.type == NumType::integer) return CodeKind::integer;
+  if (weights.type == NumType::codebook) return CodeKind::codebook;
   return weights.num_bits == 4 ? CodeKind::e2m1 : CodeKind::e4m3;
 }
 
@@ -46,6 +49,7 @@ ScaleKind Scheme::scale_kind() const {
 uint64_t Scheme::group_of(uint64_t cols) const {
   switch (weights.strategy) {
     case Strategy::group:
+    case Strategy::flat:
     case Strategy::tensor_group: return static_cast<uint64_t>(weights.group_size);
     case Strategy::block: return static_cast<uint64_t>(weights.block_cols);
     case Strategy::tensor:
@@ -72,6 +76,8 @@ Shape scale_shape(const QuantArgs& weights, const Shape& shape) {
     case Strategy::group:
     case Strategy::tensor_group:
       return {rows, ceil_div(cols, static_cast<uint64_t>(weights.group_size))};
+    case Strategy::flat:
+      return {ceil_div(shape.elements().value_or(0), static_cast<uint64_t>(weights.group_size))};
     case Strategy::block: break;
   }
   return {ceil_div(rows, static_cast<uint64_t>(weights.block_rows)),
@@ -88,9 +94,17 @@ std::vector<PartSpec> part_specs(const Scheme& scheme, const Shape& shape, DType
   std::vector<PartSpec> parts = {
       {Role::codes, DType::u8, Shape{rows, ceil_div(cols * bits, 8)}},
       {Role::scale, scale_dtype, scale_shape(w, shape)}};
-  if (!w.symmetric) parts.push_back({Role::zero_point, DType::u8, scale_shape(w, shape)});
+  if (!w.symmetric) {
+    // torchao's plain int4 adds a float; everybody else subtracts an integer first.
+    bool adds = scheme.numerics == "torchao" && w.type == NumType::integer;
+    parts.push_back({adds ? Role::offset : Role::zero_point, adds ? scale_dtype : DType::u8, scale_shape(w, shape)});
+  }
   if (scheme.scale_kind() == ScaleKind::e4m3_global) {
-    parts.push_back({Role::global_scale, DType::f32, Shape{1}});
+    parts.push_back({scheme.numerics == "compressed-tensors" ? Role::global_scale : Role::scale_2,
+                     DType::f32, Shape{1}});
+  }
+  if (scheme.code_kind() == CodeKind::codebook) {
+    parts.push_back({Role::codebook, DType::f32, Shape{uint64_t{1} << bits}});
   }
   return parts;
 }
@@ -124,6 +138,7 @@ Json to_json(const QuantArgs& a) {
   if (a.dynamic == Dynamic::yes) j["dynamic"] = true;
   if (a.dynamic == Dynamic::local) j["dynamic"] = "local";
   if (a.scale_dtype) j["scale_dtype"] = dtype_name(*a.scale_dtype);
+  if (a.amax_scale) j["amax_scale"] = true;
   return j;
 }
 
@@ -138,8 +153,9 @@ QuantArgs quant_args_from_json(const Json& j) {
   QuantArgs a;
   a.num_bits = static_cast<int>(json_int(j, "num_bits", 8));
   std::string type = json_string(j, "type", "int");
-  if (type != "int" && type != "float") throw input_error("unknown 'type' '" + printable(type) + "'");
-  a.type = type == "int" ? NumType::integer : NumType::floating;
+  auto known = find_name<NumType>(kTypes, type);
+  if (!known) throw input_error("unknown 'type' '" + printable(type) + "'");
+  a.type = *known;
   if (a.type == NumType::integer ? (a.num_bits < 2 || a.num_bits > 8)
                                  : (a.num_bits != 4 && a.num_bits != 8)) {
     throw input_error("'num_bits' of type " + type +
@@ -147,13 +163,15 @@ QuantArgs quant_args_from_json(const Json& j) {
                       ", found " + std::to_string(a.num_bits) + ")");
   }
   a.symmetric = json_bool(j, "symmetric", true);
+  a.amax_scale = json_bool(j, "amax_scale", false);
   int64_t group = json_int(j, "group_size", 0);
   std::string strategy = json_string(
       j, "strategy", group > 0 ? "group" : group == -1 ? "channel" : "tensor");
   auto s = strategy_from_name(strategy);
   if (!s) throw input_error("unknown 'strategy' '" + printable(strategy) + "'");
   a.strategy = *s;
-  bool grouped = a.strategy == Strategy::group || a.strategy == Strategy::tensor_group;
+  bool grouped = a.strategy == Strategy::group || a.strategy == Strategy::tensor_group ||
+                 a.strategy == Strategy::flat;
   if (grouped && (group <= 0 || group > (1 << 20))) {
     throw input_error("'group_size' of strategy " + strategy + " (expected a positive number, found " +
                       std::to_string(group) + ")");

@@ -12,10 +12,11 @@
 
 namespace qp {
 
-enum class NumType : uint8_t { integer, floating };  // "int", "float"
+enum class NumType : uint8_t { integer, floating, codebook };  // "int", "float", "codebook"
 // tensor: one scale; channel: one per row; group: per group_size columns of a row; block: per
-// rows x cols tile; tensor_group: group scales under one global scale; token: per activation row.
-enum class Strategy : uint8_t { tensor, channel, group, block, tensor_group, token };
+// rows x cols tile; tensor_group: group scales under one global scale; token: per activation row;
+// flat: per group_size elements of the whole matrix, across rows (bitsandbytes).
+enum class Strategy : uint8_t { tensor, channel, group, block, tensor_group, token, flat };
 enum class Dynamic : uint8_t { no, yes, local };
 
 std::string_view name_of(NumType type);
@@ -32,11 +33,12 @@ struct QuantArgs {
   int block_rows = 0, block_cols = 0;  // for block
   Dynamic dynamic = Dynamic::no;
   std::optional<DType> scale_dtype;  // none: the dtype of the weight
+  bool amax_scale = false;           // a stored scale s stands for s / 127 (bitsandbytes' SCB)
   bool operator==(const QuantArgs&) const = default;
 };
 
 // How weights are held in the canonical form. Derived from QuantArgs, never stored.
-enum class CodeKind : uint8_t { integer, e4m3, e2m1 };
+enum class CodeKind : uint8_t { integer, e4m3, e2m1, codebook };
 enum class ScaleKind : uint8_t { source, e4m3_global, e8m0 };
 
 struct Scheme {
@@ -55,16 +57,26 @@ struct Scheme {
 };
 
 // Parts of a tensor in canonical form (design.md section 3). Names are on disk: never rename.
+// value = (code - zero_point) * scale * scale_2 / global_scale + offset, then * pre_scale[column].
 enum class Role : uint8_t {
   data,          // a float tensor's elements
   codes,         // unsigned codes, little-endian bit stream per row; U8 [rows, ceil(cols*b/8)]
-  scale,         // source dtype, F8_E4M3 or F8_E8M0; multiplied; see scale_shape()
+  scale,         // source dtype, F8_E4M3 or F8_E8M0; multiplied; see scale_shape(). U8: an index, see nested_scale
   zero_point,    // U8, unit of the unsigned codes, shape of scale
   global_scale,  // F32 [1]; value = code * scale / global_scale (compressed-tensors' sense)
-  input_scale,
-  input_global_scale,
-  g_idx,
+  input_scale,   // of the activations, multiplied; a float, [1]
+  input_global_scale,  // the same, divided (compressed-tensors' NVFP4)
+  g_idx,         // I32 [cols]: the group of each column, when it is not column / group_size
   blocks,        // native ggml blocks; U8 [rows, bytes per row]
+  scale_2,       // a float, [1] or [rows, 1]: second stage, multiplied (ModelOpt's weight_scale_2)
+  offset,        // a float, shape of scale: added (torchao's zero_point in its plain int4)
+  pre_scale,     // a float, [cols]: the input is multiplied by it (ModelOpt's pre_quant_scale)
+  input_zero_point,  // a float or integer, [1]: in the unit of the signed codes
+  codebook,      // F32 [2^bits]: the value of each code
+  nested_scale,  // F32 per 256 scales; scale = nested_codebook[index] * nested_scale + nested_offset
+  nested_codebook,  // F32 [256]
+  nested_offset,    // F32 [1]
+  requantize_scale,  // F32 [1]: carried for engines, no part of the value (ModelOpt's W4A8)
 };
 std::string_view name_of(Role role);
 std::optional<Role> role_from_name(std::string_view name);
@@ -74,7 +86,9 @@ struct PartSpec {
   DType dtype;
   Shape shape;
 };
-// The parts of a weight of `shape` (>= 2 dimensions) and float dtype `source` under a scheme.
+// The parts that a weight of `shape` (>= 2 dimensions) and float dtype `source` must have under a
+// scheme; others are optional. NVFP4's second stage is a global_scale in compressed-tensors'
+// numerics and a scale_2 in all others.
 std::vector<PartSpec> part_specs(const Scheme& scheme, const Shape& shape, DType source);
 // tensor: [1]; channel: [rows, 1]; group: [rows, ceil(cols/group)]; block: [ceil(rows/bh), ceil(cols/bw)].
 Shape scale_shape(const QuantArgs& weights, const Shape& shape);

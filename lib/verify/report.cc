@@ -75,6 +75,7 @@ double code_value(const Scheme& s, size_t k) {
   switch (s.code_kind()) {
     case CodeKind::e4m3: return e4m3_to_f32(static_cast<uint8_t>(k));
     case CodeKind::e2m1: return e2m1_to_f32(static_cast<uint8_t>(k));
+    case CodeKind::codebook:
     case CodeKind::integer: break;
   }
   return static_cast<double>(k) - std::ldexp(1.0, s.weights.num_bits - 1);

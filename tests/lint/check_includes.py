@@ -11,7 +11,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 # Folders of lib/ by level: a file includes its own folder and lower levels.
 LEVELS = [
     {"base"},
-    {"tensor", "text"},
+    {"tensor", "text", "layout"},
     {"kernels", "scheme"},
     {"qmap", "model", "config", "gemm"},
     {"plan", "pipe"},

@@ -2,12 +2,12 @@
 //   qp_act_quant MODEL MODULE f32|bf16 COLUMNS IN.f32 OUT.f32
 #include <cstring>
 #include <fstream>
-#include <iostream>
 
 #include "cmd/tool/input.h"
 #include "lib/base/error.h"
 #include "lib/base/file.h"
 #include "lib/eval/act_quant.h"
+#include "tests/interop/tools/tool_main.h"
 
 namespace qp {
 namespace {
@@ -33,11 +33,4 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace qp
 
-int main(int argc, char** argv) {
-  try {
-    return qp::run(argc, argv);
-  } catch (const qp::Error& e) {
-    std::cerr << "qp_act_quant: " << e.what() << "\n";
-    return e.exit_code();
-  }
-}
+int main(int argc, char** argv) { return qp::tool_main("qp_act_quant", qp::run, argc, argv); }

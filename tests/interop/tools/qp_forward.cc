@@ -4,13 +4,13 @@
 // MEMORY: bytes; least: as little as works.
 #include <cstdio>
 #include <fstream>
-#include <iostream>
 
 #include "cmd/tool/input.h"
 #include "lib/base/error.h"
 #include "lib/base/parallel.h"
 #include "lib/eval/head.h"
 #include "lib/stream/stream.h"
+#include "tests/interop/tools/tool_main.h"
 
 namespace qp {
 namespace {
@@ -82,11 +82,4 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace qp
 
-int main(int argc, char** argv) {
-  try {
-    return qp::run(argc, argv);
-  } catch (const qp::Error& e) {
-    std::cerr << "qp_forward: " << e.what() << "\n";
-    return e.exit_code();
-  }
-}
+int main(int argc, char** argv) { return qp::tool_main("qp_forward", qp::run, argc, argv); }

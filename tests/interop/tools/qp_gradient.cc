@@ -4,11 +4,11 @@
 // OUT_DIR: y.f32 and dx.f32 of the same shape; N.f32, the gradient [out, in] of the N-th weight; and
 // index.json, a list of the weights' {tensor, rows, cols, first_row, transposed}.
 #include <fstream>
-#include <iostream>
 
 #include "cmd/tool/input.h"
 #include "lib/arch/arch.h"
 #include "lib/base/error.h"
+#include "tests/interop/tools/tool_main.h"
 
 namespace qp {
 namespace {
@@ -81,11 +81,4 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace qp
 
-int main(int argc, char** argv) {
-  try {
-    return qp::run(argc, argv);
-  } catch (const qp::Error& e) {
-    std::cerr << "qp_gradient: " << e.what() << "\n";
-    return e.exit_code();
-  }
-}
+int main(int argc, char** argv) { return qp::tool_main("qp_gradient", qp::run, argc, argv); }
