@@ -6,6 +6,8 @@ complete -c qquantize -s a -l algorithm -r -f -a 'rtn' -d 'How codes are chosen:
 complete -c qquantize -l num-bits -r -f -a '2 3 4 5 6 7 8' -d 'Bits of integer weights, 2 to 8'
 complete -c qquantize -l group-size -r -f -a '32 64 128 256 channel tensor' -d 'Columns per scale: 32, 64, 128, 256, channel or tensor'
 complete -c qquantize -l symmetric -r -f -a 'true false' -d 'true: no zero points; false: with zero points'
+complete -c qquantize -l numerics -r -d 'Whose arithmetic makes the numbers: compressed-tensors (default), modelopt, deepgemm, transformers, sglang, quark, modelslim'
+complete -c qquantize -l kv-cache -r -d 'Scales of keys and values too, from the calibration: fp8'
 complete -c qquantize -l recipe -r -d 'Rules from a recipe or a plan (JSON with comments)'
 complete -c qquantize -l ignore -r -d 'Keep these as they are: a name, re:REGEX or a kind (Linear, Expert ..); repeatable'
 complete -c qquantize -l list-schemes -d 'Print the schemes and what peers call them'

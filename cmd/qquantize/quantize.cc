@@ -41,6 +41,8 @@ void QuantizeCommand::declare(CLI::App& app) {
   app.add_option("--num-bits", overrides_.num_bits, "Bits of integer weights, 2 to 8")->type_name("N")->group(what);
   app.add_option("--group-size", overrides_.group_size, "Columns per scale: 32, 64, 128, 256, channel or tensor")->type_name("N")->group(what);
   app.add_option("--symmetric", overrides_.symmetric, "true: no zero points; false: with zero points")->type_name("BOOL")->check(CLI::IsMember({"true", "false"}))->group(what);
+  app.add_option("--numerics", overrides_.numerics, "Whose arithmetic makes the numbers: compressed-tensors (default), modelopt, deepgemm, transformers, sglang, quark, modelslim")->type_name("NAME")->group(what);
+  app.add_option("--kv-cache", kv_cache_, "Scales of keys and values too, from the calibration: fp8")->type_name("TYPE")->check(CLI::IsMember({"fp8"}))->group(what);
   app.add_option("--recipe", recipe_, "Rules from a recipe or a plan (JSON with comments)")->type_name("FILE")->group(what);
   app.add_option("--ignore", ignore_, "Keep these as they are: a name, re:REGEX or a kind (Linear, Expert ..); repeatable")->type_name("PATTERN")->group(what);
   app.add_flag("--list-schemes", list_schemes_, "Print the schemes and what peers call them")->group(what);
@@ -110,7 +112,10 @@ int QuantizeCommand::run(Tool& tool) {
   }
   QuantizeOptions q;
   q.refer = refer_;
-  q.provenance = provenance_entry("qquantize", rules.to_json(), store.model());
+  q.kv_cache = !kv_cache_.empty();
+  Json asked = rules.to_json();
+  if (q.kv_cache) asked["kv_cache"] = kv_cache_;
+  q.provenance = provenance_entry("qquantize", asked, store.model());
   QuantizeResult result = run_plan(store, plan, q, out, tool.progress());
   if (result.resumed > 0) tool.say(std::to_string(result.resumed) + " tensors taken over from the unfinished run");
   tool.say(std::to_string(plan.quantized) + " of " + std::to_string(plan.entries.size()) + " tensors quantized, " +

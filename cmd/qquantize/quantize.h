@@ -27,6 +27,7 @@ class QuantizeCommand {
 
   std::string input_, scheme_, algorithm_ = "rtn", recipe_, explain_;
   SchemeOverrides overrides_;
+  std::string kv_cache_;
   std::vector<std::string> ignore_;
   bool dry_run_ = false, list_schemes_ = false, refer_ = false, resume_ = false, no_check_ = false;
   OutputArguments output_;

@@ -8,6 +8,7 @@
 #include <optional>
 #include <unordered_map>
 
+#include "lib/algorithm/activations.h"
 #include "lib/algorithm/journal.h"
 #include "lib/algorithm/rtn.h"
 #include "lib/base/error.h"
@@ -29,7 +30,7 @@ class Run {
   Run(const Store& store, const Plan& plan, const QuantizeOptions& options, QmapOutput& output,
       Progress& progress)
       : store_(store), plan_(plan), options_(options), output_(output), progress_(progress),
-        writer_(output.fd(), output.label()) {}
+        activations_(store, plan), writer_(output.fd(), output.label()) {}
 
   QuantizeResult run() {
     output_.keep_partial(output_.resuming());  // until it is known to be of no use
@@ -69,6 +70,7 @@ class Run {
     model_.architecture = from.architecture;
     model_.schemes = from.schemes;
     model_.dropped = from.dropped;
+    model_.kv_cache = from.kv_cache;
     model_.provenance = from.provenance;
     model_.provenance.push_back(options_.provenance);
     if (options_.refer) model_.files = from.files;
@@ -92,6 +94,7 @@ class Run {
           p.extent = writer_.place(*byte_size(spec.dtype, spec.shape));
           t.parts.push_back(std::move(p));
         }
+        for (const ComputedPart& c : activations_.parts(e, scheme)) t.parts.push_back(computed(c.spec, c.bytes));
       } else {
         bool copy = !options_.refer;
         if (!copy) {
@@ -101,6 +104,28 @@ class Run {
       }
       model_.tensors.push_back(std::move(t));
     }
+    if (options_.kv_cache) add_cache_scales();
+  }
+
+  // A part whose bytes are known before any weight is read.
+  Part computed(const PartSpec& spec, std::span<const std::byte> bytes) {
+    return Part{spec.role, spec.dtype, spec.shape, writer_.append(bytes), nullptr};
+  }
+
+  void add_cache_scales() {
+    DType dtype = DType::bf16;
+    for (const PlanEntry& e : plan_.entries) {
+      if (e.scheme >= 0) dtype = e.tensor->dtype;
+    }
+    for (const CacheScale& c : cache_scales(store_, dtype)) {
+      Tensor t;
+      t.name = c.name;
+      t.dtype = DType::f32;
+      t.shape = Shape{1};
+      t.parts = {computed({Role::data, DType::f32, t.shape}, std::as_bytes(std::span(&c.scale, 1)))};
+      model_.tensors.push_back(std::move(t));
+    }
+    model_.kv_cache = QuantArgs{.num_bits = 8, .type = NumType::floating, .strategy = Strategy::tensor, .scale_dtype = {}};
   }
 
   void open_journal() {
@@ -245,7 +270,7 @@ class Run {
     for (Part& p : t.parts) {
       const std::vector<std::byte>* bytes = p.role == Role::scale        ? &small.scale
                                             : p.role == Role::zero_point ? &small.zero_point
-                                            : p.role == Role::global_scale ? &small.global_scale
+                                            : p.role == Role::global_scale || p.role == Role::scale_2 ? &small.second_stage
                                                                            : nullptr;
       if (bytes == nullptr) continue;
       if (bytes->size() != p.extent.length) throw defect_error("a part has another size than planned");
@@ -311,6 +336,7 @@ class Run {
   const QuantizeOptions& options_;
   QmapOutput& output_;
   Progress& progress_;
+  ActivationScales activations_;
   QmapWriter writer_;
   Model model_;
   std::optional<Journal> journal_;

@@ -12,6 +12,7 @@ namespace qp {
 
 struct QuantizeOptions {
   bool refer = false;     // kept tensors stay references to the source's files
+  bool kv_cache = false;  // FP8 scales of keys and values, from the calibration
   Json provenance;        // this run's entry
 };
 

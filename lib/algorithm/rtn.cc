@@ -61,16 +61,18 @@ uint64_t RtnQuantizer::unit_of(const Scheme& scheme) {
 }
 
 RtnQuantizer::RtnQuantizer(const Store& store, const Tensor& t, const Scheme& scheme, float range)
-    : store_(store), t_(t), scheme_(scheme), w_(scheme.weights), k_(kernels::active()),
+    : store_(store), t_(t), scheme_(scheme), w_(scheme.weights), rules_(numerics::rules(scheme.numerics)), k_(kernels::active()),
       cols_(t.shape.cols()), group_(scheme.group_of(cols_)), groups_(ceil_div(cols_, group_)),
       code_bytes_(ceil_div(cols_ * static_cast<uint64_t>(w_.num_bits), 8)),
       source_bytes_(cols_ * dtype_bits(t.dtype) / 8) {
   Shape scales = scale_shape(w_, t.shape);
   scale_.resize(*scales.elements());
   if (!w_.symmetric) zero_.resize(scale_.size());
+  bool floats = w_.type == NumType::floating && scheme.scale_kind() == ScaleKind::source;
+  if (rules_.apply == numerics::Apply::by_ratio && floats) ratio_.resize(scale_.size());
   if (scheme.scale_kind() != ScaleKind::source) small_codes_.resize(scale_.size());
   if (scheme.scale_kind() == ScaleKind::e4m3_global) {
-    global_ = numerics::global_scale_of(t.dtype, range);
+    global_ = numerics::second_stage_of(rules_, t.dtype, range);
   } else if (w_.strategy == Strategy::tensor) {
     set_tensor_scale(range);
   }
@@ -87,16 +89,16 @@ void RtnQuantizer::chunk(const std::byte* rows, uint64_t first, uint64_t count, 
     const std::byte* row = rows + r * source_bytes_;
     auto* out = reinterpret_cast<uint8_t*>(w.codes.data() + r * code_bytes_);
     const float* scale = row_scales(row, first + r, w);
-    codes(row, scale, w_.symmetric ? nullptr : w.zero.data(), out);
+    codes(row, scale, w_.symmetric ? nullptr : w.zero.data(), w, out);
   }
 }
 
 SmallParts RtnQuantizer::finish() const {
   SmallParts parts;
   if (scheme_.scale_kind() == ScaleKind::source) {
-    uint64_t unit = dtype_bits(t_.dtype) / 8;
-    parts.scale.resize(scale_.size() * unit);
-    k_.from_f32(src_of(t_.dtype), scale_.data(), scale_.size(), parts.scale.data());
+    DType dtype = rules_.f32 ? DType::f32 : t_.dtype;
+    parts.scale.resize(scale_.size() * dtype_bits(dtype) / 8);
+    k_.from_f32(src_of(dtype), scale_.data(), scale_.size(), parts.scale.data());
   } else {
     auto bytes = std::as_bytes(std::span(small_codes_));
     parts.scale.assign(bytes.begin(), bytes.end());
@@ -105,14 +107,14 @@ SmallParts RtnQuantizer::finish() const {
   for (float z : zero_) parts.zero_point.push_back(static_cast<std::byte>(z + offset));
   if (scheme_.scale_kind() == ScaleKind::e4m3_global) {
     auto bytes = std::as_bytes(std::span(&global_, 1));
-    parts.global_scale.assign(bytes.begin(), bytes.end());
+    parts.second_stage.assign(bytes.begin(), bytes.end());
   }
   return parts;
 }
 
 void RtnQuantizer::set_tensor_scale(float range) {
   if (w_.symmetric) {
-    scale_[0] = numerics::scale_of(w_, t_.dtype, range);
+    set_scales({&range, 1}, scale_.data());
   } else {
     throw usage_error("asymmetric weights per tensor are not supported")
         .hint("use --group-size channel");
@@ -133,7 +135,7 @@ const float* RtnQuantizer::row_scales(const std::byte* row, uint64_t r, RtnScrat
     k_.group_minmax(src_of(t_.dtype), row, cols_, group_, w.lo.data(), w.hi.data());
     for (uint64_t g = 0; g < groups_; ++g) {
       if (!std::isfinite(w.lo[g]) || !std::isfinite(w.hi[g])) refuse_nonfinite(store_, t_, r);
-      auto sz = numerics::scale_zero_of(w_, t_.dtype, w.lo[g], w.hi[g]);
+      auto sz = numerics::scale_zero_of(rules_, w_, t_.dtype, w.lo[g], w.hi[g]);
       if (!std::isfinite(sz.scale)) refuse_overflow(store_, t_, r);
       scale[g] = sz.scale;
       w.zero[g] = zero_[r * groups_ + g] = sz.zero_point;
@@ -147,20 +149,23 @@ const float* RtnQuantizer::row_scales(const std::byte* row, uint64_t r, RtnScrat
   switch (scheme_.scale_kind()) {
     case ScaleKind::e4m3_global:
       w.scale.resize(groups_);
-      k_.nvfp4_scales(src_of(t_.dtype), w.hi.data(), groups_, global_,
-                      &small_codes_[r * groups_], w.scale.data());
+      if (rules_.f32) {
+        numerics::nvfp4_scales(w.hi, global_, &small_codes_[r * groups_], w.scale.data());
+      } else {
+        k_.nvfp4_scales(src_of(t_.dtype), w.hi.data(), groups_, global_,
+                        &small_codes_[r * groups_], w.scale.data());
+      }
       return w.scale.data();
     case ScaleKind::e8m0:
       w.scale.resize(groups_);
-      k_.mx_scales(src_of(t_.dtype), w.hi.data(), groups_, w_.num_bits == 4 ? 2 : 8,
-                   &small_codes_[r * groups_], w.scale.data());
+      mx_scales(r, w);
       for (uint64_t g = 0; g < groups_; ++g) {
         if (small_codes_[r * groups_ + g] == 255) refuse_overflow(store_, t_, r);
       }
       return w.scale.data();
     case ScaleKind::source: break;
   }
-  numerics::scales_of(w_, t_.dtype, w.hi, scale);
+  set_scales(w.hi, scale);
   return scale;
 }
 
@@ -178,21 +183,77 @@ void RtnQuantizer::block_scales(const std::byte* rows, uint64_t first, uint64_t 
       scale[g] = std::max(scale[g], w.hi[g]);
     }
   }
-  numerics::scales_of(w_, t_.dtype, {scale, groups_}, scale);
+  set_scales({scale, groups_}, scale);
 }
 
-void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* zero,
+// Scales from ranges; `scale` points into scale_, and the two may be one.
+void RtnQuantizer::set_scales(std::span<const float> amax, float* scale) {
+  if (!ratio_.empty()) {
+    for (size_t i = 0; i < amax.size(); ++i) ratio_[static_cast<size_t>(scale - scale_.data()) + i] = numerics::ratio_of(rules_, w_, amax[i]);
+  }
+  numerics::scales_of(rules_, w_, t_.dtype, amax, scale);
+}
+
+void RtnQuantizer::mx_scales(uint64_t r, RtnScratch& w) {
+  int emax = w_.num_bits == 4 ? 2 : 8;
+  uint8_t* code = &small_codes_[r * groups_];
+  if (rules_.mx == numerics::MxScale::carry) {
+    k_.mx_scales(src_of(rules_.f32 ? DType::f32 : t_.dtype), w.hi.data(), groups_, emax, code, w.scale.data());
+  } else {
+    numerics::mx_scales(rules_, w.hi, emax, code, w.scale.data());
+  }
+}
+
+void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* zero, RtnScratch& w,
                          uint8_t* out) const {
+  if (!rules_.f32) return codes_of(src_of(t_.dtype), row, scale, zero, out);
+  bool floats = w_.type == NumType::floating && scheme_.scale_kind() == ScaleKind::source;
+  bool divides = rules_.apply == numerics::Apply::divide;
+  if (floats && divides && rules_.tensor_in_source && w_.strategy == Strategy::tensor) {
+    return codes_of(src_of(t_.dtype), row, scale, zero, out);
+  }
+  if (floats && !divides) {
+    const float* x = scaled(row, scale, w);
+    w.factor.assign(groups_, 1.0f);
+    return codes_of(kernels::Src::f32, x, w.factor.data(), zero, out);
+  }
+  w.values.resize(cols_);
+  k_.to_f32(src_of(t_.dtype), row, cols_, w.values.data());
+  if (rules_.mxfp4_ties_to_zero && scheme_.code_kind() == CodeKind::e2m1 && scheme_.scale_kind() == ScaleKind::e8m0) {
+    for (uint64_t c = 0; c < cols_; c += 2) {
+      uint8_t low = numerics::e2m1_ties_to_zero(w.values[c] / scale[c / group_]);
+      uint8_t high = numerics::e2m1_ties_to_zero(w.values[c + 1] / scale[(c + 1) / group_]);
+      out[c / 2] = static_cast<uint8_t>(low | high << 4);
+    }
+    return;
+  }
+  codes_of(kernels::Src::f32, w.values.data(), scale, zero, out);
+}
+
+// The row times what the rules multiply it with.
+const float* RtnQuantizer::scaled(const std::byte* row, const float* scale, RtnScratch& w) const {
+  bool in_source = rules_.tensor_in_source && w_.strategy == Strategy::tensor;
+  w.values.resize(cols_);
+  k_.to_f32(src_of(t_.dtype), row, cols_, w.values.data());
+  for (uint64_t c = 0; c < cols_; c += group_) {
+    const float* s = scale + c / group_;
+    float factor = ratio_.empty() ? 1.0f / *s : ratio_[static_cast<size_t>(s - scale_.data())];
+    uint64_t end = std::min(cols_, c + group_);
+    for (uint64_t i = c; i < end; ++i) w.values[i] *= factor;
+  }
+  if (in_source) {
+    for (float& v : w.values) v = numerics::round_to(t_.dtype, v);
+  }
+  return w.values.data();
+}
+
+void RtnQuantizer::codes_of(kernels::Src src, const void* row, const float* scale, const float* zero,
+                            uint8_t* out) const {
   switch (scheme_.code_kind()) {
-    case CodeKind::integer:
-      k_.int_codes(src_of(t_.dtype), row, cols_, group_, scale, zero, w_.num_bits, out);
-      return;
-    case CodeKind::e4m3:
-      k_.e4m3_codes(src_of(t_.dtype), row, cols_, group_, scale, true, out);
-      return;
+    case CodeKind::integer: k_.int_codes(src, row, cols_, group_, scale, zero, w_.num_bits, out); return;
+    case CodeKind::e4m3: k_.e4m3_codes(src, row, cols_, group_, scale, rules_.drop_negative_zero, out); return;
     case CodeKind::e2m1:
-      k_.e2m1_codes(src_of(t_.dtype), row, cols_, group_, scale,
-                    scheme_.scale_kind() == ScaleKind::e8m0, out);
+      k_.e2m1_codes(src, row, cols_, group_, scale, scheme_.scale_kind() == ScaleKind::e8m0, out);
       return;
     case CodeKind::codebook: throw defect_error("codebook schemes are not rounded to nearest").tensor(t_.name);
   }

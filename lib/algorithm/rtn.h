@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "lib/kernels/kernels.h"
 #include "lib/qmap/store.h"
+#include "lib/scheme/numerics.h"
 #include "lib/scheme/scheme.h"
 
 namespace qp {
@@ -19,13 +21,13 @@ float tensor_absmax(const Store& store, const Tensor& tensor);
 struct SmallParts {
   std::vector<std::byte> scale;
   std::vector<std::byte> zero_point;    // empty when symmetric
-  std::vector<std::byte> global_scale;  // empty unless the scheme has one
+  std::vector<std::byte> second_stage;  // global_scale or scale_2; empty unless the scheme has one
 };
 
 // What turning some rows into codes needs, and the codes.
 struct RtnScratch {
   std::vector<std::byte> codes;
-  std::vector<float> lo, hi, scale, zero;
+  std::vector<float> lo, hi, scale, zero, values, factor;
 };
 
 // Quantizes one tensor, a chunk of rows at a time.
@@ -50,15 +52,20 @@ class RtnQuantizer {
   const float* row_scales(const std::byte* row, uint64_t r, RtnScratch& w);
   void block_scales(const std::byte* rows, uint64_t first, uint64_t r, uint64_t count,
                     RtnScratch& w);
-  void codes(const std::byte* row, const float* scale, const float* zero, uint8_t* out) const;
+  void codes(const std::byte* row, const float* scale, const float* zero, RtnScratch& w, uint8_t* out) const;
+  void codes_of(kernels::Src src, const void* row, const float* scale, const float* zero, uint8_t* out) const;
+  void mx_scales(uint64_t r, RtnScratch& w);
+  void set_scales(std::span<const float> amax, float* scale);
+  const float* scaled(const std::byte* row, const float* scale, RtnScratch& w) const;
 
   const Store& store_;
   const Tensor& t_;
   const Scheme& scheme_;
   const QuantArgs& w_;
+  const numerics::Rules& rules_;
   const kernels::Table& k_;
   uint64_t cols_, group_, groups_, code_bytes_, source_bytes_;
-  std::vector<float> scale_, zero_;
+  std::vector<float> scale_, zero_, ratio_;
   std::vector<uint8_t> small_codes_;  // E4M3 or E8M0 scales
   float global_ = 0;
 };

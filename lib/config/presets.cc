@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "lib/base/error.h"
+#include "lib/scheme/numerics.h"
 
 namespace qp {
 namespace {
@@ -58,7 +59,7 @@ std::vector<Preset> build() {
        "PTPC_FP8", "fp8_pc_pt"});
   add("FP8 weights per tensor, FP8 activations per tensor at run time",
       make("fp8-tensor", f8, dynamic(f8, Strategy::tensor)),
-      {"fp8dq-per_tensor", "float8dq-per_tensor", "modelopt_fp8", "FP8_TENSOR", "fp8_per_tensor"});
+      {"fp8dq-per_tensor", "float8dq-per_tensor", "FP8_TENSOR", "fp8_per_tensor"});
   add("FP8 weights in 128x128 blocks, FP8 activations in groups of 128 at run time",
       make("fp8-block", fp8_block(), dynamic(f8, Strategy::group, 128)),
       {"FP8_BLOCK", "deepseek_fp8", "fp8_block_scaled", "fp8_pb_wo"});
@@ -86,17 +87,24 @@ std::vector<Preset> build() {
       make("mxfp8", mx(8), dynamic(mx(8), Strategy::group, 32)), {"MXFP8", "w8a8_mxfp8"});
   add("MXFP8 weights, activations as they are", make("mxfp8a16", mx(8)), {"MXFP8A16"});
 
+  QuantArgs local = nvfp4();
+  local.dynamic = Dynamic::local;
+  add("NVFP4 weights and activations, the activations' global scale from calibration",
+      make("nvfp4", nvfp4(), local), {"NVFP4", "modelopt_fp4", "W4A4_NVFP4"});
+  add("FP8 weights and activations per tensor, the activations' scale from calibration",
+      make("fp8-static", f8, f8), {"FP8_STATIC", "fp8_static", "modelopt_fp8"});
+  QuantArgs i8_tensor = {.num_bits = 8, .strategy = Strategy::tensor, .scale_dtype = {}};
+  add("INT8 weights per channel, INT8 activations per tensor, their scale from calibration",
+      make("int8-static", i8, i8_tensor), {"W8A8_STATIC", "INT8_STATIC"});
+  add("INT4 weights in groups of 128, INT8 activations per token at run time",
+      make("w4a8", int_group(4), dynamic(i8, Strategy::token)), {"W4A8", "w4a8_int8"});
+  add("INT4 weights in groups of 128, FP8 activations per token at run time",
+      make("w4afp8", int_group(4), dynamic(f8, Strategy::token)), {"W4AFP8", "w4a8_fp8"});
+
   auto refuse = [&](std::string_view name, std::string_view summary, std::string_view why,
                     std::vector<std::string_view> aliases) {
     p.push_back({name, summary, Scheme{}, std::move(aliases), why});
   };
-  refuse("nvfp4", "NVFP4 weights and activations (needs calibration)",
-         "its activations need a calibrated input_global_scale, without which engines load it and "
-         "compute garbage; use nvfp4a16",
-         {"NVFP4", "modelopt_fp4", "W4A4_NVFP4"});
-  refuse("fp8-static", "FP8 with static activation scales (needs calibration)",
-         "its activation scales need calibration; use fp8-tensor or fp8-dynamic",
-         {"FP8_STATIC", "fp8_static"});
   refuse("ggml", "llama.cpp's types and mixes", "ggml schemes come with the gguf exporter",
          {"GGUF:Q4_K_M", "Q4_K_M", "GGUF:Q4_0", "Q4_0", "GGUF:Q8_0", "Q8_0", "GGUF:Q5_K_M", "Q5_K_M",
           "GGUF:Q6_K", "Q6_K", "GGUF:Q2_K", "Q2_K", "GGUF:Q3_K_M", "Q3_K_M", "IQ4_XS"});
@@ -155,6 +163,7 @@ bool accepts(const Scheme& scheme, ModuleKind kind) {
 
 Scheme compose_scheme(std::string_view base, const SchemeOverrides& o) {
   Scheme s = base.empty() ? make("custom", int_group(4)) : find_scheme(base);
+  if (!o.numerics.empty()) s.numerics = numerics::rules(o.numerics).name;
   if (!o.any()) return s;
   QuantArgs& w = s.weights;
   if (w.type == NumType::floating) {

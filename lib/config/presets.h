@@ -37,6 +37,7 @@ struct SchemeOverrides {
   int num_bits = 0;
   std::string group_size;
   std::string symmetric;  // "", "true", "false"
+  std::string numerics;   // a row of lib/scheme/numerics.cc
   bool any() const { return num_bits != 0 || !group_size.empty() || !symmetric.empty(); }
 };
 Scheme compose_scheme(std::string_view base, const SchemeOverrides& overrides);

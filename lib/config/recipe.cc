@@ -48,12 +48,13 @@ std::optional<Scheme> read_scheme(const Json& rule, const std::string& where) {
   if (!it->is_string()) throw usage_error(where + ": 'scheme' is neither a name nor an object");
   SchemeOverrides o;
   if (auto opt = rule.find("options"); opt != rule.end()) {
-    constexpr std::array<std::string_view, 3> known = {"num_bits", "group_size", "symmetric"};
+    constexpr std::array<std::string_view, 4> known = {"num_bits", "group_size", "symmetric", "numerics"};
     check_keys(*opt, known, where + " options");
     o.num_bits = static_cast<int>(json_int(*opt, "num_bits", 0));
     if (auto g = opt->find("group_size"); g != opt->end()) {
       o.group_size = g->is_string() ? g->get<std::string>() : g->dump();
     }
+    o.numerics = json_string(*opt, "numerics", "");
     if (opt->contains("symmetric")) o.symmetric = json_bool(*opt, "symmetric", true) ? "true" : "false";
   }
   return compose_scheme(it->get<std::string>(), o);

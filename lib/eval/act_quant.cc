@@ -77,11 +77,11 @@ class ActivationQuant::Rows {
       if (a.dynamic == Dynamic::no) {
         scale_[g] = e_.scale;
       } else if (!a.symmetric) {
-        numerics::ScaleZero sz = numerics::scale_zero_of(a, dtype_, lo_[g], hi_[g]);
+        numerics::ScaleZero sz = numerics::scale_zero_of(rules_, a, dtype_, lo_[g], hi_[g]);
         scale_[g] = sz.scale;
         zero_[g] = sz.zero_point;
       } else {
-        scale_[g] = numerics::scale_of(a, dtype_, hi_[g]);
+        scale_[g] = numerics::scale_of(rules_, a, dtype_, hi_[g]);
       }
     }
     if (a.dynamic == Dynamic::no) return;
@@ -116,6 +116,7 @@ class ActivationQuant::Rows {
 
  private:
   const kernels::Table& k_ = kernels::active();
+  const numerics::Rules& rules_ = numerics::rules("compressed-tensors");
   const Entry& e_;
   Src src_;
   DType dtype_;

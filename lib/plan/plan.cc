@@ -5,6 +5,7 @@
 
 #include "lib/base/error.h"
 #include "lib/config/presets.h"
+#include "lib/scheme/numerics.h"
 
 namespace qp {
 namespace {
@@ -79,7 +80,9 @@ void check_quantizable(const PlanEntry& e, const Scheme& scheme, const std::stri
         .tensor(t.name)
         .hint("use qload --dtype F32");
   }
-  if (std::string why = why_not(scheme, t.shape); !why.empty()) {
+  std::string why = numerics::why_not(numerics::rules(scheme.numerics), scheme);
+  if (why.empty()) why = why_not(scheme, t.shape);
+  if (!why.empty()) {
     throw usage_error("cannot be quantized with " + scheme.name + ": " + why)
         .file(label)
         .tensor(t.name);

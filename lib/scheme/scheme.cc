@@ -5,6 +5,7 @@
 
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
+#include "lib/scheme/numerics.h"
 
 namespace qp {
 namespace {
@@ -88,7 +89,9 @@ std::vector<PartSpec> part_specs(const Scheme& scheme, const Shape& shape, DType
   const QuantArgs& w = scheme.weights;
   uint64_t rows = shape.rows(), cols = shape.cols();
   auto bits = static_cast<uint64_t>(w.num_bits);
-  DType scale_dtype = source == DType::f64 ? DType::f32 : source;
+  const numerics::Rules* rules = numerics::find_rules(scheme.numerics);
+  bool wide = source == DType::f64 || (rules != nullptr && rules->f32);
+  DType scale_dtype = wide ? DType::f32 : source;
   if (scheme.scale_kind() == ScaleKind::e4m3_global) scale_dtype = DType::f8_e4m3;
   if (scheme.scale_kind() == ScaleKind::e8m0) scale_dtype = DType::f8_e8m0;
   std::vector<PartSpec> parts = {
