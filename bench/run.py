@@ -48,8 +48,9 @@ def run(command):
     if shutil.which("/usr/bin/time"):
         command = ["/usr/bin/time", "-f", "%M", "-o", str(peak), *command]
     start = time.perf_counter()
-    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode != 0:
-        sys.exit(f"failed: {command}")
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"failed: {command}\n{done.stderr[-2000:]}")
     seconds = time.perf_counter() - start
     return seconds, int(peak.read_text()) / 1024 if peak.exists() else float("nan")
 

@@ -133,7 +133,7 @@ class Run {
     Hasher128 h;
     std::string text = to_json(plan_, identity(store_.model())).dump();
     h.update(std::as_bytes(std::span(text)));
-    std::string run = h.digest().hex() + " " + QP_VERSION + " " + kernels::active().isa;
+    std::string run = h.digest().hex() + " " + QP_VERSION + " " + kernels::active_isa();
     journal_.emplace(output_.label() + ".partial", run, output_.resuming(), output_.fd(), output_.sync());
     if (output_.resuming()) {
       journal_->check([this](size_t i, const Journal::Hashes& hashes) { return intact(i, hashes); });
