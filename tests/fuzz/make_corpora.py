@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Writes corpus/safetensors, corpus/config and corpus/qmap: what the fuzzers start from.
+"""Writes corpus/safetensors, config, text, tokenizer and qmap: what the fuzzers start from.
 
 The qmaps come from the programs ($QPIPE_BIN); the rest is written by hand here.
 """
 
+import gzip
 import json
 import os
 import shutil
@@ -126,8 +127,47 @@ def qmap():
         put("qmap", "dequantized", (top / "late.qmap").read_bytes())
 
 
+def text():
+    """The first byte is the kind of file: tests/fuzz/text_fuzz.cc."""
+    def npy(descr, shape, data):
+        head = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+        head += b" " * (-(len(head) + 11) % 64) + b"\n"
+        return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + data
+
+    put("text", "plain", b"\x00some words\nand more \xff bytes\n")
+    put("text", "lines", b'\x01{"text": "one"}\n\n{"text": "two \\u00e9", "n": 1}\n')
+    put("text", "array", b'\x02[{"text": "one"}, {"text": "two"}]')
+    put("text", "ids-lines", b'\x01[1, 2, 3, 4, 5]\n{"input_ids": [6, 7, 8, 9]}\n')
+    put("text", "npy-2d", b"\x03" + npy("<i8", "(2, 4)", struct.pack("<8q", *range(8))))
+    put("text", "npy-1d", b"\x03" + npy("<u2", "(9,)", struct.pack("<9H", *range(9))))
+    put("text", "raw", b"\x04" + struct.pack("<9i", *range(9)))
+    put("text", "gzip", b"\x05" + gzip.compress(b"some words\n" * 20, mtime=0))
+
+
+def tokenizer():
+    """A tokenizer.json, NUL, a text."""
+    letters = {c: i for i, c in enumerate("abcdefgh\u0120\u2581")}
+    bpe = {"model": {"type": "BPE", "vocab": {**letters, "ab": 10, "abc": 11}, "merges": ["a b", "ab c"]},
+           "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}, "decoder": {"type": "ByteLevel"}}
+    spaces = {"model": {"type": "BPE", "vocab": {**letters, "<unk>": 12, "\u2581a": 13}, "unk_token": "<unk>",
+                        "merges": [["\u2581", "a"]]},
+              "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, {
+                  "type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]},
+              "added_tokens": [{"id": 14, "content": "<s>", "special": True}],
+              "post_processor": {"type": "TemplateProcessing", "single": [
+                  {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                  "special_tokens": {"<s>": {"id": "<s>", "ids": [14], "tokens": ["<s>"]}}}}
+    unigram = {"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0], ["\u2581", -2], ["a", -1.5], ["ab", -1]]},
+               "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always"}}
+    split = {**bpe, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": "(?i:'s|'t)|\\p{L}+|\\s+(?!\\S)|\\s+"}, "behavior": "Isolated", "invert": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]}}
+    for name, value in (("bpe", bpe), ("metaspace", spaces), ("unigram", unigram), ("split", split)):
+        put("tokenizer", name, json.dumps(value).encode() + b"\0abc <s> ab\xc3\xa9 h's")
+
+
 def main():
-    for make in (safetensors, config, qmap):
+    for make in (safetensors, config, text, tokenizer, qmap):
         shutil.rmtree(HERE / "corpus" / make.__name__, ignore_errors=True)
         make()
 
