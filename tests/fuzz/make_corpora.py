@@ -149,14 +149,14 @@ def tokenizer():
     letters = {c: i for i, c in enumerate("abcdefgh\u0120\u2581")}
     bpe = {"model": {"type": "BPE", "vocab": {**letters, "ab": 10, "abc": 11}, "merges": ["a b", "ab c"]},
            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}, "decoder": {"type": "ByteLevel"}}
-    spaces = {"model": {"type": "BPE", "vocab": {**letters, "<unk>": 12, "\u2581a": 13}, "unk_token": "<unk>",
+    spaces = {"model": {"type": "BPE", "vocab": {**letters, "<unk>": 10, "\u2581a": 11}, "unk_token": "<unk>",
                         "merges": [["\u2581", "a"]]},
               "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, {
                   "type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]},
-              "added_tokens": [{"id": 14, "content": "<s>", "special": True}],
+              "added_tokens": [{"id": 12, "content": "<s>", "special": True}],
               "post_processor": {"type": "TemplateProcessing", "single": [
                   {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-                  "special_tokens": {"<s>": {"id": "<s>", "ids": [14], "tokens": ["<s>"]}}}}
+                  "special_tokens": {"<s>": {"id": "<s>", "ids": [12], "tokens": ["<s>"]}}}}
     unigram = {"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0], ["\u2581", -2], ["a", -1.5], ["ab", -1]]},
                "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always"}}
     split = {**bpe, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
