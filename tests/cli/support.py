@@ -265,6 +265,17 @@ class CliTest(unittest.TestCase):
                 self.assertFalse(path.exists(), f"{path} is left")
 
 
+class BadInput(CliTest):
+    def refused(self, path, *says, code=3, programs=("qload", "qquantize", "qexport")):
+        """Every program refuses it alike, and leaves nothing."""
+        for program in programs:
+            command = {"qload": ["qload", path, "-o", "c"], "qquantize": ["qquantize", path, "-s", "w4a16", "-o", "c"],
+                       "qexport": ["qexport", path, "-f", "safetensors", "-o", "c"]}[program]
+            self.fails(code, *command, says=says)
+            self.assert_clean("c")
+
+
+
 def signal_status(number):
     """What bash reports for a process killed by a signal."""
     return 128 + number
