@@ -68,6 +68,7 @@ RunnableModel::RunnableModel(const Store& store, gemm::Precision precision, bool
 Measured measure(RunnableModel& model, RunnableModel* base, const Windows& windows,
                  const std::vector<ScoredToken>& tokens, const MeasureOptions& options,
                  Progress& progress) {
+  check_scorable(model.arch(), base == nullptr ? nullptr : &base->arch(), tokens, options.precision, options.memory);
   Measured out;
   Stream mine = make_stream(model, windows, options);
   std::optional<Stream> other;

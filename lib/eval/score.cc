@@ -68,36 +68,6 @@ class Side {
   std::vector<float> states_, logits_;
 };
 
-void check(const StreamedModel& model, const StreamedModel* base,
-           const std::vector<ScoredToken>& tokens, gemm::Precision precision, uint64_t memory) {
-  size_t vocab = model.arch.head.rows;
-  if (base != nullptr && base->arch.head.rows != vocab) {
-    throw usage_error("the vocabularies differ: " + std::to_string(vocab) + " tokens in the "
-                      "checkpoint, " + std::to_string(base->arch.head.rows) + " in the base")
-        .hint("give the base that the checkpoint was made from");
-  }
-  for (const ScoredToken& t : tokens) {
-    if (t.token < 0 || static_cast<size_t>(t.token) >= vocab) {
-      throw input_error("token " + std::to_string(t.token) + " is not in the vocabulary (" +
-                        std::to_string(vocab) + " tokens)")
-          .hint("the tokens are another model's");
-    }
-  }
-  uint64_t need = 0;
-  for (const StreamedModel* m : {&model, base}) {
-    if (m == nullptr) continue;
-    engine::WeightUse use = m->arch.head;
-    use.rows = std::min(use.rows, Head::kBlock);
-    need += WeightSource::bytes(use, precision) + kRows * (use.rows + 2 * use.cols) * sizeof(float);
-  }
-  if (need > memory) {
-    throw limit_error("the output head needs " + std::to_string((need >> 20) + 1) +
-                      "M of memory (allowed are " + std::to_string(memory >> 20) + "M)")
-        .tensor(model.arch.head.tensor)
-        .hint("give a larger --max-memory");
-  }
-}
-
 void check_finite(const Running& r, const ScoredToken& t, const StreamedModel& model) {
   if (std::isfinite(r.max) && std::isfinite(r.sum) && std::isfinite(r.target)) return;
   throw input_error("gives logits that are not finite (window " + std::to_string(t.window) +
@@ -109,10 +79,40 @@ void check_finite(const Running& r, const ScoredToken& t, const StreamedModel& m
 
 }  // namespace
 
+void check_scorable(const arch::Architecture& model, const arch::Architecture* base,
+                    const std::vector<ScoredToken>& tokens, gemm::Precision precision, uint64_t memory) {
+  size_t vocab = model.head.rows;
+  if (base != nullptr && base->head.rows != vocab) {
+    throw usage_error("the vocabularies differ: " + std::to_string(vocab) + " tokens in the "
+                      "checkpoint, " + std::to_string(base->head.rows) + " in the base")
+        .hint("give the base that the checkpoint was made from");
+  }
+  for (const ScoredToken& t : tokens) {
+    if (t.token < 0 || static_cast<size_t>(t.token) >= vocab) {
+      throw input_error("token " + std::to_string(t.token) + " is not in the vocabulary (" +
+                        std::to_string(vocab) + " tokens)")
+          .hint("the tokens are another model's");
+    }
+  }
+  uint64_t need = 0;
+  for (const arch::Architecture* m : {&model, base}) {
+    if (m == nullptr) continue;
+    engine::WeightUse use = m->head;
+    use.rows = std::min(use.rows, Head::kBlock);
+    need += WeightSource::bytes(use, precision) + kRows * (use.rows + 2 * use.cols) * sizeof(float);
+  }
+  if (need > memory) {
+    throw limit_error("the output head needs " + std::to_string((need >> 20) + 1) +
+                      "M of memory (allowed are " + std::to_string(memory >> 20) + "M)")
+        .tensor(model.head.tensor)
+        .hint("give a larger --max-memory");
+  }
+}
+
 PairScores score_tokens(const StreamedModel& model, const StreamedModel* base,
                         const std::vector<ScoredToken>& tokens, gemm::Precision precision,
                         uint64_t memory, Progress& progress) {
-  check(model, base, tokens, precision, memory);
+  check_scorable(model.arch, base == nullptr ? nullptr : &base->arch, tokens, precision, memory);
   const kernels::ForwardTable& k = kernels::forward();
   Side mine(model, precision);
   std::optional<Side> other;

@@ -28,10 +28,14 @@ struct PairScores {
   std::vector<double> kl;  // KL(base || model), in nats; base and kl are empty without a base
 };
 
+// What can be said before any layer runs. Errors: usage (vocabularies of different sizes); input (a
+// token beyond the vocabulary); limit (a block of the head exceeds `memory`).
+void check_scorable(const arch::Architecture& model, const arch::Architecture* base,
+                    const std::vector<ScoredToken>& tokens, gemm::Precision precision, uint64_t memory);
+
 // Scores `tokens` under `model`, and against `base` (may be null): sums are f64, over blocks of the
 // vocabulary that depend on nothing, so memory and threads change no bit.
-// Errors: usage (vocabularies of different sizes); input (logits that are not finite, naming the
-// window and token; a token beyond the vocabulary); limit (a block of the head exceeds `memory`).
+// Errors: those of check_scorable(); input (logits that are not finite, naming window and token).
 PairScores score_tokens(const StreamedModel& model, const StreamedModel* base,
                         const std::vector<ScoredToken>& tokens, gemm::Precision precision,
                         uint64_t memory, Progress& progress);

@@ -5,17 +5,10 @@
 #include <cstdio>
 
 #include "lib/base/error.h"
+#include "lib/verify/text.h"
 
 namespace qp {
 namespace {
-
-std::string number(double v) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.4g", v);
-  return text;
-}
-
-Json finite(double v) { return std::isfinite(v) ? Json(v) : Json(); }
 
 Json estimate_json(const Estimate& e) { return {{"value", finite(e.value)}, {"error", finite(e.error)}}; }
 

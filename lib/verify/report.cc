@@ -8,18 +8,10 @@
 #include "lib/base/error.h"
 #include "lib/base/file.h"
 #include "lib/tensor/minifloat.h"
+#include "lib/verify/text.h"
 
 namespace qp {
 namespace {
-
-std::string number(double v) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.4g", v);
-  return text;
-}
-
-// NaN and infinities have no JSON: they become null.
-Json finite(double v) { return std::isfinite(v) ? Json(v) : Json(); }
 
 Json errors_json(const TensorErrors& e) {
   return {{"identical", e.identical()}, {"sqnr_db", finite(e.sqnr_db())}, {"mse", e.mse()},
