@@ -156,7 +156,9 @@ void LoadCommand::save(Store& store, Tool& tool) const {
     Tensor& t = tensors[i];
     bool copy = pack_;
     Tensor original = pack_ || store.self() != nullptr ? t : Tensor{};
-    for (Part& p : t.parts) copy = copy || refer_extent(store, model, p.extent);
+    for (Part& p : t.parts) {  // computed parts are written with the manifest
+      copy = copy || (p.extent.file != kBlob && refer_extent(store, model, p.extent));
+    }
     if (!copy) continue;
     if (!zstd_) t = place_copy(original, writer);
     copied.emplace_back(i, std::move(original));

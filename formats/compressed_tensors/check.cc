@@ -17,10 +17,7 @@ namespace {
 using Module = std::map<std::string, const RawTensor*>;  // by suffix: "weight", "weight_scale" ..
 
 bool is_part_suffix(const std::string& s) {
-  static const std::set<std::string> known = {
-      "weight_scale",      "weight_packed",       "weight_zero_point", "weight_global_scale", "weight_shape",
-      "weight_g_idx",      "input_scale",         "input_zero_point",  "input_global_scale"};
-  return known.contains(s);
+  return s == "weight_packed" || std::ranges::find(part_suffixes(), std::string_view(s)) != part_suffixes().end();
 }
 
 class LayoutCheck {
@@ -81,7 +78,7 @@ class LayoutCheck {
       return;
     }
     used_.insert(*group);
-    check_parts(*root, m, groups_[*group].scheme);
+    check_parts(*root, m, groups_[*group]);
   }
 
   // A module stored without scales.
@@ -101,40 +98,36 @@ class LayoutCheck {
         "add '" + info.module + "' to 'ignore', or quantize it");
   }
 
-  void check_parts(const RawTensor& root, const Module& m, const Scheme& s) {
-    std::string_view format = format_of(s);
-    bool wants_packed = format.find("pack") != std::string_view::npos;
+  void check_parts(const RawTensor& root, const Module& m, const ConfigGroup& g) {
+    const Scheme& s = g.scheme;
     bool packed = m.contains("weight_packed");
     if (packed && m.contains("weight")) {
       error("leftover-weight", *m.at("weight"), "is stored beside weight_packed", "remove one of the two");
     }
-    if (packed != wants_packed) {
-      error("weight-layout", root, "does not fit format " + std::string(format) + " (expected " +
-                                       (wants_packed ? "weight_packed)" : "weight)"));
+    if (packed != g.packed()) {
+      error("weight-layout", root, "does not fit format " + g.format + " (expected " +
+                                       (g.packed() ? "weight_packed)" : "weight)"));
       return;
     }
-    DType want = format == "pack-quantized"   ? DType::i32
-                 : packed                     ? DType::u8
-                 : format == "int-quantized" ? DType::i8
-                                              : DType::f8_e4m3;
-    if (root.dtype != want || root.shape.rank() < 2) {
-      error("weight-layout", root, "does not fit format " + std::string(format) + " (expected a matrix of " +
-                                       std::string(dtype_name(want)) + ", found " +
+    if (root.dtype != g.dtype() || root.shape.rank() < 2) {
+      error("weight-layout", root, "does not fit format " + g.format + " (expected a matrix of " +
+                                       std::string(dtype_name(g.dtype())) + ", found " +
                                        std::string(dtype_name(root.dtype)) + " " + root.shape.str() + ")");
       return;
     }
-    check_scale(root, m, s, format);
+    check_scale(root, m, g);
     check_zero_point(root, m, s);
     if (s.scale_kind() == ScaleKind::e4m3_global && !m.contains("weight_global_scale")) {
       error("global-scale-layout", root, "has no weight_global_scale");
     }
-    if (format == "pack-quantized" && !m.contains("weight_shape")) {
+    if (g.stored == Stored::words && !m.contains("weight_shape")) {
       error("weight-layout", root, "has no weight_shape");
     }
     check_input(root, m, s);
   }
 
-  void check_scale(const RawTensor& root, const Module& m, const Scheme& s, std::string_view format) {
+  void check_scale(const RawTensor& root, const Module& m, const ConfigGroup& g) {
+    const Scheme& s = g.scheme;
     auto it = m.find("weight_scale");
     if (it == m.end()) {
       error("scale-layout", root, "has no weight_scale");
@@ -154,10 +147,11 @@ class LayoutCheck {
     // The width of packed rows is known up to the padding of the last word.
     auto bits = static_cast<uint64_t>(s.weights.num_bits);
     uint64_t rows = root.shape.rows(), cols = root.shape.cols(), spare = 0;
-    if (format == "pack-quantized") {
-      spare = 32 / bits;
-      cols = cols <= (uint64_t{1} << 50) ? cols * 32 / bits : 0;
-    } else if (root.dtype == DType::u8) {
+    if (g.stored == Stored::words) {
+      uint64_t words = cols;  // the last one may be padded; before 0.18 each one was, for odd widths
+      cols = words <= (uint64_t{1} << 50) ? words * 32 / bits : 0;
+      spare = cols - (cols == 0 ? 0 : (words - 1) * (32 / bits));
+    } else if (g.stored == Stored::nibbles) {
       cols *= 2;
     }
     Shape widest = scale_shape(s.weights, Shape{rows, cols});

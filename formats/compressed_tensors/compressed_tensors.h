@@ -2,8 +2,10 @@
 // Reference: reference/compressed-tensors.md.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "formats/format.h"
 #include "lib/scheme/scheme.h"
@@ -20,8 +22,20 @@ Json args_json(const QuantArgs& args, bool weights);
 struct Group {
   const Scheme* scheme;
   std::vector<std::string> targets;
+  bool act_order = false;                // its modules have a weight_g_idx
+  std::optional<bool> use_clip = {};     // SGLang's activation_use_clip (NPU, INT4 experts)
 };
-Json quantization_config(const std::vector<Group>& groups, const std::vector<std::string>& ignore);
+Json quantization_config(const std::vector<Group>& groups, const std::vector<std::string>& ignore,
+                         const std::optional<QuantArgs>& kv_cache = {});
+
+// The KV cache (section 1.9, 3.11). Reading: Model::kv_cache, its scales under their canonical names
+// as F32. Errors: input. Writing: the scales of the plan in the model's dtype where it holds them.
+void adopt_kv_cache(Model& model, const Json& config);
+bool is_kv_scale(const Model& model, const Tensor& tensor);
+void keep_kv_scale(const Store& store, const Tensor& tensor, ExportPlan& plan);
+
+// Adds the stored tensors of a quantized tensor to the plan. Errors: limit (what cannot be held).
+void emit_tensor(const Store& store, const Tensor& tensor, const Scheme& scheme, ExportPlan& plan);
 
 ExportPlan plan(const Store& store, const ExportOptions& options);
 void adopt(Model& model, const Json& config, const LoadOptions& options);

@@ -12,7 +12,9 @@ std::string_view format_of(const Scheme& s) {
   }
   if (s.scale_kind() == ScaleKind::e8m0) return "mxfp8-quantized";
   if (s.code_kind() == CodeKind::integer) {
-    return s.input_activations ? "int-quantized" : "pack-quantized";
+    // FP8 activations: the library infers int-quantized, which no engine loads (section 10, 5).
+    bool packed = !s.input_activations || s.input_activations->type == NumType::floating;
+    return packed ? "pack-quantized" : "int-quantized";
   }
   return s.input_activations ? "float-quantized" : "naive-quantized";
 }
@@ -45,7 +47,8 @@ Json args_json(const QuantArgs& a, bool weights) {
   return j;
 }
 
-Json quantization_config(const std::vector<Group>& groups, const std::vector<std::string>& ignore) {
+Json quantization_config(const std::vector<Group>& groups, const std::vector<std::string>& ignore,
+                         const std::optional<QuantArgs>& kv_cache) {
   Json config_groups = Json::object();
   std::string common;
   for (size_t i = 0; i < groups.size(); ++i) {
@@ -58,6 +61,8 @@ Json quantization_config(const std::vector<Group>& groups, const std::vector<std
     g["output_activations"] = nullptr;
     g["targets"] = groups[i].targets;
     g["weights"] = args_json(s.weights, true);
+    if (groups[i].act_order) g["weights"]["actorder"] = "group";
+    if (groups[i].use_clip) g["activation_use_clip"] = *groups[i].use_clip;
     config_groups["group_" + std::to_string(i)] = std::move(g);
   }
   Json q;
@@ -65,7 +70,7 @@ Json quantization_config(const std::vector<Group>& groups, const std::vector<std
   q["format"] = groups.empty() ? "dense" : common;
   q["global_compression_ratio"] = nullptr;
   q["ignore"] = ignore;
-  q["kv_cache_scheme"] = nullptr;
+  q["kv_cache_scheme"] = kv_cache ? args_json(*kv_cache, false) : Json();
   q["moe_sparsity_config"] = nullptr;
   q["quant_method"] = "compressed-tensors";
   q["quantization_status"] = "compressed";
@@ -81,7 +86,7 @@ namespace qp {
 
 const Format& compressed_tensors_format() {
   static const Format format = {"compressed-tensors",
-                                "vLLM and SGLang: every scheme of this version, no extra flag",
+                                "vLLM and SGLang: every scheme but codebooks, no extra flag",
                                 ct::plan, "compressed-tensors", ct::adopt, ct::check};
   return format;
 }

@@ -12,92 +12,6 @@
 namespace qp::ct {
 namespace {
 
-class Emitter {
- public:
-  Emitter(const Tensor& t, const Scheme& s, ExportPlan& plan) : t_(t), s_(s), plan_(plan) {
-    prefix_ = t.name;
-    if (prefix_.ends_with(".weight")) prefix_.resize(prefix_.size() - 7);
-    rows_ = t.shape.rows();
-    cols_ = t.shape.cols();
-  }
-
-  void emit() {
-    std::string_view format = format_of(s_);
-    size_t before = plan_.tensors.size();
-    if (format == "pack-quantized") {
-      pack_quantized();
-    } else if (format == "int-quantized") {
-      if (s_.weights.num_bits != 8) throw limit_error("int-quantized holds 8-bit codes only").tensor(t_.name);
-      lay_out(add("weight", Role::codes, DType::i8, t_.shape), dense_layout,
-              {.rows = rows_, .cols = cols_, .is_signed = true});
-      scale(t_.dtype);
-    } else if (format == "mxfp4-pack-quantized" || format == "nvfp4-pack-quantized") {
-      add("weight_packed", Role::codes, DType::u8, Shape{rows_, cols_ / 2});
-      bool mx = format.front() == 'm';
-      scale(mx ? DType::u8 : DType::f8_e4m3);
-      if (!mx) add("weight_global_scale", Role::global_scale, DType::f32, Shape{1});
-    } else {
-      add("weight", Role::codes, DType::f8_e4m3, t_.shape);
-      scale(s_.scale_kind() == ScaleKind::e8m0 ? DType::u8 : t_.dtype);
-    }
-    std::string names;
-    for (size_t i = before; i < plan_.tensors.size(); ++i) {
-      names += (names.empty() ? "" : " ") + plan_.tensors[i].name;
-    }
-    plan_.ledger.push_back({t_.name, "quantized", names});
-  }
-
- private:
-  OutTensor& add(const std::string& suffix, Role role, DType dtype, const Shape& shape) {
-    const Part* p = t_.part(role);
-    if (p == nullptr) throw defect_error("has no " + std::string(name_of(role))).tensor(t_.name);
-    OutTensor& out = plan_.tensors.emplace_back();
-    out.name = prefix_ + "." + suffix;
-    out.dtype = dtype;
-    out.shape = shape;
-    out.part = p;
-    return out;
-  }
-  void scale(DType dtype) {
-    add("weight_scale", Role::scale, dtype, scale_shape(s_.weights, t_.shape));
-  }
-
-  void pack_quantized() {
-    auto bits = static_cast<uint64_t>(s_.weights.num_bits);
-    uint64_t words = ceil_div(cols_ * bits, 32);
-    OutTensor& packed = add("weight_packed", Role::codes, DType::i32, Shape{rows_, words});
-    int width = s_.weights.num_bits;
-    if (packed.part->shape.cols() != words * 4) {
-      lay_out(packed, words_layout, {.rows = rows_, .cols = cols_, .bits = width, .stored_bits = width});
-    }
-    scale(t_.dtype);
-    OutTensor shape;
-    shape.name = prefix_ + ".weight_shape";
-    shape.dtype = DType::i64;
-    shape.shape = Shape{2};
-    for (uint64_t d : {rows_, cols_}) {
-      auto bytes = std::as_bytes(std::span(&d, 1));
-      shape.value.insert(shape.value.end(), bytes.begin(), bytes.end());
-    }
-    plan_.tensors.push_back(std::move(shape));
-    if (s_.weights.symmetric) return;
-    uint64_t groups = scale_shape(s_.weights, t_.shape).cols();
-    lay_out(add("weight_zero_point", Role::zero_point, DType::i32, Shape{ceil_div(rows_ * bits, 32), groups}),
-            packed_rows_layout, {.rows = rows_, .cols = groups, .stored_bits = width});
-  }
-
-  static void lay_out(OutTensor& out, const Layout& layout, const LayoutArgs& args) {
-    out.layout = &layout;
-    out.layout_args = args;
-  }
-
-  const Tensor& t_;
-  const Scheme& s_;
-  ExportPlan& plan_;
-  std::string prefix_;
-  uint64_t rows_, cols_;
-};
-
 // ---- config
 
 std::string escape_regex(std::string_view text) {
@@ -141,22 +55,44 @@ std::vector<std::string> ignore_list(const Model& m, const std::vector<ModuleInf
 }
 
 std::vector<Group> groups_of(const Model& m, const std::vector<ModuleInfo>& infos) {
-  std::map<int32_t, std::vector<std::string>> names;
+  std::map<std::pair<int32_t, bool>, std::vector<std::string>> names;  // by scheme, and whether there is a g_idx
   bool plain = true;
   for (size_t i = 0; i < m.tensors.size(); ++i) {
     if (!m.tensors[i].quantized()) continue;
-    names[m.tensors[i].scheme].push_back(infos[i].module);
+    names[{m.tensors[i].scheme, m.tensors[i].part(Role::g_idx) != nullptr}].push_back(infos[i].module);
     plain = plain && (infos[i].kind == ModuleKind::linear || infos[i].kind == ModuleKind::expert);
   }
   std::vector<Group> groups;
-  for (auto& [scheme, targets] : names) {
+  for (auto& [key, targets] : names) {
     std::ranges::sort(targets);
-    groups.push_back({&m.schemes[static_cast<size_t>(scheme)], std::move(targets)});
+    groups.push_back({&m.schemes[static_cast<size_t>(key.first)], std::move(targets), key.second});
   }
   // One scheme for all: the class name says it. Otherwise exact names: disjoint under every
   // engine's own matching order (section 1.7).
   if (groups.size() == 1 && plain) groups.front().targets = {"Linear"};
   return groups;
+}
+
+// What SGLang's NPU loader of INT4 experts asks of group_1: whether activations were clipped when
+// the weights were made. Known only where the source says so.
+void set_use_clip(const Model& m, std::vector<Group>& groups, const ExportOptions& options) {
+  bool clip = false;
+  auto config = m.config.is_object() ? m.config.find("quantization_config") : m.config.end();
+  if (config != m.config.end() && config->is_object() && config->contains("config_groups")) {
+    const Json& from = (*config)["config_groups"];
+    auto one = from.is_object() ? from.find("group_1") : from.end();
+    if (one != from.end() && one->is_object()) clip = json_bool(*one, "activation_use_clip", false);
+  }
+  auto is_w4a8 = [](const Group& g) {
+    const auto& in = g.scheme->input_activations;
+    return g.scheme->code_kind() == CodeKind::integer && g.scheme->weights.num_bits == 4 && in &&
+           in->type == NumType::integer && in->num_bits == 8;
+  };
+  auto it = std::ranges::find_if(groups, is_w4a8);
+  if (it == groups.end()) return;
+  if (groups.size() > 1) std::iter_swap(it, groups.begin() + 1);
+  groups[std::min<size_t>(1, groups.size() - 1)].use_clip = clip;
+  options.warn("activation_use_clip is written for SGLang; the compressed-tensors library (transformers, vLLM) refuses unknown keys of a group");
 }
 
 void refuse_tied_head(const Store& store, const Model& m, const std::vector<ModuleInfo>& infos) {
@@ -186,10 +122,12 @@ ExportPlan plan(const Store& store, const ExportOptions& options) {
           .hint("load it with qload --dequantize and quantize it again");
     }
     infos.push_back(classify(t.name, t.dtype, t.shape, m.config));
-    if (!t.quantized()) {
+    if (is_kv_scale(m, t)) {
+      keep_kv_scale(store, t, out);
+    } else if (!t.quantized()) {
       keep_tensor(t, out);
     } else {
-      Emitter(t, m.schemes[static_cast<size_t>(t.scheme)], out).emit();
+      emit_tensor(store, t, m.schemes[static_cast<size_t>(t.scheme)], out);
     }
   }
   refuse_tied_head(store, m, infos);
@@ -198,11 +136,12 @@ ExportPlan plan(const Store& store, const ExportOptions& options) {
     options.warn("the source has no config.json: the one written holds only quantization_config");
   }
   auto groups = groups_of(m, infos);
+  if (options.target == "sglang") set_use_clip(m, groups, options);
   if (groups.empty()) {
     options.warn("nothing is quantized; -f safetensors writes the same without quantization_config");
   }
   Json config = unquantized_config_json(m);
-  config["quantization_config"] = quantization_config(groups, ignore_list(m, infos));
+  config["quantization_config"] = quantization_config(groups, ignore_list(m, infos), m.kv_cache);
   out.config = config_text(config);
   return out;
 }

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -15,13 +17,25 @@
 
 namespace qp::ct {
 
+// How codes lie in the file (section 3.2): words: weight_packed I32, a bit stream per row; bytes:
+// weight I8, one code of up to 8 bits a byte; nibbles: weight_packed U8; floats: weight F8_E4M3.
+enum class Stored : uint8_t { words, bytes, nibbles, floats };
+
 struct ConfigGroup {
   Scheme scheme;
   std::string format;
+  Stored stored = Stored::words;
   std::vector<std::string> targets;
+
+  bool packed() const { return stored == Stored::words || stored == Stored::nibbles; }
+  DType dtype() const;  // of the stored codes
 };
 
-// The groups of a quantization_config that quantize weights. Errors: input.
+// The tensors a quantized module may have beside its weight and bias.
+std::span<const std::string_view> part_suffixes();
+
+// The groups of a quantization_config that quantize weights. Errors: input; limit (sparse formats,
+// quantized outputs).
 std::vector<ConfigGroup> read_groups(const Json& config);
 
 // Which group a module belongs to, matched as the library does: names and "re:" before classes.

@@ -75,6 +75,10 @@ std::vector<Preset> build() {
   add("INT4 weights in groups of 256", make("w4a16-g256", int_group(4, true, 256)), {"int4wo-256"});
   add("INT4 weights with zero points in groups of 128", make("w4a16-asym", int_group(4, false)),
       {"W4A16_ASYM", "awq_int4", "int4_asym"});
+  add("INT4 weights in groups of 128, INT8 activations per token at run time",
+      make("w4a8", int_group(4), dynamic(i8, Strategy::token)), {"W4A8", "w4a8_int8"});
+  add("INT4 weights in groups of 128, FP8 activations per token at run time",
+      make("w4afp8", int_group(4), dynamic(f8, Strategy::token)), {"W4AFP8", "w4a8_fp8"});
   add("INT3 weights in groups of 128", make("w3a16", int_group(3)), {"W3A16", "int3"});
   add("INT2 weights in groups of 128", make("w2a16", int_group(2)), {"W2A16", "int2"});
   add("NVFP4 weights (E2M1, E4M3 scales of 16, one global scale), activations as they are",

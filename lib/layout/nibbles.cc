@@ -1,6 +1,6 @@
 // high_nibble: bitsandbytes' 4-bit codes, the matrix one stream, the even element in the high nibble
 // (reference/int4-formats.md 1.4). bytes: one code a byte, of whatever width (torchao's
-// IntxUnpackedToInt8, ModelSlim's W4A4). reordered: Quark's 8 nibbles a word along K, nibble i
+// IntxUnpackedToInt8, ModelSlim's W4A4), or signed zero points. reordered: Quark's 8 nibbles a word along K, nibble i
 // holding element order[i] (reference/fp8-torchao-quark-modelslim.md 4.2).
 #include <array>
 
@@ -27,14 +27,17 @@ void high_encode(const LayoutArgs& a, const std::byte* rows, uint64_t first, uin
   swap_nibbles(rows, count * a.row_bytes(), stored + first * a.row_bytes());
 }
 
-// A byte holds the element (two's complement of `bits` when signed, sign-extended).
+// A byte holds the element less the bias (two's complement of `bits` when signed, sign-extended).
 std::optional<uint64_t> bytes_bytes(const LayoutArgs& a) {
-  if (a.bits < 2 || a.bits > 8 || a.stored_bits != 8 || a.bias != 0) return std::nullopt;
+  if (a.bits < 2 || a.bits > 8 || a.stored_bits != 8) return std::nullopt;
   return checked_mul(a.rows, a.cols);
+}
+uint32_t offset_of(const LayoutArgs& a) {
+  return (a.is_signed ? 1u << (a.bits - 1) : 0) + static_cast<uint32_t>(a.bias);
 }
 void bytes_decode(const LayoutArgs& a, const std::byte* stored, uint64_t first, uint64_t count,
                   std::byte* rows) {
-  uint32_t mask = (1u << a.bits) - 1, centre = a.is_signed ? 1u << (a.bits - 1) : 0;
+  uint32_t mask = (1u << a.bits) - 1, centre = offset_of(a);
   for (uint64_t r = 0; r < count; ++r) {
     const std::byte* in = stored + (first + r) * a.cols;
     std::byte* row = rows + r * a.row_bytes();
@@ -46,7 +49,7 @@ void bytes_decode(const LayoutArgs& a, const std::byte* stored, uint64_t first, 
 }
 void bytes_encode(const LayoutArgs& a, const std::byte* rows, uint64_t first, uint64_t count,
                   std::byte* stored) {
-  uint32_t centre = a.is_signed ? 1u << (a.bits - 1) : 0;
+  uint32_t centre = offset_of(a);
   for (uint64_t r = 0; r < count; ++r) {
     std::byte* out = stored + (first + r) * a.cols;
     const std::byte* row = rows + r * a.row_bytes();

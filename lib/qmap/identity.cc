@@ -77,7 +77,10 @@ Hash128 identity(const Model& model) {
     f.number(static_cast<uint64_t>(t.dtype) << 1 | static_cast<uint64_t>(t.dequantize));
     f.number(static_cast<uint64_t>(t.scheme));
     for (uint64_t d : t.shape.dims()) f.number(d);
-    for (const Part& p : t.parts) feed_part(f, p);
+    for (const Part& p : t.parts) {
+      feed_part(f, p);
+      if (p.extent.file == kBlob) f.text(model.blobs.at(p.extent.offset));
+    }
   }
   for (const Companion& c : model.companions) {
     f.text(c.name);

@@ -130,7 +130,9 @@ void Store::check_part(const Tensor& t, const Part& p) const {
     fail("its " + std::string(name_of(p.role)) + " has the wrong size (expected " +
          std::to_string(*need) + " bytes, found " + std::to_string(e.length) + ")");
   }
-  if (e.file == kBlob) return fail("a tensor cannot be a blob");
+  if (e.file == kBlob && (e.offset >= model_.blobs.size() || model_.blobs[e.offset].size() != e.length)) {
+    return fail("its computed " + std::string(name_of(p.role)) + " is nowhere");
+  }
   if (std::string what = extent_problem(e); !what.empty()) fail(what);
 }
 

@@ -61,6 +61,11 @@ Extent QmapWriter::append(std::span<const std::byte> bytes) {
 }
 
 Hash128 QmapWriter::finish(Model& model, const std::string& base, bool unnamed, bool sync) {
+  for (Tensor& t : model.tensors) {
+    for (Part& p : t.parts) {
+      if (p.extent.file == kBlob) p.extent = append(std::as_bytes(std::span(model.blobs.at(p.extent.offset))));
+    }
+  }
   for (Companion& c : model.companions) {
     if (c.extent.file == kBlob) {
       c.extent = append(std::as_bytes(std::span(model.blobs.at(c.extent.offset))));
