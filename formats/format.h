@@ -80,7 +80,7 @@ struct Format {
   std::string_view summary;   // for --list-formats
   // The saved checkpoint in this family's names and layouts. Null: cannot be written.
   ExportPlan (*plan)(const Store&, const ExportOptions&);
-  // config.json quant_method values this family reads ("" = unquantized).
+  // config.json quant_method values this family reads, separated by spaces ("" = unquantized).
   std::string_view quant_method;
   // Regroups raw tensors, as stored, into the canonical form. Null: cannot be read.
   void (*adopt)(Model&, const Json& quantization_config, const LoadOptions&);
@@ -90,6 +90,8 @@ struct Format {
 
 std::span<const Format> formats();
 const Format* find_format(std::string_view name);
+// The family that reads a quant_method (lower case); null: none.
+const Format* format_reading(std::string_view quant_method);
 
 // Opens whatever `path` is; the table of kinds is in loader.cc. Errors: input, system.
 Model load_checkpoint(const std::string& path, const LoadOptions& options);

@@ -25,4 +25,15 @@ const Format* find_format(std::string_view name) {
   return nullptr;
 }
 
+const Format* format_reading(std::string_view quant_method) {
+  for (const Format& f : formats()) {
+    for (std::string_view rest = f.quant_method; f.adopt != nullptr && !rest.empty();) {
+      auto space = std::min(rest.find(' '), rest.size());
+      if (rest.substr(0, space) == quant_method) return &f;
+      rest.remove_prefix(std::min(space + 1, rest.size()));
+    }
+  }
+  return nullptr;
+}
+
 }  // namespace qp

@@ -5,12 +5,23 @@
 
 #include "lib/base/error.h"
 #include "lib/base/file.h"
+#include "lib/qmap/decode.h"
 
 namespace qp {
 namespace {
 
 std::string found(const Tensor& raw) {
   return "found " + std::string(dtype_name(raw.dtype)) + " " + raw.shape.str();
+}
+
+// --dtype asks for the values of tensors, not for scales in fewer bits.
+void uncast(Tensor& t) {
+  Part& p = t.parts.front();
+  if (!p.decode || !is_float(p.dtype) || p.decode->stored == p.dtype) return;
+  Decode d = *p.decode;
+  t.dtype = p.dtype = d.stored;
+  p.decode = std::make_shared<const Decode>(std::move(d));
+  if (is_plain(p)) p.decode = nullptr;
 }
 
 bool contains(std::span<const std::string_view> list, std::string_view text) {
@@ -129,6 +140,9 @@ void assemble(Model& model, const ModuleSuffixes& suffixes,
       if (root == nullptr) root = module.find(suffix);
     }
     if (root == nullptr) continue;
+    for (const auto& [suffix, raw] : module.tensors) {
+      if (contains(suffixes.parts, suffix)) uncast(*raw);
+    }
     Tensor t;
     try {
       t = build(module);

@@ -17,9 +17,10 @@ constexpr InputKind kMethods[] = {
     {"gptq", "named", "AutoGPTQ, GPTQModel"},
     {"awq", "named", "AutoAWQ"},
     {"auto-round", "named", "Intel AutoRound"},
-    {"fp8", "named", "DeepSeek-style block or per-tensor FP8"},
-    {"fbgemm_fp8", "named", "Meta's FP8"},
-    {"modelopt", "named", "NVIDIA ModelOpt; also hf_quant_config.json"},
+    {"fp8", "read", "DeepSeek-style block or per-tensor FP8"},
+    {"mxfp8", "read", "the same with E8M0 scales of 32"},
+    {"fbgemm_fp8", "read", "Meta's FP8, one scale per row"},
+    {"modelopt", "read", "NVIDIA ModelOpt; also hf_quant_config.json"},
     {"modelslim", "named", "Ascend ModelSlim; quant_model_description.json"},
     {"mxfp4", "named", "gpt-oss"},
     {"bitsandbytes", "named", "nf4, fp4, int8"},
@@ -104,11 +105,9 @@ void finish_model(Model& model, const std::string& path, const LoadOptions& opti
   DeclaredQuantization q;
   try {
     q = declared_quantization(model, read);
-    for (const Format& f : formats()) {
-      if (f.adopt != nullptr && f.quant_method == q.method) {
-        f.adopt(model, q.config, options);
-        return;
-      }
+    if (const Format* f = format_reading(q.method)) {
+      f->adopt(model, q.config, options);
+      return;
     }
   } catch (const Error& e) {
     // Whatever is wrong inside (a pattern, too), a config is input: exit 3.

@@ -53,7 +53,8 @@ void compare(const RowSource& want, const RowSource& found, const std::string& d
 bool same_form(const Tensor& a, const Tensor& b) {
   return a.parts.size() == b.parts.size() && std::ranges::all_of(a.parts, [&](const Part& p) {
            const Part* q = b.part(p.role);
-           return q != nullptr && q->shape.elements() == p.shape.elements() && q->shape.rows() == p.shape.rows();
+           bool comparable = q != nullptr && (q->dtype == p.dtype || (is_float(q->dtype) && is_float(p.dtype)));
+           return comparable && q->shape.elements() == p.shape.elements() && q->shape.rows() == p.shape.rows();
          });
 }
 

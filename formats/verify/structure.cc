@@ -101,9 +101,8 @@ void check_quantization(const Directory& d, const RawCheckpoint& raw, std::vecto
     check_undeclared(raw, out);
     return;
   }
-  for (const Format& f : formats()) {
-    if (f.quant_method == q.method && f.check != nullptr) f.check(raw, q.config, out);
-  }
+  const Format* f = format_reading(q.method);
+  if (f != nullptr && f->check != nullptr) f->check(raw, q.config, out);
 }
 
 }  // namespace
