@@ -1,0 +1,48 @@
+"""torchao through transformers: the weights of its flags, and the bytes of its safetensors."""
+
+import sys
+
+from common import MODEL, Peer, linears, main
+
+import torch
+from torchao import quantization as q
+from transformers import AutoModelForCausalLM, TorchAoConfig
+
+FP8_ROW, FP8_TENSOR = q.PerRow(), q.PerTensor()
+
+
+def configs():
+    yield "int8wo", lambda: q.Int8WeightOnlyConfig(version=2)
+    yield "int8dq", lambda: q.Int8DynamicActivationInt8WeightConfig(version=2)
+    for g in (32, 64, 128, 256):
+        yield f"int4wo-{g}", lambda g=g: q.Int4WeightOnlyConfig(group_size=g)
+    yield "fp8wo", lambda: q.Float8WeightOnlyConfig()
+    yield "fp8dq-per_tensor", lambda: q.Float8DynamicActivationFloat8WeightConfig(granularity=FP8_TENSOR)
+    yield "fp8dq-per_row", lambda: q.Float8DynamicActivationFloat8WeightConfig(granularity=FP8_ROW)
+    yield "int8-intx", lambda: q.IntxWeightOnlyConfig(weight_dtype=torch.int8)
+    yield "int4-intx-32", lambda: q.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=q.PerGroup(32))
+
+
+def save(config):
+    def run(out):
+        model = AutoModelForCausalLM.from_pretrained(
+            MODEL, quantization_config=TorchAoConfig(config()), device_map="cpu", dtype=torch.bfloat16)
+        model.save_pretrained(out)
+    return run
+
+
+def load(directory):
+    model = AutoModelForCausalLM.from_pretrained(directory, device_map="cpu")
+    found = {}
+    for name, m in linears(model).items():
+        if hasattr(m.weight, "dequantize"):
+            found[name] = m.weight.dequantize()
+    return found
+
+
+SAVE = {label: save(config) for label, config in configs()}
+
+if __name__ == "__main__":
+    sys.exit(main(Peer(
+        title="torchao", about="torchao through transformers, data-free, on the CPU.",
+        packages=("torchao", "torch", "transformers"), save=SAVE, load=load)))
