@@ -99,7 +99,7 @@ def same(a, b):
 def linears(model):
     """{name: module} of the linears of a transformers model, quantized or not, lm_head left out."""
     return {n: m for n, m in model.named_modules()
-            if n.endswith("_proj") and (hasattr(m, "in_features") or hasattr(m, "qweight"))}
+            if n.endswith("_proj") and ({"in_features", "infeatures"} & vars(m).keys())}
 
 
 def by_identity(model):
@@ -108,7 +108,9 @@ def by_identity(model):
     with torch.no_grad():
         for name, m in linears(model).items():
             dtype = next((p.dtype for p in m.parameters() if p.is_floating_point()), torch.bfloat16)
-            found[name] = m(torch.eye(m.in_features, dtype=dtype)).T.contiguous()
+            width = next(getattr(m, a) for a in ("in_features", "infeatures") if a in vars(m))
+            bias = m.bias if getattr(m, "bias", None) is not None else 0
+            found[name] = (m(torch.eye(width, dtype=dtype)) - bias).T.contiguous()
     return found
 
 
@@ -206,13 +208,11 @@ def keep(peer, name, folder, wanted):
         if wanted and label not in wanted:
             continue
         out = Path(folder) / f"{name}-{label}"
-        subprocess.run(["rm", "-rf", out], check=True)
         try:
-            quietly(save, out)
+            if not out.exists():
+                quietly(save, out)
             expected = quietly(peer.load, out)
-            save_file({k: v.contiguous() for k, v in expected.items()}, out / "expected.safetensors.part")
-            os.makedirs(out, exist_ok=True)
-            os.rename(out / "expected.safetensors.part", Path(folder) / f"{name}-{label}.expected.safetensors")
+            save_file({k: v.contiguous() for k, v in expected.items()}, f"{out}.expected.safetensors")
             print(f"{out}: {len(expected)} weights, {next(iter(expected.values())).dtype}", flush=True)
         except Exception as e:
             traceback.print_exc()

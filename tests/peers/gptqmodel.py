@@ -8,7 +8,6 @@ from common import MODEL, Peer, linears, main
 
 # Its pool of threads asks for more workers than it grants itself on a machine of two cores.
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
-# mkl and the like, else it may choose a kernel that repacks.
 import torch  # noqa: E402
 from gptqmodel import BACKEND, GPTQModel, QuantizeConfig  # noqa: E402
 from gptqmodel.quantization import FORMAT, METHOD  # noqa: E402
@@ -48,13 +47,10 @@ SAVE = {
     "gptq8-asym": save(bits=8, sym=False), "gptq2-asym": save(bits=2, sym=False),
     "gptq4-desc-act": save(desc_act=True, act_group_aware=False),
     "gptq4-static-groups": save(desc_act=True, static_groups=True, act_group_aware=False),
-    "gptq4-g32": save(group_size=32), "gptq4-channel": save(group_size=-1),
-    "gptq4-lm-head": save(lm_head=True),
+    "gptq4-g32": save(group_size=32), "gptq4-channel": save(group_size=-1, act_group_aware=False),
     "gptq4-dynamic": save(dynamic={r"-:.*o_proj": {}, r".*down_proj": {"bits": 8, "group_size": 64}}),
     "gptq4-planar": save(format=FORMAT.GPTQ_P), "gptq5-planar": save(bits=5, format=FORMAT.GPTQ_P),
     "awq4": save(**AWQ), "awq4-asym": save(sym=False, **AWQ),
-    "awq4-gemv": save(quant_method=METHOD.AWQ, format=FORMAT.GEMV),
-    "awq4-gemv-fast": save(quant_method=METHOD.AWQ, format=FORMAT.GEMV_FAST),
 }
 
 if __name__ == "__main__":

@@ -95,8 +95,6 @@ SAVE = {
     "nvfp4": save(preset("NVFP4_DEFAULT_CFG")), "nvfp4-kv": save(preset("NVFP4_DEFAULT_CFG", "FP8_KV_CFG")),
     "nvfp4-nvfp4kv": save(preset("NVFP4_DEFAULT_CFG", "NVFP4_KV_CFG")),
     "w4a16-nvfp4": save(preset("W4A16_NVFP4_CFG")),
-    "nvfp4-awq": save(preset("NVFP4_AWQ_LITE_CFG")),
-    "nvfp4-4over6": save(preset("NVFP4_FOUR_OVER_SIX_CFG")),
     "w4a8-nvfp4-fp8": save(preset("W4A8_NVFP4_FP8_CFG")),
     "int4-awq": save(preset("INT4_AWQ_CFG")), "w4a8-awq": save(preset("W4A8_AWQ_BETA_CFG")),
     "int8-sq": save(preset("INT8_SMOOTHQUANT_CFG")), "int8-wo": save(preset("INT8_WEIGHT_ONLY_CFG")),
