@@ -38,7 +38,9 @@ def load(directory):
         return {n[:-8]: dequantize_gemm(t[n], t[n[:-7] + "qzeros"], t[n[:-7] + "scales"], config["bits"],
                                         config["group_size"]).T for n in t if n.endswith(".qweight")}
     model = AutoModelForCausalLM.from_pretrained(directory, device_map="cpu", dtype="auto")
-    return by_identity(model)
+    online = {n: m.dequant_weight_online().detach() for n, m in model.named_modules()
+              if hasattr(m, "dequant_weight_online")}
+    return online or by_identity(model)
 
 
 MIXED = {"model.layers.0.mlp.down_proj": {"bits": 8}, "model.layers.1.self_attn.o_proj": {"bits": 16}}
@@ -51,7 +53,14 @@ SAVE = {
     "fp8-static": save("FP8_STATIC"),
 }
 
+EXPORTS = {name: ["-s", name] for name in ("w4a16", "w4a16-asym", "w4a16-g32", "w8a16", "w3a16", "w2a16",
+                                           "mxfp4", "mxfp8")}
+
+
 if __name__ == "__main__":
     sys.exit(main(Peer(
         title="auto-round", about="RTN (iters=0) by auto-round on the CPU.",
-        packages=("auto-round", "torch", "transformers"), save=SAVE, load=load)))
+        packages=("auto-round", "torch", "transformers"), save=SAVE, load=load, target="auto-round",
+        exports=EXPORTS,
+        transcodes={f"{first}-to-auto-round": (["-s", "w4a16"], first)
+                    for first in ("gptq", "awq", "compressed-tensors")})))

@@ -1,11 +1,10 @@
 """What the peers' scripts share. A script describes its library in one Peer and calls main(Peer).
 
     ./check --peers NAME
-    python tests/peers/NAME.py --keep DIR [LABEL..]   only write checkpoints: DIR/NAME-LABEL/, with
-                                                      DIR/NAME-LABEL/expected.safetensors
+    python tests/peers/NAME.py --keep DIR [LABEL..]   only write checkpoints: DIR/NAME-LABEL/ and
+                                                      DIR/NAME-LABEL.expected.safetensors
 
-Three kinds of rows: `write` (the library saves, we dequantize), `read` (we export, the library
-decodes), `bytes` (both quantize, stored tensors are compared). Import this module before the
+$QPIPE_ONLY holds labels or kinds, when not every row is wanted. Import this module before the
 library: it takes this folder, whose files are called as the libraries are, off the import path.
 """
 
@@ -35,8 +34,9 @@ from safetensors.torch import save_file  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "tests/data/tiny-lm"
 BIN = Path(os.environ.get("QPIPE_BIN", ROOT / "build/release"))
-NOT_THERE = ("unknown format", "unknown scheme", "not a format", "not supported yet", "no format",
-             "no reader", "quant_method", "cannot be read", "unknown quantization")
+# What our programs say about a family or scheme that they do not have.
+NOT_THERE = ("cannot read yet", "unknown format", "unknown scheme", "unknown method", "unknown numerics",
+             "not available", "were not expected")
 
 
 @dataclasses.dataclass
@@ -44,12 +44,24 @@ class Peer:
     title: str
     about: str
     packages: tuple
-    save: dict = dataclasses.field(default_factory=dict)   # label -> fn(out): saves a checkpoint
-    load: object = None                   # fn(dir) -> {module: weight as the library sees it}
-    exports: dict = dataclasses.field(default_factory=dict)  # label -> (qquantize, qexport args)
-    stored: dict = dataclasses.field(default_factory=dict)   # label -> fn(scratch) -> (ours, theirs)
-    transcodes: dict = dataclasses.field(default_factory=dict)  # label -> (source dir fn, args)
+    load: object  # fn(dir) -> {module: weight as the library sees it}
+    save: dict    # label -> fn(out) that quantizes tests/data/tiny-lm and saves a checkpoint
+    target: str   # our name of the library's format
+    exports: dict = dataclasses.field(default_factory=dict)  # label -> arguments of qquantize
+    stored: dict = dataclasses.field(default_factory=dict)   # label of save -> arguments of qquantize
+    transcodes: dict = dataclasses.field(default_factory=dict)  # label -> (arguments, first format)
+    more: dict = dataclasses.field(default_factory=dict)  # (kind, label) -> fn(scratch) -> problem
     notes: tuple = ()
+
+
+KINDS = {
+    "write": "the library quantizes and saves tests/data/tiny-lm; our dequantized values and its own",
+    "read": "we quantize and export; the library's dequantized values and ours",
+    "bytes": "both quantize; every stored tensor, byte for byte",
+    "transcode": "we export to one family, turn that into the library's; its values and ours",
+    "state": "`qload --modelopt-state` and export; every stored tensor of the library's own export",
+    "function": "the library's function on plain tensors; our stored tensors, byte for byte",
+}
 
 
 class Failed(Exception):
@@ -71,10 +83,10 @@ def dequantize(source, out):
     return tensors(out)
 
 
-def export(scheme, args, out, source=MODEL):
-    """source | qquantize SCHEME | qexport ARGS; no qquantize where scheme is None."""
-    middle = [["qquantize", *scheme]] if scheme else []
-    pipe(["qload", source], *middle, ["qexport", *args, "-o", out])
+def export(args, target, out, source=MODEL):
+    """source | qquantize ARGS | qexport -f TARGET; no qquantize where args is None."""
+    middle = [["qquantize", *args]] if args else []
+    pipe(["qload", source], *middle, ["qexport", "-f", target, "-o", out])
     return out
 
 
@@ -168,13 +180,24 @@ def write_row(peer, save, scratch):
     return compare_values(dequantize(scratch / "theirs", scratch / "plain"), expected)
 
 
-def read_row(peer, scheme, args, source, scratch):
-    export(scheme, args, scratch / "ours", source)
-    expected = dequantize(scratch / "ours", scratch / "plain")
+def read_row(peer, args, scratch, source=MODEL):
+    export(args, peer.target, scratch / "ours", source)
+    expected = dequantize(scratch / "ours" if source == MODEL else source, scratch / "plain")
     decoded = quietly(peer.load, scratch / "ours")
     if not decoded:
         return "the library showed no weights"
     return compare_values(expected, decoded)
+
+
+def transcode_row(peer, args, first, scratch):
+    export(args, first, scratch / "first")
+    return read_row(peer, None, scratch, scratch / "first")
+
+
+def bytes_row(peer, save, args, scratch):
+    export(args, peer.target, scratch / "ours")
+    quietly(save, scratch / "theirs")
+    return compare_bytes(tensors(scratch / "ours"), tensors(scratch / "theirs"))
 
 
 def attempt(kind, label, function, *args):
@@ -184,26 +207,31 @@ def attempt(kind, label, function, *args):
             problem = function(*args, Path(scratch))
             result = problem or "equal"
         except Failed as e:
-            said = " ".join(str(e).split())
+            said = str(e).splitlines()[0].replace(f"{scratch}/", "")
             missing = any(words in said for words in NOT_THERE)
-            problem = result = ("not there yet: " if missing else "FAILED: ") + said[:300]
+            problem = result = ("not there yet: " if missing else "FAILED: ") + said[:240]
         except Exception as e:  # a library's own refusal is a result too
             traceback.print_exc()
-            problem = result = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
+            problem = result = f"{type(e).__name__}: {' '.join(str(e).split())[:240]}"
     print(f"{kind:8} {label:24} {result}", flush=True)
     return f"| {kind} | {label} | {result.replace('|', '/')} |", not problem
 
 
-def rows_of(peer, wanted):
+def rows_of(peer):
     for label, save in peer.save.items():
         yield "write", label, write_row, peer, save
-    for label, (scheme, args) in peer.exports.items():
-        yield "read", label, read_row, peer, scheme, args, MODEL
-    for label, function in peer.stored.items():
-        yield "bytes", label, lambda f, s: compare_bytes(*f(s)), function
+    for label, args in peer.exports.items():
+        yield "read", label, read_row, peer, args
+    for label, args in peer.stored.items():
+        yield "bytes", label, bytes_row, peer, peer.save[label], args
+    for label, (args, first) in peer.transcodes.items():
+        yield "transcode", label, transcode_row, peer, args, first
+    for (kind, label), function in peer.more.items():
+        yield kind, label, function
 
 
 def keep(peer, name, folder, wanted):
+    """Writes what is not there yet, and always the expected values."""
     for label, save in peer.save.items():
         if wanted and label not in wanted:
             continue
@@ -226,22 +254,21 @@ def main(peer):
         return keep(peer, name, sys.argv[2], sys.argv[3:])
     report = Path(sys.argv[1])
     wanted = os.environ.get("QPIPE_ONLY", "").split()
-    rows, bad = [], 0
-    for kind, label, function, *args in rows_of(peer, wanted):
-        if wanted and label not in wanted:
+    rows, bad, seen = [], 0, set()
+    for kind, label, function, *args in rows_of(peer):
+        if wanted and not {kind, label} & set(wanted):
             continue
         row, passed = attempt(kind, label, function, *args)
         rows.append(row)
         bad += not passed
+        seen.add(kind)
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in peer.packages)
     version = subprocess.run([BIN / "qquantize", "--version"], capture_output=True, text=True,
                              check=True).stdout.strip()
     report.write_text("\n".join([
         f"# {peer.title}", "", peer.about, f"Made by `./check --peers {name}`.", "",
         f"{datetime.date.today().isoformat()}; {versions}; {version}", "",
-        "`write`: the library saves tests/data/tiny-lm, we dequantize its checkpoint to the values it",
-        "computes itself. `read`: we export, the library decodes to our values. `bytes`: stored",
-        "tensors of both, byte for byte.", "",
+        *(f"- `{kind}`: {text}." for kind, text in KINDS.items() if kind in seen), "",
         "| kind | what | result |", "| --- | --- | --- |", *rows, "",
         f"{len(rows)} rows, {len(rows) - bad} equal, {bad} not.",
         *([""] if peer.notes else []), *peer.notes]).rstrip() + "\n")

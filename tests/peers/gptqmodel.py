@@ -1,10 +1,11 @@
 """gptqmodel: GPTQ and AWQ checkpoints, written and read on the CPU."""
 
+import dataclasses
+import functools
 import os
 import sys
 
-import common
-from common import MODEL, Peer, linears, main
+from common import MODEL, Peer, linears, main, read_row, transcode_row
 
 # Its pool of threads asks for more workers than it grants itself on a machine of two cores.
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
@@ -53,7 +54,27 @@ SAVE = {
     "awq4": save(**AWQ), "awq4-asym": save(sym=False, **AWQ),
 }
 
+GPTQ = {"gptq-w4": ["-s", "w4a16"], "gptq-w4-asym": ["-s", "w4a16-asym"], "gptq-w4-g32": ["-s", "w4a16-g32"],
+        "gptq-w8": ["-s", "w8a16"], "gptq-w3": ["-s", "w3a16"], "gptq-w2": ["-s", "w2a16"]}
+AWQ_EXPORTS = {"awq-w4": ["-s", "w4a16"], "awq-w4-asym": ["-s", "w4a16-asym"]}
+
+
+def more():
+    """AWQ, the second format of this library: exports and transcodes into it."""
+    awq = dataclasses.replace(PEER, target="awq")
+    rows = {("read", label): functools.partial(read_row, awq, args) for label, args in AWQ_EXPORTS.items()}
+    for first in ("gptq", "auto-round", "compressed-tensors"):
+        rows["transcode", f"{first}-to-awq"] = functools.partial(transcode_row, awq, ["-s", "w4a16-asym"], first)
+    return rows
+
+
+PEER = Peer(
+    title="gptqmodel", about="GPTQ and AWQ of a few calibrated batches on the CPU.",
+    packages=("gptqmodel", "torch", "transformers"), save=SAVE, load=load, target="gptq", exports=GPTQ,
+    transcodes={f"{first}-to-gptq": (["-s", "w4a16-asym"], first)
+                for first in ("awq", "auto-round", "compressed-tensors")})
+PEER.more = more()
+
+
 if __name__ == "__main__":
-    sys.exit(main(Peer(
-        title="gptqmodel", about="GPTQ and AWQ of a few calibrated batches on the CPU.",
-        packages=("gptqmodel", "torch", "transformers"), save=SAVE, load=load)))
+    sys.exit(main(PEER))

@@ -3,7 +3,7 @@
 import copy
 import sys
 
-from common import MODEL, Peer, main, tensors
+from common import MODEL, Peer, compare_bytes, main, pipe, quietly, tensors
 
 import modelopt.torch.opt as mto
 import modelopt.torch.quantization as mtq
@@ -105,7 +105,29 @@ SAVE = {
     "mixed": save(mixed()),
 }
 
+NUMERICS = ["--numerics", "modelopt"]
+# Ours need no calibration where the library's do not.
+DATA_FREE = {"fp8-channel": ["-s", "fp8-dynamic", *NUMERICS], "fp8-block": ["-s", "fp8-block", *NUMERICS],
+             "w4a16-nvfp4": ["-s", "nvfp4a16", *NUMERICS], "mxfp4": ["-s", "mxfp4", *NUMERICS],
+             "mxfp8": ["-s", "mxfp8", *NUMERICS], "int8-wo": ["-s", "w8a16", *NUMERICS]}
+
+
+def from_state(label):
+    """The library's fake-quantized state, exported by us and by it."""
+    def run(scratch):
+        quietly(SAVE[label], scratch / "theirs")
+        state = scratch / "theirs" / "modelopt_state.pth"
+        pipe(["qload", MODEL, "--modelopt-state", state], ["qexport", "-f", "modelopt", "-o", scratch / "ours"])
+        return compare_bytes(tensors(scratch / "ours"), tensors(scratch / "theirs"))
+    return run
+
+
 if __name__ == "__main__":
     sys.exit(main(Peer(
         title="nvidia-modelopt", about="mtq.quantize on a few batches, export_hf_checkpoint, on the CPU.",
-        packages=("nvidia-modelopt", "torch", "transformers"), save=SAVE, load=load)))
+        packages=("nvidia-modelopt", "torch", "transformers"), save=SAVE, load=load, target="modelopt",
+        exports=DATA_FREE, stored=DATA_FREE,
+        transcodes={"nvfp4 compressed-tensors-to-modelopt": (["-s", "nvfp4a16"], "compressed-tensors"),
+                    "fp8 compressed-tensors-to-modelopt": (["-s", "fp8-dynamic"], "compressed-tensors"),
+                    "fp8-to-modelopt": (["-s", "fp8-block"], "fp8")},
+        more={("state", n): from_state(n) for n in SAVE})))

@@ -43,7 +43,13 @@ SCHEMES = {"fp8": "fp8", "ptpc-fp8": "ptpc_fp8", "mxfp4": "mxfp4", "mxfp4-wo": "
 SAVE = {label: save(scheme) for label, scheme in SCHEMES.items()}
 SAVE["fp8-kv"] = save("fp8", kv_cache_scheme="fp8")
 
+NUMERICS = ["--numerics", "quark"]
+EXPORTS = {"fp8": ["-s", "fp8-tensor", *NUMERICS], "ptpc-fp8": ["-s", "fp8-dynamic", *NUMERICS],
+           "mxfp4": ["-s", "mxfp4", *NUMERICS], "int4-fp8": ["-s", "quark_int4fp8_moe", *NUMERICS]}
+
+
 if __name__ == "__main__":
     sys.exit(main(Peer(
         title="amd-quark", about="amd-quark's Llama template on the CPU.",
-        packages=("amd-quark", "torch", "transformers"), save=SAVE, load=load)))
+        packages=("amd-quark", "torch", "transformers"), save=SAVE, load=load, target="quark",
+        exports=EXPORTS, stored={n: EXPORTS[n] for n in ("ptpc-fp8", "mxfp4")})))

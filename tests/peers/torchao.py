@@ -17,8 +17,6 @@ q.quant_api._check_hardware_support = lambda granularity: None
 def configs():
     yield "int8wo", lambda: q.Int8WeightOnlyConfig(version=2)
     yield "int8dq", lambda: q.Int8DynamicActivationInt8WeightConfig(version=2)
-    for g in (32, 64, 128, 256):
-        yield f"int4wo-{g}", lambda g=g: q.Int4WeightOnlyConfig(group_size=g)
     yield "fp8wo", lambda: q.Float8WeightOnlyConfig()
     yield "fp8dq-per_tensor", lambda: q.Float8DynamicActivationFloat8WeightConfig(granularity=FP8_TENSOR)
     yield "fp8dq-per_row", lambda: q.Float8DynamicActivationFloat8WeightConfig(granularity=FP8_ROW)
@@ -45,7 +43,13 @@ def load(directory):
 
 SAVE = {label: save(config) for label, config in configs()}
 
+FLAGS = {n: ["-s", n, "--numerics", "torchao"] for n in
+         ("int8wo", "int8dq", "int4wo-32", "int4wo-64", "int4wo-128", "int4wo-256", "fp8wo",
+          "fp8dq-per_tensor", "fp8dq-per_row")}
+
+
 if __name__ == "__main__":
     sys.exit(main(Peer(
         title="torchao", about="torchao through transformers, data-free, on the CPU.",
-        packages=("torchao", "torch", "transformers"), save=SAVE, load=load)))
+        packages=("torchao", "torch", "transformers"), save=SAVE, load=load, target="torchao",
+        exports=FLAGS, stored={n: a for n, a in FLAGS.items() if n in SAVE})))

@@ -64,7 +64,13 @@ SAVE = {"fp8": save_fp8(weight_block_size=(128, 128)), "fp8-64": save_fp8(weight
         "fp8-ue8m0": save_fp8(weight_block_size=(128, 128), scale_fmt="ue8m0"),
         "fp8-tensor": save_fp8(weight_block_size=None), "gpt-oss": save_gpt_oss}
 
+EXPORTS = {"fp8": ["-s", "fp8-block"], "fp8-tensor": ["-s", "fp8-tensor"]}
+
+
 if __name__ == "__main__":
     sys.exit(main(Peer(
         title="transformers", about="FP8 by its own operation, gpt-oss of random blocks; both dequantized.",
-        packages=("torch", "transformers"), save=SAVE, load=load)))
+        packages=("torch", "transformers"), save=SAVE, load=load, target="fp8",
+        exports=EXPORTS,
+        transcodes={"compressed-tensors-to-fp8": (["-s", "fp8-block"], "compressed-tensors"),
+                    "modelopt-to-fp8": (["-s", "fp8-block"], "modelopt")})))
