@@ -64,7 +64,8 @@ SAVE = {"fp8": save_fp8(weight_block_size=(128, 128)), "fp8-64": save_fp8(weight
         "fp8-ue8m0": save_fp8(weight_block_size=(128, 128), scale_fmt="ue8m0"),
         "fp8-tensor": save_fp8(weight_block_size=None), "gpt-oss": save_gpt_oss}
 
-EXPORTS = {"fp8": ["-s", "fp8-block"], "fp8-tensor": ["-s", "fp8-tensor"]}
+# Its reader knows only weight_scale_inv, not the weight_scale of engines' per-tensor FP8.
+EXPORTS = {"fp8": ["-s", "fp8-block"]}
 
 
 if __name__ == "__main__":
