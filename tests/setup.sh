@@ -102,6 +102,7 @@ refuse_nvidia() {
   cuda=$("$python" - "$report" <<'PY'
 import json, sys
 names = [i["metadata"]["name"] for i in json.load(open(sys.argv[1]))["install"]]
+names = [n for n in names if n.lower() != "nvidia-modelopt"]  # no part of CUDA
 print(" ".join(n for n in names if n.lower().startswith(("nvidia", "triton", "cuda"))))
 PY
   )
