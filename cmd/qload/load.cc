@@ -155,7 +155,8 @@ void LoadCommand::save(Store& store, Tool& tool) const {
   for (size_t i = 0; i < tensors.size(); ++i) {
     Tensor& t = tensors[i];
     bool copy = pack_;
-    Tensor original = pack_ || store.self() != nullptr ? t : Tensor{};
+    bool made = std::ranges::any_of(t.parts, [](const Part& p) { return p.extent.file == kBlob; });
+    Tensor original = pack_ || made || store.self() != nullptr ? t : Tensor{};
     for (Part& p : t.parts) copy = copy || refer_extent(store, model, p.extent);
     if (!copy) continue;
     if (!zstd_) t = place_copy(original, writer);
