@@ -149,7 +149,7 @@ ExportPlan plan(const Store& store, const ExportOptions& options) { return Write
 }  // namespace
 
 const Format& awq_format() {
-  static const Format format = {"awq", "AutoAWQ's gemm version, for vLLM, SGLang: 4 bits, weights only", plan, "awq", adopt};
+  static const Format format = {"awq", "AutoAWQ's gemm version, for vLLM, SGLang: 4 bits, weights only", plan, "awq", adopt, nullptr, true};
   return format;
 }
 

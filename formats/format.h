@@ -91,6 +91,7 @@ struct Format {
   void (*adopt)(Model&, const Json& quantization_config, const LoadOptions&);
   // Holds the stored layout against the quantization config (qverify). Null: nothing to check.
   void (*check)(const RawCheckpoint&, const Json& quantization_config, std::vector<Finding>&) = nullptr;
+  bool transforms = false;  // the writer honours ExportOptions::group_size and num_bits
 };
 
 std::span<const Format> formats();
