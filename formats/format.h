@@ -36,6 +36,8 @@ struct OutTensor {
   const Part* part = nullptr;       // source: a part's rows
   const Tensor* values = nullptr;   // or a tensor's values; neither when `value` has the bytes
   std::vector<std::byte> value;     // small computed tensors (weight_shape ..)
+  // The same made when it is written: many of them need no memory (g_idx of every expert).
+  std::function<std::vector<std::byte>()> make_value;
   // Steps from the part's rows to the output, each optional, in this order:
   // 1. floats of another dtype become `dtype`; a value it cannot hold exactly stops the export
   //    (unless `round`: then to nearest even, where the family's own writer rounds too);
@@ -72,6 +74,9 @@ struct ExportPlan {
 
 struct ExportOptions {
   std::string target;               // engine whose rules hold ("" = none)
+  // Exact transforms of integer weights (formats/hf/transform.h); 0: as they are.
+  uint64_t group_size = 0;          // scales repeated to groups of this size
+  int num_bits = 0;                 // codes widened to this many bits
   std::function<void(std::string)> warn = [](std::string) {};
 };
 
@@ -86,6 +91,7 @@ struct Format {
   void (*adopt)(Model&, const Json& quantization_config, const LoadOptions&);
   // Holds the stored layout against the quantization config (qverify). Null: nothing to check.
   void (*check)(const RawCheckpoint&, const Json& quantization_config, std::vector<Finding>&) = nullptr;
+  bool transforms = false;  // the writer honours ExportOptions::group_size and num_bits
 };
 
 std::span<const Format> formats();

@@ -46,6 +46,8 @@ void ExportCommand::declare(CLI::App& app) {
   app.add_option("-o,--output", output_, "Directory to write")->type_name("DIR")->group(out);
   app.add_option("--shard-size", shard_size_, "Largest size of one file")->type_name("SIZE")->capture_default_str()->group(out);
   app.add_option("--target", target_, "Engine the result is for: sglang, vllm, transformers or llama.cpp")->type_name("ENGINE")->group(out);
+  app.add_option("--group-size", group_size_, "Repeat scales to groups of N, exact (gptq, awq, auto-round)")->type_name("N")->check(CLI::Range(1, 1 << 20))->group(out);
+  app.add_option("--num-bits", num_bits_, "Widen integer codes to N bits, exact (gptq, awq, auto-round)")->type_name("N")->check(CLI::Range(2, 8))->group(out);
   app.add_option("--ledger", ledger_, "Write what became of every tensor and file, as JSON")->type_name("FILE")->group(out);
   app.add_flag("--force", force_, "Replace an existing output")->group(out);
   app.add_flag("--dry-run", dry_run_, "Print what would be written")->group(out);
@@ -89,6 +91,9 @@ int ExportCommand::run(Tool& tool) {
   if (!target_.empty() && std::ranges::find(kTargets, target_) == kTargets.end()) {
     throw usage_error("unknown target '" + printable(target_) + "'").hint("expected sglang, vllm, transformers or llama.cpp");
   }
+  if ((group_size_ != 0 || num_bits_ != 0) && !format->transforms) {
+    throw usage_error("--group-size and --num-bits do nothing for -f " + format_).hint("they are for gptq, awq and auto-round");
+  }
   if (output_.empty() && !dry_run_) throw usage_error("nowhere to write the result").hint("give -o DIR");
   uint64_t shard = parse_size(shard_size_, "--shard-size");
   if (shard < 1000) throw usage_error("--shard-size " + shard_size_ + " is too small");
@@ -99,6 +104,8 @@ int ExportCommand::run(Tool& tool) {
   in.store->set_check(!no_check_);
   ExportOptions options;
   options.target = target_;
+  options.group_size = group_size_;
+  options.num_bits = num_bits_;
   options.warn = load.warn;
   ExportPlan plan;
   try {

@@ -18,6 +18,8 @@ class ExportCommand {
   std::string input_, output_, format_, shard_size_ = "5GB", target_, ledger_;
   bool force_ = false, no_verify_ = false, no_sync_ = false, no_check_ = false, list_formats_ = false;
   bool dry_run_ = false;
+  uint64_t group_size_ = 0;
+  int num_bits_ = 0;
 };
 
 }  // namespace qp

@@ -24,7 +24,8 @@ std::string main_dtype(const Model& m) {
 
 bool describes_quantization(const std::string& name) {
   return name == "hf_quant_config.json" || name == "quant_model_description.json" ||
-         name == "quantize_config.json" || name == "quant_config.json";
+         name == "quantize_config.json" || name == "quant_config.json" ||
+         name == "quantization_config.json";
 }
 
 }  // namespace

@@ -14,14 +14,17 @@ std::string found(const Tensor& raw) {
   return "found " + std::string(dtype_name(raw.dtype)) + " " + raw.shape.str();
 }
 
-// --dtype asks for the values of tensors, not for scales in fewer bits.
-void uncast(Tensor& t) {
-  Part& p = t.parts.front();
-  if (!p.decode || !is_float(p.dtype) || p.decode->stored == p.dtype) return;
-  Decode d = *p.decode;
-  t.dtype = p.dtype = d.stored;
-  p.decode = std::make_shared<const Decode>(std::move(d));
+// --dtype is for what is kept and what comes out: scales stay as they are stored.
+void undo_cast(Tensor& raw) {
+  Part& p = raw.parts.front();
+  if (!p.decode || p.decode->stored == p.dtype || !is_float(p.decode->stored)) return;
+  raw.dtype = p.dtype = p.decode->stored;
   if (is_plain(p)) p.decode = nullptr;
+}
+
+// Layouts describe dense bytes (a PyTorch file can hold others).
+void require_dense(const RawModule& m, std::string_view suffix, const Part& p) {
+  if (p.decode != nullptr) m.fail("its " + std::string(suffix) + " is not stored densely");
 }
 
 bool contains(std::span<const std::string_view> list, std::string_view text) {
@@ -89,6 +92,7 @@ Part RawModule::float_part(std::string_view suffix, Role role, const Shape& shap
 Part RawModule::laid_out(std::string_view suffix, Role role, DType dtype, const Shape& shape,
                          const Layout& layout, const LayoutArgs& args) const {
   Part p = part(suffix, role, dtype, shape);
+  require_dense(*this, suffix, p);
   p.dtype = DType::u8;
   p.shape = Shape{args.rows, args.row_bytes()};
   Decode d;
@@ -111,6 +115,7 @@ Part RawModule::transposed(std::string_view suffix, Role role, uint64_t rows, ui
          found(raw) + ")");
   }
   Part p = raw.parts.front();
+  require_dense(*this, suffix, p);
   p.role = role;
   p.shape = Shape{rows, cols};
   auto bits = static_cast<int>(dtype_bits(raw.dtype));
@@ -140,8 +145,11 @@ void assemble(Model& model, const ModuleSuffixes& suffixes,
       if (root == nullptr) root = module.find(suffix);
     }
     if (root == nullptr) continue;
-    for (const auto& [suffix, raw] : module.tensors) {
-      if (contains(suffixes.parts, suffix)) uncast(*raw);
+    std::vector<std::pair<Tensor*, Tensor>> as_read;
+    for (auto& [suffix, raw] : module.tensors) {
+      if (!contains(suffixes.root, suffix) && !contains(suffixes.parts, suffix)) continue;
+      if (raw->parts.front().decode) as_read.emplace_back(raw, *raw);
+      undo_cast(*raw);
     }
     Tensor t;
     try {
@@ -149,7 +157,10 @@ void assemble(Model& model, const ModuleSuffixes& suffixes,
     } catch (Error& e) {
       throw std::move(e).tensor(name);
     }
-    if (t.parts.empty()) continue;
+    if (t.parts.empty()) {
+      for (auto& [raw, before] : as_read) *raw = std::move(before);
+      continue;
+    }
     if (t.name.empty()) t.name = name + ".weight";
     for (const auto& [suffix, raw] : module.tensors) {
       if (suffix == "bias" || contains(suffixes.keep, suffix)) continue;
@@ -183,6 +194,7 @@ Part blob_part(Model& model, Role role, DType dtype, const Shape& shape, std::sp
 
 std::vector<std::byte> read_small(const Model& model, const RawModule& module, std::string_view suffix,
                                   uint64_t limit) {
+  require_dense(module, suffix, module.at(suffix).parts.front());
   const Extent& e = module.at(suffix).parts.front().extent;
   if (e.length > limit) module.fail("its " + std::string(suffix) + " is too large");
   if (e.file == kBlob) {

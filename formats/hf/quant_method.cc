@@ -14,9 +14,9 @@ namespace {
 // Methods that checkpoints in the wild declare. What has no format of ours is named, not read.
 constexpr InputKind kMethods[] = {
     {"compressed-tensors", "read", "as qexport and llm-compressor write it"},
-    {"gptq", "named", "AutoGPTQ, GPTQModel"},
-    {"awq", "named", "AutoAWQ"},
-    {"auto-round", "named", "Intel AutoRound"},
+    {"gptq", "read", "AutoGPTQ, GPTQModel"},
+    {"awq", "read", "AutoAWQ: gemm, gemv, gemv_fast, marlin"},
+    {"auto-round", "read", "Intel AutoRound: integers, MXFP4, MXFP8, NVFP4"},
     {"fp8", "read", "DeepSeek-style block or per-tensor FP8"},
     {"mxfp8", "read", "the same with E8M0 scales of 32"},
     {"fbgemm_fp8", "read", "Meta's FP8, one scale per row"},
@@ -38,8 +38,22 @@ constexpr InputKind kMethods[] = {
     {"higgs", "named", "HIGGS"},
     {"quanto", "named", "optimum-quanto"},
     {"exl2", "named", "ExLlamaV2"},
-    {"marlin", "named", "Marlin"},
 };
+
+// Other spellings of a method in the wild.
+struct Alias {
+  std::string_view spelt, method;
+};
+constexpr Alias kAliases[] = {{"marlin", "gptq"},           {"gptq_marlin", "gptq"},
+                              {"awq_marlin", "awq"},        {"auto_round", "auto-round"},
+                              {"intel/auto-round", "auto-round"}};
+
+std::string method_named(const std::string& spelt) {
+  for (const Alias& a : kAliases) {
+    if (a.spelt == spelt) return std::string(a.method);
+  }
+  return spelt;
+}
 
 constexpr uint64_t kMaxConfig = uint64_t{64} << 20;
 
@@ -80,13 +94,26 @@ DeclaredQuantization declared_quantization(
     if (method.empty() && place.object->contains("quant_algo")) method = "modelopt";
     if (method.empty() && place.object->contains("config_groups")) method = "compressed-tensors";
     if (method.empty()) method = "unnamed";
-    return {method, std::string("config.json ") + place.name, *place.object};
+    return {method_named(method), std::string("config.json ") + place.name, *place.object};
   }
   if (const Companion* c = model.companion("hf_quant_config.json")) {
     return {"modelopt", "hf_quant_config.json", parse_json(read(*c), c->name)};
   }
   if (const Companion* c = model.companion("quant_model_description.json")) {
     return {"modelslim", "quant_model_description.json", parse_json(read(*c), c->name)};
+  }
+  // Before transformers knew of them, GPTQ and AWQ had files of their own, without a method's name.
+  struct File {
+    const char *name, *method;
+  };
+  bool packed = std::ranges::any_of(model.tensors, [](const Tensor& t) { return t.name.ends_with(".qweight"); });
+  for (File f : {File{"quantize_config.json", "gptq"}, File{"quant_config.json", "awq"}}) {
+    const Companion* c = model.companion(f.name);
+    if (c == nullptr || !packed) continue;
+    Json q = parse_json(read(*c), c->name);
+    if (!q.is_object()) continue;
+    std::string method = lower(json_string(q, "quant_method", f.method));
+    return {method_named(method), c->name, std::move(q)};
   }
   return {};
 }

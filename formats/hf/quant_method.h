@@ -14,7 +14,8 @@ void finish_model(Model& model, const std::string& path, const LoadOptions& opti
 
 // The quantization a checkpoint declares. Places, in SGLang's order (model_config.py):
 // config.json quantization_config, then of text_config, then compression_config, then
-// hf_quant_config.json (ModelOpt), then quant_model_description.json (ModelSlim).
+// hf_quant_config.json (ModelOpt), then quant_model_description.json (ModelSlim); then the files that
+// GPTQ (quantize_config.json) and AWQ (quant_config.json) had before.
 struct DeclaredQuantization {
   std::string method;  // lower case, "" when none
   std::string place;   // where it was found

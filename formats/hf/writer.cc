@@ -158,7 +158,11 @@ class ShardWriter {
   // Tensors that are not walked row by row are small: they are written here.
   void add(const OutTensor& t, uint64_t at, std::vector<RowJob>& jobs) {
     named(t, [&] {
-      if (t.values == nullptr && t.part == nullptr) return write_all(fd_.get(), t.value, at, path_);
+      if (t.values == nullptr && t.part == nullptr) {
+        std::vector<std::byte> made = t.make_value ? t.make_value() : t.value;
+        if (made.size() != out_bytes(t)) throw defect_error("planned size does not fit its value");
+        return write_all(fd_.get(), made, at, path_);
+      }
       add_rows(t.values ? RowSource(store_, *t.values) : RowSource(store_, *t.part), t, at, jobs);
     });
   }

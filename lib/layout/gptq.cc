@@ -1,6 +1,6 @@
 // GPTQ (reference/int4-formats.md 1.1). gptq: qweight, [K * b / 32, N] words; since codes of a
 // column are one little-endian stream along K, these are the canonical rows' words, transposed; so
-// for 3 bits too. gptq_zeros: qzeros, [G, ceil(N * b / 32)], fields along N, bias 1 for v1.
+// for 3 bits too. Codes of a column fill whole words. gptq_zeros: qzeros, [G, ceil(N * b / 32)], fields along N, bias 1 for v1.
 // gptq_zeros_word: v1 as GPTQModel writes it for 2, 4, 8 bits, where the 1 is taken from whole words
 // and a zero point of 0 borrows from its neighbour.
 #include "lib/layout/transpose.h"
@@ -12,7 +12,8 @@ using namespace layout;
 
 std::optional<uint64_t> bytes(const LayoutArgs& a) {
   bool plain = a.bits == a.stored_bits && a.bias == 0 && !a.is_signed;
-  if (!plain || a.bits < 2 || a.bits > 8 || a.cols % 32 != 0) return std::nullopt;
+  if (!plain || a.bits < 2 || a.bits > 8 || a.row_bytes() % 4 != 0) return std::nullopt;
+  if (a.cols * static_cast<uint64_t>(a.bits) % 32 != 0) return std::nullopt;
   return words32(words_of(a.cols, a.bits), a.rows);
 }
 void decode(const LayoutArgs& a, const std::byte* stored, uint64_t first, uint64_t count,

@@ -137,7 +137,10 @@ void Store::check_part(const Tensor& t, const Part& p) const {
 }
 
 std::string Store::extent_problem(const Extent& e) const {
-  if (e.file == kBlob) return e.offset < model_.blobs.size() ? "" : "its data is nowhere";
+  if (e.file == kBlob) {
+    bool there = e.offset < model_.blobs.size() && e.length <= model_.blobs[e.offset].size();
+    return there ? "" : "its data is nowhere";
+  }
   if (e.file == 0 && !self_) return "its data is nowhere";
   if (e.file > model_.files.size()) return "its file number is out of range";
   uint64_t size = e.file == 0 ? self_->size() : model_.files[e.file - 1].size;

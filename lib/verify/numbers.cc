@@ -120,9 +120,10 @@ class Checker {
         if (bad++ == 0) first_bad = i;
         continue;
       }
-      if (v <= 0) {
+      // Integers may have negative scales: auto-round's symmetric range is full that way.
+      if (v == 0 || (v < 0 && s.code_kind() != CodeKind::integer)) {
         if (small++ == 0) first_small = i;
-      } else if (v < normal) {
+      } else if (std::fabs(v) < normal) {
         if (tiny++ == 0) first_tiny = i;
       }
       ones += v == 1.0f && !mx;

@@ -66,6 +66,13 @@ TEST(Layout, GptqPlanarExamples) {
             (std::vector<uint32_t>{0xECA86420, 0xECA86420, 0xECA86420, 0xECA86420, 0x55550000, 0xFFFFAAAA}));
 }
 
+TEST(Layout, GptqPlanarZeros) {
+  // The planes of 32 channels stand side by side in a group's line: those of the codes above.
+  LayoutArgs a{.rows = 32, .cols = 2, .bits = 8, .stored_bits = 5};
+  EXPECT_EQ(words_of(encode(gptq_planar_zeros_layout, a, rows_of(a, [](uint64_t n, uint64_t g) { return g == 0 ? n : 0; }))),
+            (std::vector<uint32_t>{0x76543210, 0xFEDCBA98, 0x76543210, 0xFEDCBA98, 0xFFFF0000, 0, 0, 0, 0, 0}));
+}
+
 TEST(Layout, GptqZeros) {
   // Eight channels of zero point 8: 0x77777777 in v1, 0x88888888 in v2; 32 channels for 3 bits.
   LayoutArgs a{.rows = 8, .cols = 1, .bits = 8, .stored_bits = 4, .bias = 1};
@@ -141,6 +148,21 @@ TEST(Layout, SmallExamples) {
             (Bytes{std::byte{0xF8}, std::byte{0x07}}));
 }
 
+TEST(Layout, MarlinScales) {
+  // [i + 8 j] over runs of 64 columns; of 32, [2 i + {0, 1, 8, 9, 16, 17, 24, 25}], for whole rows.
+  auto column_of = [](uint64_t rows, uint64_t cols, size_t entry) {
+    LayoutArgs a{.rows = rows, .cols = cols, .bits = 16, .stored_bits = 16};
+    Bytes stored = encode(marlin_scales_layout, a, rows_of(a, [&](uint64_t n, uint64_t g) { return n + 1000 * g; }));
+    return layout::get(stored.data(), entry, 16);
+  };
+  EXPECT_EQ(column_of(64, 2, 1), 8u);
+  EXPECT_EQ(column_of(64, 2, 8), 1u);
+  EXPECT_EQ(column_of(64, 2, 64 + 63), 1063u);
+  EXPECT_EQ(column_of(64, 1, 2), 8u);
+  EXPECT_EQ(column_of(64, 1, 8), 2u);
+  EXPECT_EQ(column_of(64, 1, 32 + 31), 63u);
+}
+
 struct Case {
   const Layout* layout;
   LayoutArgs args;
@@ -192,6 +214,9 @@ std::vector<Case> cases() {
       out.push_back({&gptq_zeros_layout, zeros});
     }
   }
+  for (int bits = 2; bits <= 8; ++bits) {
+    out.push_back({&gptq_planar_zeros_layout, {.rows = 96, .cols = 3, .stored_bits = bits}});
+  }
   for (int bits : {2, 4, 8}) out.push_back({&gptq_zeros_word_layout, {.rows = 64, .cols = 3, .stored_bits = bits}});
   for (int bits : {8, 16, 32}) {
     for (uint64_t rows : {1u, 31u, 64u, 129u}) {
@@ -207,6 +232,8 @@ std::vector<Case> cases() {
   }
   out.push_back({&awq_gemv_fast_layout, {.rows = 12, .cols = 192, .bits = 4, .stored_bits = 4}});
   out.push_back({&marlin_layout, {.rows = 128, .cols = 48, .bits = 4, .stored_bits = 4}});
+  out.push_back({&marlin_scales_layout, {.rows = 128, .cols = 3, .bits = 16, .stored_bits = 16}});
+  out.push_back({&marlin_scales_layout, {.rows = 96, .cols = 1, .bits = 16, .stored_bits = 16}});
   out.push_back({&high_nibble_layout, {.rows = 3, .cols = 6, .bits = 4, .stored_bits = 4}});
   out.push_back({&reordered_layout, {.rows = 3, .cols = 24, .bits = 4, .stored_bits = 4, .is_signed = true}});
   out.push_back({&dense_layout, {.rows = 3, .cols = 24, .bits = 4, .stored_bits = 4, .is_signed = true}});
@@ -221,7 +248,7 @@ INSTANTIATE_TEST_SUITE_P(All, Bijection, testing::ValuesIn(cases()), [](const au
 
 TEST(Layout, RefusesWhatItCannotHold) {
   EXPECT_FALSE(awq_layout.stored_bytes({.rows = 12, .cols = 8, .bits = 4, .stored_bits = 4}));
-  EXPECT_FALSE(gptq_layout.stored_bytes({.rows = 12, .cols = 40, .bits = 4, .stored_bits = 4}));
+  EXPECT_FALSE(gptq_layout.stored_bytes({.rows = 12, .cols = 36, .bits = 4, .stored_bits = 4}));
   EXPECT_FALSE(marlin_layout.stored_bytes({.rows = 32, .cols = 16, .bits = 4, .stored_bits = 4}));
   EXPECT_FALSE(transposed_layout.stored_bytes({.rows = 3, .cols = 3, .bits = 4, .stored_bits = 4}));
   EXPECT_EQ(find_layout("no such"), nullptr);
