@@ -187,6 +187,14 @@ const Row kRows[] = {
    [](const Probe& p, const Options&) -> Model { refuse(p, "is a PyTorch distributed checkpoint", "consolidate it first (torch.distributed.checkpoint.format_utils)"); }},
 
   // Weights of a directory, in SGLang's order.
+  {{"ModelSlim directory", "read", "quant_model_weights*.safetensors with quant_model_description.json, over model.safetensors beside them"},
+   [](const Probe& p) { return p.dir.has("quant_model_description.json") && p.has("quant_model_weight*.safetensors"); },
+   [](const Probe& p, const Options& o) {
+     auto index = p.dir.glob("quant_model_weight*.safetensors.index.json");
+     if (index.empty()) return load_files(p, p.dir.glob("quant_model_weight*.safetensors"), add_safetensors, "safetensors", o);
+     Model m = start(p, "safetensors");
+     add_indexed(p.dir, index.front(), add_safetensors, o, m);
+     return finish_directory(p, std::move(m), o); }},
   {{"sharded safetensors", "read", "model.safetensors.index.json decides which files and tensors count"},
    [](const Probe& p) { return p.dir.has("model.safetensors.index.json"); },
    [](const Probe& p, const Options& o) {

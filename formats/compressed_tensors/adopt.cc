@@ -206,7 +206,7 @@ class Adopter {
 }  // namespace
 
 void adopt(Model& model, const Json& config, const LoadOptions& options) {
-  adopt_kv_cache(model, config);
+  adopt_kv_cache(model, config, options);
   Adopter(model, config, options).run();
 }
 

@@ -21,6 +21,7 @@ std::string why_not(const Tensor& t, const Scheme& s) {
   if (t.part(Role::offset) != nullptr) return "has float zero points";
   if (t.part(Role::pre_scale) != nullptr) return "has a pre_quant_scale of its inputs";
   if (t.part(Role::nested_scale) != nullptr) return "has quantized scales";
+  if (s.weights.amax_scale) return "has scales that are 127 times too large (bitsandbytes' SCB)";
   const Part* two = t.part(Role::scale_2);
   if (two != nullptr && s.scale_kind() != ScaleKind::e4m3_global) return "has two stages of scales";
   if (two != nullptr && two->shape.elements() != 1) return "has a second scale per row";
@@ -103,23 +104,11 @@ class Emitter {
 
   // Scales keep their dtype: engines convert.
   DType scale_dtype() const {
-    if (s_.weights.amax_scale) return DType::f32;
     const Part* p = t_.part(Role::scale);
     return p == nullptr ? t_.dtype : p->dtype;
   }
   void scale(DType dtype) {
-    OutTensor& out = add("weight_scale", Role::scale, dtype, scale_shape(s_.weights, t_.shape));
-    if (!s_.weights.amax_scale) return;
-    uint64_t n = out.part->shape.cols();  // bitsandbytes' SCB: the scale is a 127th of it
-    out.relaid_row_bytes = n * 4;
-    out.relay = [n](const std::byte* rows, uint64_t, uint64_t count, std::byte* to) {
-      for (uint64_t i = 0; i < n * count; ++i) {
-        float v;
-        std::memcpy(&v, rows + i * 4, 4);
-        v *= 1.0f / 127.0f;
-        std::memcpy(to + i * 4, &v, 4);
-      }
-    };
+    add("weight_scale", Role::scale, dtype, scale_shape(s_.weights, t_.shape));
   }
 
   void int_quantized() {

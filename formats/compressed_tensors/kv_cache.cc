@@ -30,7 +30,7 @@ bool is_scale(const Tensor& t) {
 
 }  // namespace
 
-void adopt_kv_cache(Model& m, const Json& config) {
+void adopt_kv_cache(Model& m, const Json& config, const LoadOptions& options) {
   auto it = config.find("kv_cache_scheme");
   if (it == config.end() || it->is_null()) return;
   if (json_string(*it, "strategy", "") == "attn_head") {
@@ -58,7 +58,15 @@ void adopt_kv_cache(Model& m, const Json& config) {
     }
     found[name.substr(0, name.size() - 8)] |= name[name.size() - 7] == 'k' ? 1 : 2;
   }
-  if (m.kv_cache->dynamic != Dynamic::no) return;
+  if (options.dequantize) {  // no float model has them
+    for (const Tensor& t : m.tensors) {
+      if (is_kv_scale(m, t)) m.dropped.emplace_back(t.name, "a scale of the KV cache");
+    }
+    std::erase_if(m.tensors, [&](const Tensor& t) { return is_kv_scale(m, t); });
+  }
+  bool needed = m.kv_cache->dynamic == Dynamic::no;
+  if (options.dequantize) m.kv_cache.reset();
+  if (!needed) return;
   if (found.empty()) throw input_error("quantization_config has a kv_cache_scheme, but there are no k_scale and v_scale");
   for (const auto& [module, kinds] : found) {
     if (kinds != 3) throw input_error(std::string("has no ") + (kinds == 1 ? "v_scale" : "k_scale")).tensor(module);

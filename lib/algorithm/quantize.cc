@@ -246,7 +246,7 @@ class Run {
     batch_.push_back(
         {.source = RowSource(store_, *e.tensor),
          .chunk_bytes = RtnQuantizer::kChunkBytes,
-         .unit = RtnQuantizer::unit_of(scheme),
+         .unit = RtnQuantizer::unit_of(scheme, e.tensor->shape),
          .open = [this, &e, &scheme, range, state] {
            state->quantizer.emplace(store_, *e.tensor, scheme, range);
          },
@@ -268,10 +268,7 @@ class Run {
 
   void write_small(Tensor& t, const SmallParts& small) {
     for (Part& p : t.parts) {
-      const std::vector<std::byte>* bytes = p.role == Role::scale        ? &small.scale
-                                            : p.role == Role::zero_point ? &small.zero_point
-                                            : p.role == Role::global_scale || p.role == Role::scale_2 ? &small.second_stage
-                                                                           : nullptr;
+      const std::vector<std::byte>* bytes = small.find(p.role);
       if (bytes == nullptr) continue;
       if (bytes->size() != p.extent.length) throw defect_error("a part has another size than planned");
       writer_.write(p.extent.offset, *bytes);

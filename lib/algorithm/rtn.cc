@@ -5,6 +5,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "lib/algorithm/codebook.h"
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
 #include "lib/qmap/row_jobs.h"
@@ -55,7 +56,20 @@ float tensor_absmax(const Store& store, const Tensor& t) {
   return amax;
 }
 
-uint64_t RtnQuantizer::unit_of(const Scheme& scheme) {
+const std::vector<std::byte>* SmallParts::find(Role role) const {
+  if (role == Role::scale) return &scale;
+  if (role == Role::zero_point) return &zero_point;
+  if (role == Role::global_scale || role == Role::scale_2) return &second_stage;
+  for (const auto& [other, bytes] : others) {
+    if (other == role) return &bytes;
+  }
+  return nullptr;
+}
+
+RtnQuantizer::~RtnQuantizer() = default;
+
+uint64_t RtnQuantizer::unit_of(const Scheme& scheme, const Shape& shape) {
+  if (scheme.code_kind() == CodeKind::codebook) return CodebookQuantizer::unit_of(scheme, shape);
   if (scheme.weights.strategy != Strategy::block) return 1;
   return static_cast<uint64_t>(scheme.weights.block_rows);
 }
@@ -65,6 +79,10 @@ RtnQuantizer::RtnQuantizer(const Store& store, const Tensor& t, const Scheme& sc
       cols_(t.shape.cols()), group_(scheme.group_of(cols_)), groups_(ceil_div(cols_, group_)),
       code_bytes_(ceil_div(cols_ * static_cast<uint64_t>(w_.num_bits), 8)),
       source_bytes_(cols_ * dtype_bits(t.dtype) / 8) {
+  if (scheme.code_kind() == CodeKind::codebook) {
+    codebook_ = std::make_unique<CodebookQuantizer>(t, scheme);
+    return;
+  }
   Shape scales = scale_shape(w_, t.shape);
   scale_.resize(*scales.elements());
   if (!w_.symmetric) zero_.resize(scale_.size());
@@ -80,6 +98,12 @@ RtnQuantizer::RtnQuantizer(const Store& store, const Tensor& t, const Scheme& sc
 
 void RtnQuantizer::chunk(const std::byte* rows, uint64_t first, uint64_t count, RtnScratch& w) {
   w.codes.resize(count * code_bytes_);
+  if (codebook_) {
+    w.values.resize(count * cols_);
+    k_.to_f32(src_of(t_.dtype), rows, count * cols_, w.values.data());
+    if (!codebook_->chunk(w.values, first, reinterpret_cast<uint8_t*>(w.codes.data()))) refuse_nonfinite(store_, t_, first);
+    return;
+  }
   if (w_.strategy == Strategy::block) {
     for (uint64_t r = 0; r < count; r += static_cast<uint64_t>(w_.block_rows)) {
       block_scales(rows, first, r, count, w);
@@ -88,6 +112,10 @@ void RtnQuantizer::chunk(const std::byte* rows, uint64_t first, uint64_t count, 
   for (uint64_t r = 0; r < count; ++r) {
     const std::byte* row = rows + r * source_bytes_;
     auto* out = reinterpret_cast<uint8_t*>(w.codes.data() + r * code_bytes_);
+    if (rules_.name == "torchao" && !w_.symmetric) {
+      tinygemm(row, first + r, w, out);
+      continue;
+    }
     const float* scale = row_scales(row, first + r, w);
     codes(row, scale, w_.symmetric ? nullptr : w.zero.data(), w, out);
   }
@@ -95,13 +123,24 @@ void RtnQuantizer::chunk(const std::byte* rows, uint64_t first, uint64_t count, 
 
 SmallParts RtnQuantizer::finish() const {
   SmallParts parts;
+  if (codebook_) {
+    codebook_->finish(parts);
+    return parts;
+  }
   if (scheme_.scale_kind() == ScaleKind::source) {
-    DType dtype = rules_.f32 ? DType::f32 : t_.dtype;
+    bool adds = rules_.name == "torchao" && !w_.symmetric;
+    DType dtype = rules_.f32 && !adds ? DType::f32 : t_.dtype;
     parts.scale.resize(scale_.size() * dtype_bits(dtype) / 8);
     k_.from_f32(src_of(dtype), scale_.data(), scale_.size(), parts.scale.data());
   } else {
     auto bytes = std::as_bytes(std::span(small_codes_));
     parts.scale.assign(bytes.begin(), bytes.end());
+  }
+  if (rules_.name == "torchao" && !w_.symmetric) {
+    std::vector<std::byte> zeros(parts.scale.size());
+    k_.from_f32(src_of(t_.dtype), zero_.data(), zero_.size(), zeros.data());
+    parts.others.emplace_back(Role::offset, std::move(zeros));
+    return parts;
   }
   auto offset = static_cast<float>(1 << (w_.num_bits - 1));
   for (float z : zero_) parts.zero_point.push_back(static_cast<std::byte>(z + offset));
@@ -191,6 +230,10 @@ void RtnQuantizer::set_scales(std::span<const float> amax, float* scale) {
   if (!ratio_.empty()) {
     for (size_t i = 0; i < amax.size(); ++i) ratio_[static_cast<size_t>(scale - scale_.data()) + i] = numerics::ratio_of(rules_, w_, amax[i]);
   }
+  if (w_.amax_scale) {  // bitsandbytes takes its weights as F16; a row of zeros has a scale of 0
+    for (size_t i = 0; i < amax.size(); ++i) scale[i] = numerics::round_to(DType::f16, amax[i]);
+    return;
+  }
   numerics::scales_of(rules_, w_, t_.dtype, amax, scale);
 }
 
@@ -207,6 +250,14 @@ void RtnQuantizer::mx_scales(uint64_t r, RtnScratch& w) {
 void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* zero, RtnScratch& w,
                          uint8_t* out) const {
   if (!rules_.f32) return codes_of(src_of(t_.dtype), row, scale, zero, out);
+  if (w_.amax_scale) {  // bitsandbytes: the weight times 127 / SCB
+    w.values.resize(cols_);
+    k_.to_f32(src_of(t_.dtype), row, cols_, w.values.data());
+    float factor = *scale == 0 ? 0.0f : 127.0f / *scale, one = 1.0f;
+    for (float& v : w.values) v = numerics::round_to(DType::f16, v) * factor;
+    k_.int_codes(kernels::Src::f32, w.values.data(), cols_, cols_, &one, nullptr, 8, out);
+    return;
+  }
   bool floats = w_.type == NumType::floating && scheme_.scale_kind() == ScaleKind::source;
   bool divides = rules_.apply == numerics::Apply::divide;
   if (floats && divides && rules_.tensor_in_source && w_.strategy == Strategy::tensor) {
@@ -227,7 +278,37 @@ void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* 
     }
     return;
   }
+  if (rules_.integers_by_inverse && scheme_.code_kind() == CodeKind::integer) {
+    for (uint64_t c = 0; c < cols_; ++c) w.values[c] *= 1.0f / scale[c / group_];
+    w.factor.assign(groups_, 1.0f);
+    scale = w.factor.data();
+  }
   codes_of(kernels::Src::f32, w.values.data(), scale, zero, out);
+}
+
+// torchao's plain int4: a group's own least weight and range in F32, the zero point in the middle.
+void RtnQuantizer::tinygemm(const std::byte* row, uint64_t r, RtnScratch& w, uint8_t* out) {
+  w.values.resize(cols_);
+  k_.to_f32(src_of(t_.dtype), row, cols_, w.values.data());
+  std::fill_n(out, code_bytes_, uint8_t{0});
+  float top = static_cast<float>((1 << w_.num_bits) - 1);
+  for (uint64_t g = 0; g < groups_; ++g) {
+    std::span<const float> x(w.values.data() + g * group_, std::min(group_, cols_ - g * group_));
+    float lo = x[0], hi = x[0];
+    for (float v : x) {
+      if (!std::isfinite(v)) refuse_nonfinite(store_, t_, r);
+      lo = std::min(lo, v);
+      hi = std::max(hi, v);
+    }
+    float scale = std::max(hi - lo, 1e-6f) / top;
+    scale_[r * groups_ + g] = scale;
+    zero_[r * groups_ + g] = lo + scale * static_cast<float>(1 << (w_.num_bits - 1));
+    for (uint64_t i = 0; i < x.size(); ++i) {
+      auto code = static_cast<unsigned>(std::clamp(std::nearbyint((x[i] - lo) / scale), 0.0f, top));
+      uint64_t at = (g * group_ + i) * static_cast<uint64_t>(w_.num_bits);
+      out[at / 8] = static_cast<uint8_t>(out[at / 8] | code << (at % 8));
+    }
+  }
 }
 
 // The row times what the rules multiply it with.

@@ -75,10 +75,6 @@ std::vector<Preset> build() {
   add("INT4 weights in groups of 256", make("w4a16-g256", int_group(4, true, 256)), {"int4wo-256"});
   add("INT4 weights with zero points in groups of 128", make("w4a16-asym", int_group(4, false)),
       {"W4A16_ASYM", "awq_int4", "int4_asym"});
-  add("INT4 weights in groups of 128, INT8 activations per token at run time",
-      make("w4a8", int_group(4), dynamic(i8, Strategy::token)), {"W4A8", "w4a8_int8"});
-  add("INT4 weights in groups of 128, FP8 activations per token at run time",
-      make("w4afp8", int_group(4), dynamic(f8, Strategy::token)), {"W4AFP8", "w4a8_fp8"});
   add("INT3 weights in groups of 128", make("w3a16", int_group(3)), {"W3A16", "int3"});
   add("INT2 weights in groups of 128", make("w2a16", int_group(2)), {"W2A16", "int2"});
   add("NVFP4 weights (E2M1, E4M3 scales of 16, one global scale), activations as they are",
@@ -100,6 +96,39 @@ std::vector<Preset> build() {
   QuantArgs i8_tensor = {.num_bits = 8, .strategy = Strategy::tensor, .scale_dtype = {}};
   add("INT8 weights per channel, INT8 activations per tensor, their scale from calibration",
       make("int8-static", i8, i8_tensor), {"W8A8_STATIC", "INT8_STATIC"});
+
+  // bitsandbytes: reference/int4-formats.md 1.4. Blocks of 64 elements, across rows.
+  auto codebook = [&](std::string_view name, std::string_view summary, bool nested, std::vector<std::string_view> aliases) {
+    Scheme s = make(name, {.num_bits = 4, .type = NumType::codebook, .strategy = Strategy::flat, .group_size = 64,
+                           .scale_dtype = {}, .nested_scale = nested});
+    s.numerics = "bitsandbytes";
+    add(summary, std::move(s), std::move(aliases));
+  };
+  codebook("bnb-nf4", "bitsandbytes' NF4, scales of 64 elements", false, {"nf4", "bnb_4bit"});
+  codebook("bnb-nf4-dq", "the same with quantized scales", true, {"nf4-dq", "nf4_double_quant"});
+  codebook("bnb-fp4", "bitsandbytes' FP4, scales of 64 elements", false, {"bnb_fp4"});
+  codebook("bnb-fp4-dq", "the same with quantized scales", true, {"fp4-dq"});
+  Scheme llm_int8 = make("bnb-int8", i8);
+  llm_int8.weights.amax_scale = true;
+  llm_int8.numerics = "bitsandbytes";
+  add("bitsandbytes' LLM.int8(): INT8 weights per row", llm_int8, {"llm_int8", "bnb_8bit"});
+
+  // torchao: reference/fp8-torchao-quark-modelslim.md 3.2. Its flags, where --numerics torchao is given.
+  auto torchao = [&](std::string_view name, std::string_view summary, QuantArgs weights, std::optional<QuantArgs> input = {}) {
+    Scheme s = make(name, weights, input);
+    s.numerics = "torchao";
+    add(summary, std::move(s), {});
+  };
+  torchao("torchao-int8wo", "torchao's INT8 weights per row", i8);
+  torchao("torchao-int8dq", "torchao's INT8 weights per row, INT8 activations per token at run time", i8, dynamic(i8, Strategy::token));
+  torchao("torchao-int4wo-32", "torchao's INT4 weights with float zero points in groups of 32", int_group(4, false, 32));
+  torchao("torchao-int4wo-64", "torchao's INT4 weights with float zero points in groups of 64", int_group(4, false, 64));
+  torchao("torchao-int4wo-128", "torchao's INT4 weights with float zero points in groups of 128", int_group(4, false, 128));
+  torchao("torchao-int4wo-256", "torchao's INT4 weights with float zero points in groups of 256", int_group(4, false, 256));
+  torchao("torchao-fp8wo", "torchao's FP8 weights per row", fp8(Strategy::channel));
+  torchao("torchao-fp8dq-per_row", "torchao's FP8 weights per row, FP8 activations per token at run time",
+          fp8(Strategy::channel), dynamic(f8, Strategy::token));
+  torchao("torchao-fp8dq-per_tensor", "torchao's FP8 weights and run-time activations per tensor", f8, dynamic(f8, Strategy::tensor));
 
   auto refuse = [&](std::string_view name, std::string_view summary, std::string_view why,
                     std::vector<std::string_view> aliases) {
@@ -162,11 +191,14 @@ bool accepts(const Scheme& scheme, ModuleKind kind) {
 }
 
 Scheme compose_scheme(std::string_view base, const SchemeOverrides& o) {
-  Scheme s = base.empty() ? make("custom", int_group(4)) : find_scheme(base);
+  // "int8wo" is another scheme under torchao's arithmetic: its own.
+  std::string own = o.numerics == "torchao" && !base.empty() ? "torchao-" + std::string(base) : "";
+  bool known = std::ranges::any_of(presets(), [&](const Preset& p) { return same(p.name, own); });
+  Scheme s = base.empty() ? make("custom", int_group(4)) : find_scheme(known ? own : base);
   if (!o.numerics.empty()) s.numerics = numerics::rules(o.numerics).name;
   if (!o.any()) return s;
   QuantArgs& w = s.weights;
-  if (w.type == NumType::floating) {
+  if (w.type != NumType::integer || w.amax_scale) {
     throw usage_error("scheme '" + s.name + "' has a fixed layout")
         .hint("--num-bits, --group-size and --symmetric compose integer schemes");
   }

@@ -128,9 +128,6 @@ void RowSource::stored_scales(const Scheme& scheme, uint64_t row, RowScratch& s)
     const std::byte* in = store_.rows(scale, at, 1, s.aux);
     scales_to_f32(scale.dtype, in + first * dtype_bits(scale.dtype) / 8, groups, s.scale.data());
   }
-  if (w.amax_scale) {
-    for (float& v : s.scale) v *= 1.0f / 127.0f;
-  }
   s.zero.clear();
   if (const Part* z = tensor_->part(Role::zero_point)) {
     auto centre = static_cast<float>(1 << (w.num_bits - 1));
@@ -236,6 +233,9 @@ void RowSource::dequantize(uint64_t first, uint64_t count, RowScratch& s) const 
         }
         break;
       }
+    }
+    if (scheme->weights.amax_scale) {  // in bitsandbytes' order: code * SCB first
+      for (uint64_t c = 0; c < cols_; ++c) out[c] *= 1.0f / 127.0f;
     }
     if (!s.offset.empty()) {
       for (uint64_t c = 0; c < cols_; ++c) out[c] += s.offset[c / group];

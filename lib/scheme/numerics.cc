@@ -49,6 +49,15 @@ constexpr Rules kRules[] = {
      .f32 = true,
      .half_range = false,
      .zero_scale = 0x1p-23f},
+    {.name = "torchao",
+     .source = "torchao 0.18; fp8-torchao-quark-modelslim.md 3.2",
+     .f32 = true,
+     .zero_scale = 0x1p-23f,
+     .scale_in_source = true,
+     .integers_by_inverse = true},
+    {.name = "bitsandbytes",
+     .source = "bitsandbytes 0.50 on the CPU; int4-formats.md 1.4 (lib/algorithm/codebook.h)",
+     .f32 = true},
 };
 
 float divisor(const Rules& r, const QuantArgs& w) {
@@ -87,6 +96,14 @@ const Rules* find_rules(std::string_view name) {
 }
 
 std::string why_not(const Rules& r, const Scheme& s) {
+  bool bnb = s.weights.type == NumType::codebook || s.weights.amax_scale;
+  if (bnb != (r.name == "bitsandbytes")) {
+    return bnb ? "its codes are bitsandbytes' (--numerics bitsandbytes)"
+               : "numerics 'bitsandbytes' are those of its own schemes (bnb-nf4, bnb-int8 ..)";
+  }
+  if (r.name == "torchao" && !s.weights.symmetric && (s.weights.num_bits != 4 || s.weights.strategy != Strategy::group)) {
+    return "numerics 'torchao' have zero points for int4 groups only";
+  }
   bool mx = s.scale_kind() == ScaleKind::e8m0;
   if (mx && r.mx == MxScale::none) return "numerics '" + std::string(r.name) + "' are not known for MX schemes";
   if (s.scale_kind() == ScaleKind::e4m3_global && r.f32 && r.name != "modelopt") {
@@ -123,7 +140,7 @@ float scale_of(const Rules& r, const QuantArgs& w, DType source, float amax) {
 }
 
 void scales_of(const Rules& r, const QuantArgs& w, DType source, std::span<const float> amax, float* scale) {
-  if (r.f32) return scales_with(r, w, source, amax, scale, [](float x) { return x; });
+  if (r.f32 && !r.scale_in_source) return scales_with(r, w, source, amax, scale, [](float x) { return x; });
   if (source == DType::bf16) {  // the dtype of nearly every model: a loop the compiler vectorizes
     return scales_with(r, w, source, amax, scale, [](float x) { return bf16_to_f32(f32_to_bf16(x)); });
   }

@@ -36,6 +36,8 @@ struct Rules {
   MxScale mx = MxScale::none;
   bool mxfp4_ties_to_zero = false;  // and an exact zero is -0
   bool drop_negative_zero = false;  // E4M3 of -0 is 0
+  bool scale_in_source = false;     // F32 scales were rounded to the dtype of the weight before
+  bool integers_by_inverse = false;  // integers: w * (1 / scale)
 };
 
 std::span<const Rules> all_rules();

@@ -90,16 +90,18 @@ std::vector<PartSpec> part_specs(const Scheme& scheme, const Shape& shape, DType
   uint64_t rows = shape.rows(), cols = shape.cols();
   auto bits = static_cast<uint64_t>(w.num_bits);
   const numerics::Rules* rules = numerics::find_rules(scheme.numerics);
-  bool wide = source == DType::f64 || (rules != nullptr && rules->f32);
+  // torchao's int4 adds a float zero point, of the dtype of the weight; everybody else subtracts an
+  // integer first.
+  bool adds = scheme.numerics == "torchao" && w.type == NumType::integer && !w.symmetric;
+  bool wide = source == DType::f64 || (rules != nullptr && rules->f32 && !adds);
   DType scale_dtype = wide ? DType::f32 : source;
   if (scheme.scale_kind() == ScaleKind::e4m3_global) scale_dtype = DType::f8_e4m3;
   if (scheme.scale_kind() == ScaleKind::e8m0) scale_dtype = DType::f8_e8m0;
+  if (w.nested_scale) scale_dtype = DType::u8;
   std::vector<PartSpec> parts = {
       {Role::codes, DType::u8, Shape{rows, ceil_div(cols * bits, 8)}},
       {Role::scale, scale_dtype, scale_shape(w, shape)}};
   if (!w.symmetric) {
-    // torchao's plain int4 adds a float; everybody else subtracts an integer first.
-    bool adds = scheme.numerics == "torchao" && w.type == NumType::integer;
     parts.push_back({adds ? Role::offset : Role::zero_point, adds ? scale_dtype : DType::u8, scale_shape(w, shape)});
   }
   if (scheme.scale_kind() == ScaleKind::e4m3_global) {
@@ -109,6 +111,12 @@ std::vector<PartSpec> part_specs(const Scheme& scheme, const Shape& shape, DType
   if (scheme.code_kind() == CodeKind::codebook) {
     parts.push_back({Role::codebook, DType::f32, Shape{uint64_t{1} << bits}});
   }
+  if (w.nested_scale) {
+    uint64_t scales = scale_shape(w, shape).elements().value_or(0);
+    parts.push_back({Role::nested_scale, DType::f32, Shape{ceil_div(scales, 256)}});
+    parts.push_back({Role::nested_codebook, DType::f32, Shape{256}});
+    parts.push_back({Role::nested_offset, DType::f32, Shape{1}});
+  }
   return parts;
 }
 
@@ -116,6 +124,9 @@ std::string why_not(const Scheme& scheme, const Shape& shape) {
   const QuantArgs& w = scheme.weights;
   if (shape.rank() < 2) return "it has fewer than two dimensions; leave it out with --ignore";
   if (shape.rows() == 0 || shape.cols() == 0) return "it is empty; leave it out with --ignore";
+  if (w.strategy == Strategy::flat && w.num_bits == 4 && shape.cols() % 2 != 0) {
+    return "its rows of " + std::to_string(shape.cols()) + " are odd: two of them would share a byte; leave it out with --ignore";
+  }
   if (w.strategy != Strategy::group && w.strategy != Strategy::tensor_group) return "";
   uint64_t cols = shape.cols(), group = static_cast<uint64_t>(w.group_size);
   if (cols % group == 0) return "";
@@ -142,6 +153,7 @@ Json to_json(const QuantArgs& a) {
   if (a.dynamic == Dynamic::local) j["dynamic"] = "local";
   if (a.scale_dtype) j["scale_dtype"] = dtype_name(*a.scale_dtype);
   if (a.amax_scale) j["amax_scale"] = true;
+  if (a.nested_scale) j["nested_scale"] = true;
   return j;
 }
 
@@ -167,6 +179,7 @@ QuantArgs quant_args_from_json(const Json& j) {
   }
   a.symmetric = json_bool(j, "symmetric", true);
   a.amax_scale = json_bool(j, "amax_scale", false);
+  a.nested_scale = json_bool(j, "nested_scale", false);
   int64_t group = json_int(j, "group_size", 0);
   std::string strategy = json_string(
       j, "strategy", group > 0 ? "group" : group == -1 ? "channel" : "tensor");

@@ -34,6 +34,8 @@ struct QuantArgs {
   Dynamic dynamic = Dynamic::no;
   std::optional<DType> scale_dtype;  // none: the dtype of the weight
   bool amax_scale = false;           // a stored scale s stands for s / 127 (bitsandbytes' SCB)
+  // Scales are 8-bit codes under scales of 256 of their own (bitsandbytes' double quantization).
+  bool nested_scale = false;
   bool operator==(const QuantArgs&) const = default;
 };
 
