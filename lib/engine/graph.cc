@@ -93,11 +93,18 @@ Matrix Values::make(Value v) {
 
 void run(const Graph& graph, size_t first, size_t last, Step step,
          const std::vector<std::vector<Weight>>& weights, Values& values, bool keep) {
+  gemm::Left left;  // packed once for all linears that read it
+  Value held = graph.values();
   for (size_t i = first; i < last; ++i) {
     const Node& node = graph.nodes()[i];
     std::vector<ConstMatrix> in;
     for (Value v : node.in) in.push_back(values.get(v));
     step.weights = weights[i - first];
+    step.left = node.op->linears.size() == 1 ? &left : nullptr;
+    if (step.left != nullptr && held != node.in[0]) {
+      left.set(in[0].data, in[0].cols, in[0].rows);
+      held = node.in[0];
+    }
     node.op->forward(step, in, values.make(node.out));
     if (keep) continue;
     for (Value v : node.in) {

@@ -203,9 +203,8 @@ void Stream::embed() {
 }
 
 void Stream::check_finite(ConstMatrix x, size_t first_row, size_t layer) const {
-  const kernels::ForwardTable& k = kernels::forward();
-  for (size_t r = 0; r < x.rows; ++r) {
-    if (k.all_finite(x.row(r), x.cols)) continue;
+  parallel_for(x.rows, [&](size_t r, int) {
+    if (kernels::forward().all_finite(x.row(r), x.cols)) return;
     size_t row = first_row + r;
     auto w = static_cast<size_t>(std::upper_bound(starts_.begin(), starts_.end(), row) -
                                  starts_.begin() - 1);
@@ -214,7 +213,7 @@ void Stream::check_finite(ConstMatrix x, size_t first_row, size_t layer) const {
                       ", token " + std::to_string(row - starts_[w]) + ")")
         .file(weights_.store().label())
         .hint("the weights are damaged, or the model overflows");
-  }
+  });
 }
 
 // The last wave's memory serves where the ops are alike, as those of most layers are.
