@@ -177,9 +177,11 @@ void Collector::keys_values(const std::string& block, engine::ConstMatrix k,
   if (caches_.empty() || caches_.back().block != block) caches_.push_back({block, 0, 0});
   auto amax = [](engine::ConstMatrix m) {
     std::vector<float> part(static_cast<size_t>(threads()));
-    parallel_for(m.rows, [&](size_t r, int worker) {
+    constexpr size_t kRows = 64;  // they lie one after the other
+    parallel_for((m.rows + kRows - 1) / kRows, [&](size_t i, int worker) {
       float& top = part[static_cast<size_t>(worker)];
-      for (size_t j = 0; j < m.cols; ++j) top = std::max(top, std::fabs(m.row(r)[j]));
+      size_t rows = std::min(kRows, m.rows - i * kRows);
+      top = std::max(top, kernels::forward().largest(m.row(i * kRows), rows * m.cols));
     });
     return *std::ranges::max_element(part);
   };

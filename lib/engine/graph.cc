@@ -37,62 +37,75 @@ std::string Graph::first_reader(Value v, const std::string& otherwise) const {
   return otherwise;
 }
 
-std::unique_ptr<float[]> Pool::take(size_t floats, size_t& capacity) {
-  auto best = free_.end();
-  for (auto it = free_.begin(); it != free_.end(); ++it) {
-    if (it->first >= floats && (best == free_.end() || it->first < best->first)) best = it;
-  }
-  if (best != free_.end() && best->first <= 2 * floats) {
-    capacity = best->first;
-    auto buffer = std::move(best->second);
-    free_.erase(best);
-    return buffer;
-  }
-  free_.clear();  // what does not fit now would only pile up
-  capacity = floats;
-  return std::make_unique_for_overwrite<float[]>(floats);
+Value Graph::written_over(size_t i) const {
+  const Node& node = nodes_[i];
+  int over = node.op->in_place();
+  if (over < 0) return node.out;
+  Value v = node.in[static_cast<size_t>(over)];
+  return last_use(v) == i && width(v) == width(node.out) ? v : node.out;
 }
 
-void Pool::give(std::unique_ptr<float[]> buffer, size_t capacity) {
-  free_.emplace_back(capacity, std::move(buffer));
+Layout::Layout(const Graph& graph, bool keep) : places_(graph.values()) {
+  struct Room {
+    size_t begin, end, until;  // floats; the last node that needs it
+  };
+  std::vector<Room> rooms;  // in order of place
+  auto put = [&](Value v) {
+    constexpr size_t kLine = 16;
+    size_t width = (std::max<size_t>(1, graph.width(v)) + kLine - 1) / kLine * kLine, begin = 0;
+    auto it = rooms.begin();
+    while (it != rooms.end() && it->begin < begin + width) begin = (it++)->end;
+    rooms.insert(it, {begin, begin + width, keep ? graph.nodes().size() : graph.last_use(v)});
+    places_[v] = begin;
+    floats_ = std::max(floats_, begin + width);
+  };
+  put(graph.input());
+  for (size_t i = 0; i < graph.nodes().size(); ++i) {
+    std::erase_if(rooms, [&](const Room& room) { return room.until < i; });
+    Value out = graph.nodes()[i].out, over = keep ? out : graph.written_over(i);
+    if (over == out) {
+      put(out);
+      continue;
+    }
+    places_[out] = places_[over];
+    for (Room& room : rooms) {
+      if (room.begin == places_[out]) room.until = graph.last_use(out);
+    }
+  }
 }
 
-Values::~Values() {
-  for (Value v = 0; v < slots_.size(); ++v) drop(v);
+void Pool::shrink(size_t floats) {
+  gemm::Memory fresh;
+  if (memory_.size() > gemm::Memory::whole(floats * sizeof(float))) memory_ = std::move(fresh);
+}
+
+Values::Values(const Graph& graph, Pool& pool, size_t rows, bool keep)
+    : graph_(graph), pool_(pool), rows_(rows), layout_(graph, keep), alive_(graph.values()) {
+  if (pool.taken_) throw defect_error("values of two runs in one pool");
+  data_ = static_cast<float*>(pool.memory_.need(layout_.floats() * rows * sizeof(float)));
+  pool.taken_ = true;
 }
 
 Matrix Values::make(Value v) {
-  Slot& slot = slots_[v];
-  size_t floats = std::max<size_t>(1, rows_ * graph_.width(v));
-  if (slot.data == nullptr) slot.data = pool_.take(floats, slot.capacity);
-  return {slot.data.get(), rows_, graph_.width(v)};
-}
-
-void Values::drop(Value v) {
-  if (slots_[v].data != nullptr) pool_.give(std::move(slots_[v].data), slots_[v].capacity);
-  slots_[v].data = nullptr;
-}
-
-void Values::move(Value from, Value to) {
-  slots_[to] = std::move(slots_[from]);
-  slots_[from] = {};
+  alive_[v] = true;
+  return {at(v), rows_, graph_.width(v)};
 }
 
 void run(const Graph& graph, size_t first, size_t last, Step step,
          const std::vector<std::vector<Weight>>& weights, Values& values, bool keep) {
+  gemm::Left left;  // packed once for all linears that read it
+  Value held = graph.values();
   for (size_t i = first; i < last; ++i) {
     const Node& node = graph.nodes()[i];
     std::vector<ConstMatrix> in;
-    int over = node.op->in_place();
-    bool reuse = false;
-    for (size_t j = 0; j < node.in.size(); ++j) {
-      in.push_back(values.get(node.in[j]));
-      if (static_cast<int>(j) == over) reuse = !keep && graph.last_use(node.in[j]) == i;
-    }
-    if (reuse) values.move(node.in[static_cast<size_t>(over)], node.out);
-    Matrix out = values.make(node.out);
+    for (Value v : node.in) in.push_back(values.get(v));
     step.weights = weights[i - first];
-    node.op->forward(step, in, out);
+    step.left = node.op->linears.size() == 1 ? &left : nullptr;
+    if (step.left != nullptr && held != node.in[0]) {
+      left.set(in[0].data, in[0].cols, in[0].rows);
+      held = node.in[0];
+    }
+    node.op->forward(step, in, values.make(node.out));
     if (keep) continue;
     for (Value v : node.in) {
       if (graph.last_use(v) == i) values.drop(v);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lib/engine/op.h"
+#include "lib/gemm/memory.h"
 
 namespace qp::engine {
 
@@ -37,6 +38,8 @@ class Graph {
   const std::vector<Node>& nodes() const { return nodes_; }
   // The node after which nobody reads a value (nodes().size() for the output).
   size_t last_use(Value v) const { return last_use_[v]; }
+  // The input that the result of node i may be written over, or its result when there is none.
+  Value written_over(size_t i) const;
 
  private:
   std::string first_reader(Value v, const std::string& otherwise) const;
@@ -46,42 +49,59 @@ class Graph {
   std::vector<size_t> last_use_ = {0};
 };
 
-// Buffers of values, taken from what others gave back.
-class Pool {
+// Where the values of a run lie in one piece of memory: those alive at the same time apart, a result
+// that is written over an input where that was.
+class Layout {
  public:
-  std::unique_ptr<float[]> take(size_t floats, size_t& capacity);
-  void give(std::unique_ptr<float[]> buffer, size_t capacity);
+  // `keep`: all values are alive to the end.
+  explicit Layout(const Graph& graph, bool keep = false);
+  // Of the whole, and of a value in it, both per row; multiples of a cache line.
+  size_t floats() const { return floats_; }
+  size_t place(Value v) const { return places_[v]; }
 
  private:
-  std::vector<std::pair<size_t, std::unique_ptr<float[]>>> free_;
+  std::vector<size_t> places_;
+  size_t floats_ = 0;
+};
+
+// Memory of values, kept from run to run (new memory is slow to touch). One Values at a time.
+class Pool {
+ public:
+  // Gives back what is more than that.
+  void shrink(size_t floats);
+
+ private:
+  friend class Values;
+  gemm::Memory memory_;
+  bool taken_ = false;
 };
 
 // The values of a run that are alive.
 class Values {
  public:
-  Values(const Graph& graph, Pool& pool, size_t rows) : graph_(graph), pool_(pool), rows_(rows) {
-    slots_.resize(graph.values());
-  }
-  ~Values();
-  bool has(Value v) const { return slots_[v].data != nullptr; }
-  Matrix make(Value v);  // allocates when it is not there
-  ConstMatrix get(Value v) const { return {slots_[v].data.get(), rows_, graph_.width(v)}; }
-  void drop(Value v);
-  void move(Value from, Value to);  // `to` takes over the buffer of `from`
+  // Errors: defect, when other values are in the pool.
+  Values(const Graph& graph, Pool& pool, size_t rows, bool keep = false);
+  ~Values() { pool_.taken_ = false; }
+  Values(const Values&) = delete;
+  Values& operator=(const Values&) = delete;
+  bool has(Value v) const { return alive_[v]; }
+  Matrix make(Value v);  // not initialized, unless it is alive
+  ConstMatrix get(Value v) const { return {at(v), rows_, graph_.width(v)}; }
+  void drop(Value v) { alive_[v] = false; }
 
  private:
-  struct Slot {
-    std::unique_ptr<float[]> data;
-    size_t capacity = 0;
-  };
+  float* at(Value v) const { return data_ + layout_.place(v) * rows_; }
+
   const Graph& graph_;
   Pool& pool_;
   size_t rows_;
-  std::vector<Slot> slots_;
+  Layout layout_;
+  float* data_;
+  std::vector<bool> alive_;
 };
 
 // Runs nodes [first, last). weights[i]: the weights of node first + i. Values whose last reader has
-// run are dropped, unless `keep` (a backward pass will want them).
+// run are dropped, unless `keep` (a backward pass will want them; `values` then keep, too).
 void run(const Graph& graph, size_t first, size_t last, Step step,
          const std::vector<std::vector<Weight>>& weights, Values& values, bool keep);
 // Gradients of all nodes, last to first: `gradients` holds the output's and receives the input's.

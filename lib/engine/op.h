@@ -70,6 +70,7 @@ struct Step {
   GradientSink* gradients = nullptr;
   bool all_experts = false;  // experts see every row, with the router's weight or none
   Past* past = nullptr;      // generation, forward only
+  gemm::Left* left = nullptr;  // the op's first input, if its other readers multiply it, too
 };
 
 class Op {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "lib/base/checked.h"
@@ -14,31 +15,39 @@ namespace {
 constexpr size_t kStreamed = size_t{8} << 20;      // a result of more than this leaves the cache
 
 // Working memory of parallel products, kept between calls: new memory is slow to touch.
+class Store {
+ public:
+  Memory take() {
+    std::lock_guard lock(mutex_);
+    if (kept_.empty()) return {};
+    Memory memory = std::move(kept_.back());
+    kept_.pop_back();
+    return memory;
+  }
+  void give(Memory memory) {
+    std::lock_guard lock(mutex_);
+    kept_.push_back(std::move(memory));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<Memory> kept_;
+};
+
+Store& store() {
+  static Store s;
+  return s;
+}
+
 class Loan {
  public:
-  Loan() {
-    std::lock_guard lock(mutex());
-    if (kept().empty()) return;
-    memory_ = std::move(kept().back());
-    kept().pop_back();
-  }
-  ~Loan() {
-    std::lock_guard lock(mutex());
-    kept().push_back(std::move(memory_));
-  }
+  Loan() : memory_(store().take()) {}
+  ~Loan() { store().give(std::move(memory_)); }
   Loan(const Loan&) = delete;
   Loan& operator=(const Loan&) = delete;
   char* need(size_t bytes) { return static_cast<char*>(memory_.need(bytes)); }
 
  private:
-  static std::mutex& mutex() {
-    static std::mutex m;
-    return m;
-  }
-  static std::vector<Memory>& kept() {
-    static std::vector<Memory> list;
-    return list;
-  }
   Memory memory_;
 };
 
@@ -156,26 +165,51 @@ void run_serial(Job job, const Source& a, Scratch& scratch) {
 
 }  // namespace
 
-void multiply(const float* x, size_t ldx, size_t m, const Packed& w, const float* bias, float* y,
-              size_t ldy, bool accumulate) {
-  if (m == 0 || w.n_ == 0) return;
+void Left::set(const float* x, size_t ldx, size_t m) {
+  clear();
+  x_ = x;
+  ldx_ = ldx;
+  m_ = m;
+}
+
+void Left::clear() {
+  if (memory_.data() != nullptr) store().give(std::exchange(memory_, {}));
+  backend_ = nullptr;
+}
+
+void multiply(Left& x, const Packed& w, const float* bias, float* y, size_t ldy,
+              bool accumulate) {
+  if (x.m_ == 0 || w.n_ == 0) return;
   const Backend& be = *w.backend_;
   Side left = left_side(be, w.k_);
-  size_t rows = vectors_at_once(m, left);
-  Loan memory;
-  char* panels = memory.need(bytes_of(left, rows));
+  size_t rows = vectors_at_once(x.m_, left);
+  bool ready = x.backend_ == &be && x.k_ == w.k_;
+  if (x.memory_.data() == nullptr) x.memory_ = store().take();
+  char* panels = static_cast<char*>(x.memory_.need(bytes_of(left, rows)));
   Job job{.backend = be,
-          .m = m,
+          .m = x.m_,
           .n = w.n_,
           .k = w.k_,
-          .a = nullptr,
+          .a = panels,
           .b = static_cast<const char*>(w.memory_.data()),
           .bias = bias,
           .c = y,
           .ldc = ldy,
           .accumulate = accumulate,
-          .stream = !accumulate && m > kStreamed / sizeof(float) / w.n_};
-  times_packed(job, {x, ldx, false, false}, panels, rows);
+          .stream = !accumulate && x.m_ > kStreamed / sizeof(float) / w.n_};
+  if (ready) {
+    run_blocks(job);
+    return;
+  }
+  times_packed(job, {x.x_, x.ldx_, false, false}, panels, rows);
+  x.backend_ = rows >= x.m_ ? &be : nullptr;
+  x.k_ = w.k_;
+}
+
+void multiply(const float* x, size_t ldx, size_t m, const Packed& w, const float* bias, float* y,
+              size_t ldy, bool accumulate) {
+  Left left(x, ldx, m);
+  multiply(left, w, bias, y, ldy, accumulate);
 }
 
 void multiply_serial(const float* x, size_t ldx, size_t m, const Packed& w, float alpha, float* y,

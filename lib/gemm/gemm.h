@@ -36,6 +36,29 @@ struct Scratch {
 // QPIPE_ISA names, else the best there is. Throws a usage error where QPIPE_ISA cannot be had.
 const char* backend(Precision precision);
 
+class Packed;
+
+// The left-hand operand of multiply(), x [m, k], for products with several weights: it is packed at
+// the first of them, if panel memory holds it whole. One thread.
+class Left {
+ public:
+  Left() = default;
+  Left(const float* x, size_t ldx, size_t m) : x_(x), ldx_(ldx), m_(m) {}
+  ~Left() { clear(); }
+  Left(const Left&) = delete;
+  Left& operator=(const Left&) = delete;
+  // Another matrix, not to be changed while it is used here.
+  void set(const float* x, size_t ldx, size_t m);
+  void clear();  // gives memory back
+
+ private:
+  friend void multiply(Left&, const Packed&, const float*, float*, size_t, bool);
+  const float* x_ = nullptr;
+  size_t ldx_ = 0, m_ = 0, k_ = 0;
+  const Backend* backend_ = nullptr;  // that it is packed for
+  Memory memory_;
+};
+
 // The right-hand operand of multiply(): W [n, k], a linear's weight (out x in), in the order the
 // kernels read it. Filled once per layer; any number of threads may then read it.
 class Packed {
@@ -75,8 +98,7 @@ class Packed {
   Precision precision() const { return precision_; }
 
  private:
-  friend void multiply(const float*, size_t, size_t, const Packed&, const float*, float*, size_t,
-                       bool);
+  friend void multiply(Left&, const Packed&, const float*, float*, size_t, bool);
   friend void multiply_serial(const float*, size_t, size_t, const Packed&, float, float*, size_t,
                               bool, Scratch&);
   void pack_source(size_t first, size_t count, const void* data, size_t stride, bool transposed,
@@ -90,8 +112,9 @@ class Packed {
 };
 
 // y[m, n] = (accumulate ? y : 0) + x[m, k] * W^T (+ bias[n] unless null): the sum over k is made
-// first, added to y, then the bias is added. Parallel. Takes up to 64 MiB of working memory, kept
+// first, added to y, then the bias is added. Parallel. Takes up to 32 MiB of working memory, kept
 // for the next call, and 1 MiB per thread.
+void multiply(Left& x, const Packed& w, const float* bias, float* y, size_t ldy, bool accumulate);
 void multiply(const float* x, size_t ldx, size_t m, const Packed& w, const float* bias, float* y,
               size_t ldy, bool accumulate);
 

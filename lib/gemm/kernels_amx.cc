@@ -82,6 +82,10 @@ inline void load_rows(const T* in, size_t stride, size_t count, size_t depth, I 
     } else if constexpr (sizeof(T) == 2) {
       r[i] = _mm512_maskz_loadu_epi16(mask, p);
     } else {
+      // Rows lie apart: what comes next in each would not be fetched by itself.
+      constexpr size_t kAhead = 96;
+      _mm_prefetch(reinterpret_cast<const char*>(p + kAhead), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(p + kAhead + 16), _MM_HINT_T0);
       V low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p);
       V high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), p + 16);
       r[i] = round_row(low, high);

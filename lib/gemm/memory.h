@@ -24,6 +24,8 @@ class Memory {
   void* need(size_t bytes);
   void* data() const { return data_; }
   size_t size() const { return size_; }
+  // What need() takes for this many: whole pages. 0: too many.
+  static size_t whole(size_t bytes);
 
  private:
   void release();

@@ -54,6 +54,7 @@ struct ForwardTable {
   // Sum of a[i] * b[i] in 16 lanes.
   float (*dot)(const float* a, const float* b, size_t n) noexcept;
   bool (*all_finite)(const float* x, size_t n) noexcept;
+  float (*largest)(const float* x, size_t n) noexcept;  // max |x|, NaN left out; 0 of nothing
 
   // Columns of `rows` rows, one row after the other (so splitting the rows changes no bit):
   // amax[j] = max |x|, sum_abs[j] += |x|, sum_sq[j] += x^2, in f64. A NaN spreads to the sums only.

@@ -92,18 +92,15 @@ void Stream::check(const Graph& graph) const {
   }
 }
 
-// Values alive at once, for the largest batch, and what attention and packing need beside them.
+// Values, for the largest batch, and what hooks, experts, attention and packing need beside them.
 uint64_t Stream::batch_bytes(const Graph& graph) const {
-  uint64_t widest = 0;
-  for (size_t i = 0; i < graph.nodes().size(); ++i) {
-    uint64_t alive = 0;
-    for (Value v = 0; v <= graph.nodes()[i].out; ++v) {
-      bool used = graph.last_use(v) >= i;
-      if (used) alive += graph.width(v);
-    }
-    for (const WeightUse& use : graph.nodes()[i].op->weights) alive += use.cols + use.rows;
-    widest = std::max(widest, alive);
+  uint64_t beside = 0;
+  for (const Node& node : graph.nodes()) {
+    uint64_t own = 0;
+    for (const WeightUse& use : node.op->weights) own += use.cols + use.rows;
+    beside = std::max(beside, own);
   }
+  uint64_t widest = engine::Layout(graph).floats() + beside;
   uint64_t scores = uint64_t{3} * 128 * longest_ * static_cast<uint64_t>(threads());
   return (widest * largest_batch_ + scores) * sizeof(float) + kFixed;
 }
@@ -192,11 +189,10 @@ void Stream::embed() {
       weights.back().push_back(weights_.load(use, options_.precision));
     }
   }
-  Pool pool;
   for (auto [first, last] : batches_) {
     throw_if_interrupted();
     Batch b = batch(first, last);
-    Values values(graph, pool, b.rows());
+    Values values(graph, pool_, b.rows());
     run(graph, 0, graph.nodes().size(), Step{b, options_.precision}, weights, values, false);
     Matrix out = values.make(graph.output());
     transfer(true, states_[0].get(), uint64_t{starts_[first]} * model_.hidden * sizeof(float),
@@ -207,9 +203,8 @@ void Stream::embed() {
 }
 
 void Stream::check_finite(ConstMatrix x, size_t first_row, size_t layer) const {
-  const kernels::ForwardTable& k = kernels::forward();
-  for (size_t r = 0; r < x.rows; ++r) {
-    if (k.all_finite(x.row(r), x.cols)) continue;
+  parallel_for(x.rows, [&](size_t r, int) {
+    if (kernels::forward().all_finite(x.row(r), x.cols)) return;
     size_t row = first_row + r;
     auto w = static_cast<size_t>(std::upper_bound(starts_.begin(), starts_.end(), row) -
                                  starts_.begin() - 1);
@@ -218,7 +213,7 @@ void Stream::check_finite(ConstMatrix x, size_t first_row, size_t layer) const {
                       ", token " + std::to_string(row - starts_[w]) + ")")
         .file(weights_.store().label())
         .hint("the weights are damaged, or the model overflows");
-  }
+  });
 }
 
 // The last wave's memory serves where the ops are alike, as those of most layers are.
@@ -245,11 +240,10 @@ void Stream::run_wave(const Graph& graph, const Wave& wave, size_t layer, Linear
     return (before * rows() + uint64_t{row} * graph.width(v)) * sizeof(float);
   };
   bool last_wave = wave.last == graph.nodes().size();
-  Pool pool;
   for (auto [first, last] : batches_) {
     throw_if_interrupted();
     Batch b = batch(first, last);
-    Values values(graph, pool, b.rows());
+    Values values(graph, pool_, b.rows());
     for (Value v = 0; v < graph.values(); ++v) {
       bool before = v == 0 ? true : graph.nodes()[v - 1].out <= wave.first;
       if (!before || graph.last_use(v) < wave.first) continue;
@@ -286,6 +280,7 @@ void Stream::layer(size_t i, LinearHook* hook, Progress& progress) {
   if (i != done_) throw defect_error("layers are run in order");
   Graph graph = model_.layer(i);
   std::vector<Wave> parts = waves(graph, i);
+  pool_.shrink(engine::Layout(graph).floats() * largest_batch_);
   if (parts.size() > 1 && !between_) between_ = make_spill();
   for (const Wave& wave : parts) run_wave(graph, wave, i, hook, progress);
   current_ = next_state();

@@ -86,6 +86,7 @@ class Stream {
   size_t longest_ = 0, largest_batch_ = 0;
   size_t next_state() const;
 
+  engine::Pool pool_;
   std::vector<std::vector<engine::Weight>> loaded_;  // of the wave that runs, or ran last
 
   size_t done_ = 0;     // layers whose result is in states_[current_]

@@ -30,6 +30,7 @@ class Activation : public Op {  // act(x)
   Activation(Act act, size_t width) : act_(act), width_(width) {}
   size_t width() const override { return width_; }
   std::vector<size_t> inputs() const override { return {width_}; }
+  int in_place() const override { return 0; }
   void forward(const Step&, std::span<const ConstMatrix> in, Matrix out) const override;
   void backward(const Step&, std::span<const ConstMatrix> in, ConstMatrix dout,
                 std::span<const Matrix> din) const override;
@@ -44,6 +45,7 @@ class Gated : public Op {  // act(gate) * up
   Gated(Act act, size_t width) : act_(act), width_(width) {}
   size_t width() const override { return width_; }
   std::vector<size_t> inputs() const override { return {width_, width_}; }
+  int in_place() const override { return 0; }
   void forward(const Step&, std::span<const ConstMatrix> in, Matrix out) const override;
   void backward(const Step&, std::span<const ConstMatrix> in, ConstMatrix dout,
                 std::span<const Matrix> din) const override;

@@ -13,7 +13,10 @@ void Linear::forward(const Step& step, std::span<const ConstMatrix> in, Matrix o
   std::vector<float> storage;
   if (step.hook != nullptr) x = step.hook->before(linears[0], x, {}, storage);
   const float* bias = weights.size() > 1 ? step.weights[1].values.data() : nullptr;
-  gemm::multiply(x.data, x.cols, x.rows, step.weights[0].packed, bias, out.data, out.cols, false);
+  gemm::Left own(x.data, x.cols, x.rows);
+  bool shared = step.left != nullptr && x.data == in[0].data;
+  gemm::multiply(shared ? *step.left : own, step.weights[0].packed, bias, out.data, out.cols,
+                 false);
 }
 
 void linear_backward(const Step& step, const WeightUse& use, ConstMatrix x, ConstMatrix dy,

@@ -177,6 +177,7 @@ void Expert::compute(const Step& step, std::span<const ConstMatrix> in, Run& run
     std::copy(x, x + hidden, run.x.data() + i * hidden);
   });
   size_t last = spec_.matrices.size() - 1;
+  gemm::Left left(run.x.data(), hidden, n);
   auto multiply = [&](size_t m, const std::vector<float>& x, size_t k, std::vector<float>& y,
                       std::vector<float>& seen) {
     ConstMatrix input{x.data(), n, k};
@@ -185,7 +186,9 @@ void Expert::compute(const Step& step, std::span<const ConstMatrix> in, Run& run
         spec_.biases.empty() ? nullptr : step.weights[spec_.matrices.size() + m].values.data();
     size_t out = spec_.matrices[m].rows;
     y.resize(n * out);
-    gemm::multiply(input.data, k, n, step.weights[m].packed, bias, y.data(), out, false);
+    gemm::Left own(input.data, k, n);
+    gemm::multiply(input.data == run.x.data() ? left : own, step.weights[m].packed, bias, y.data(),
+                   out, false);
   };
   multiply(0, run.x, hidden, run.gate, run.seen_x);
   if (last == 2) multiply(1, run.x, hidden, run.up, run.seen_x);

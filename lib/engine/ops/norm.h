@@ -19,6 +19,7 @@ class Norm : public Op {
   Norm(const std::string& module, size_t width, size_t group, NormSpec spec);
   size_t width() const override { return width_; }
   std::vector<size_t> inputs() const override { return {width_}; }
+  int in_place() const override { return 0; }
   void forward(const Step& step, std::span<const ConstMatrix> in, Matrix out) const override;
   void backward(const Step& step, std::span<const ConstMatrix> in, ConstMatrix dout,
                 std::span<const Matrix> din) const override;

@@ -58,8 +58,9 @@ int run(int argc, char** argv) {
       weights.back().push_back(source.load(use, gemm::Precision::f32));
     }
   }
-  engine::Pool pool;
-  engine::Values values(graph, pool, batch.rows()), gradients(graph, pool, batch.rows());
+  engine::Pool pool, gradient_pool;
+  engine::Values values(graph, pool, batch.rows(), true);
+  engine::Values gradients(graph, gradient_pool, batch.rows(), true);
   engine::Matrix x = values.make(graph.input()), dy = gradients.make(graph.output());
   std::ifstream file(argv[4], std::ios::binary);
   for (engine::Matrix m : {x, dy}) {

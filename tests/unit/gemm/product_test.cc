@@ -72,6 +72,23 @@ TEST_P(Products, LinearWithBiasAndAccumulation) {
   }
 }
 
+// An input that is packed once, for weights of several sizes; and one too large to be kept.
+TEST_P(Products, SeveralWeightsOfOneInput) {
+  for (size_t k : {size_t{70}, size_t{33}}) {
+    Shape s{70, 40, k};
+    auto x = normal(s.m * k, 1);
+    Left left(x.data(), k, s.m);
+    for (unsigned seed = 2; seed < 5; ++seed) {
+      auto w = normal(s.n * k, seed);
+      Packed packed(s.n, k, precision());
+      packed.pack_all(w.data(), k);
+      std::vector<float> y(s.m * s.n);
+      multiply(left, packed, nullptr, y.data(), s.n, false);
+      compare(s, exact(s, x, w), y, 1, nullptr, nullptr);
+    }
+  }
+}
+
 TEST_P(Products, GeneralInAllTranspositions) {
   for (const Shape& s : kShapes) {
     auto a = normal(s.m * s.k, 1), b = normal(s.n * s.k, 2);
