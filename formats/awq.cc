@@ -88,6 +88,7 @@ class Writer {
   Writer(const Store& store, const ExportOptions& options) : store_(store), m_(store.model()), options_(options) {}
 
   ExportPlan run() {
+    refuse_kv_cache(store_, "awq");
     for (const Tensor& t : m_.tensors) {
       if (t.quantized()) {
         add(t);
@@ -149,7 +150,7 @@ ExportPlan plan(const Store& store, const ExportOptions& options) { return Write
 }  // namespace
 
 const Format& awq_format() {
-  static const Format format = {"awq", "AutoAWQ's gemm version, for vLLM, SGLang: 4 bits, weights only", plan, "awq", adopt, nullptr, true};
+  static const Format format = {"awq", "AutoAWQ's gemm version, for vLLM, SGLang: 4 bits, weights only", plan, "awq awq_marlin", adopt, nullptr, true};
   return format;
 }
 

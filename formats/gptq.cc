@@ -152,6 +152,7 @@ class Writer {
   Writer(const Store& store, const ExportOptions& options) : store_(store), m_(store.model()), options_(options) {}
 
   ExportPlan run() {
+    refuse_kv_cache(store_, "gptq");
     // Asymmetric data is written as v2: what v1 means for a zero point of 0 depends on the reader, and
     // GPTQModel takes asymmetric v1 from itself only.
     for (const Scheme& s : m_.schemes) v2_ = v2_ || !s.weights.symmetric;
@@ -242,7 +243,7 @@ ExportPlan plan(const Store& store, const ExportOptions& options) { return Write
 }  // namespace
 
 const Format& gptq_format() {
-  static const Format format = {"gptq", "GPTQModel, vLLM, SGLang: 2, 3, 4 and 8 bits, weights only", plan, "gptq", adopt, nullptr, true};
+  static const Format format = {"gptq", "GPTQModel, vLLM, SGLang: 2, 3, 4 and 8 bits, weights only", plan, "gptq marlin gptq_marlin", adopt, nullptr, true};
   return format;
 }
 

@@ -20,6 +20,7 @@ class Writer {
   Writer(const Store& store, const ExportOptions& options) : store_(store), m_(store.model()), options_(options) {}
 
   ExportPlan run() {
+    refuse_kv_cache(store_, "auto-round");
     choose_packing();
     for (const Tensor& t : m_.tensors) {
       size_t first = plan_.tensors.size();
@@ -227,7 +228,7 @@ namespace qp {
 
 const Format& auto_round_format() {
   static const Format format = {"auto-round", "Intel AutoRound, vLLM, SGLang: 2, 3, 4 and 8 bits, MXFP4, MXFP8, NVFP4",
-                                auto_round::plan, "auto-round", auto_round::adopt, nullptr, true};
+                                auto_round::plan, "auto-round auto_round intel/auto-round", auto_round::adopt, nullptr, true};
   return format;
 }
 

@@ -40,21 +40,6 @@ constexpr InputKind kMethods[] = {
     {"exl2", "named", "ExLlamaV2"},
 };
 
-// Other spellings of a method in the wild.
-struct Alias {
-  std::string_view spelt, method;
-};
-constexpr Alias kAliases[] = {{"marlin", "gptq"},           {"gptq_marlin", "gptq"},
-                              {"awq_marlin", "awq"},        {"auto_round", "auto-round"},
-                              {"intel/auto-round", "auto-round"}};
-
-std::string method_named(const std::string& spelt) {
-  for (const Alias& a : kAliases) {
-    if (a.spelt == spelt) return std::string(a.method);
-  }
-  return spelt;
-}
-
 constexpr uint64_t kMaxConfig = uint64_t{64} << 20;
 
 std::string lower(std::string s) {
@@ -94,7 +79,7 @@ DeclaredQuantization declared_quantization(
     if (method.empty() && place.object->contains("quant_algo")) method = "modelopt";
     if (method.empty() && place.object->contains("config_groups")) method = "compressed-tensors";
     if (method.empty()) method = "unnamed";
-    return {method_named(method), std::string("config.json ") + place.name, *place.object};
+    return {method, std::string("config.json ") + place.name, *place.object};
   }
   if (const Companion* c = model.companion("hf_quant_config.json")) {
     return {"modelopt", "hf_quant_config.json", parse_json(read(*c), c->name)};
@@ -113,7 +98,7 @@ DeclaredQuantization declared_quantization(
     Json q = parse_json(read(*c), c->name);
     if (!q.is_object()) continue;
     std::string method = lower(json_string(q, "quant_method", f.method));
-    return {method_named(method), c->name, std::move(q)};
+    return {method, c->name, std::move(q)};
   }
   return {};
 }

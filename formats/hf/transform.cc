@@ -171,6 +171,13 @@ OutTensor IntWeight::group_index(const std::string& suffix) const {
   return out;
 }
 
+void refuse_kv_cache(const Store& store, std::string_view family) {
+  if (!store.model().kv_cache) return;
+  throw limit_error("has scales of a quantized KV cache, which " + std::string(family) + " cannot hold")
+      .file(store.label())
+      .hint("choose -f compressed-tensors or -f modelopt, or quantize without a KV-cache scheme");
+}
+
 void refuse_tied_head(const Store& store, const Tensor& t) {
   const Model& m = store.model();
   if (!m.config.is_object() || !json_bool(m.config, "tie_word_embeddings", false)) return;

@@ -226,7 +226,7 @@ class Kinds(CliTest):
     def test_quantization_methods(self):
         rows = json.loads(self.ok("qload", "--list-inputs", "--json").out)
         named = [r["kind"] for r in rows if r["verdict"] == "named"]
-        self.assertGreaterEqual(len(named), 20)
+        self.assertGreaterEqual(len(named), 5)
         model = write_llama(self.dir / "d")
         for method in named:
             self.put("d/config.json", json.dumps({"quantization_config": {"quant_method": method}}))
@@ -235,10 +235,10 @@ class Kinds(CliTest):
 
     def test_places_of_the_method(self):
         model = write_llama(self.dir / "d")
-        for config, method in (({"compression_config": {"quant_method": "gptq"}}, "gptq"),
-                               ({"text_config": {"quantization_config": {"quant_method": "awq"}}}, "awq"),
+        for config, method in (({"compression_config": {"quant_method": "hqq"}}, "hqq"),
+                               ({"text_config": {"quantization_config": {"quant_method": "aqlm"}}}, "aqlm"),
                                ({"quantization_config": {"quant_algo": "FP8"}}, "modelopt"),
-                               ({"quantization_config": {"quant_method": "GPTQ"}}, "gptq"),
+                               ({"quantization_config": {"quant_method": "EETQ"}}, "eetq"),
                                ({"quantization_config": {"quant_method": "brand-new"}}, "brand-new"),
                                ({"quantization_config": {}}, "unnamed")):
             self.put("d/config.json", json.dumps(config))
@@ -248,8 +248,8 @@ class Kinds(CliTest):
         model = write_llama(self.dir / "d")
         self.put("d/hf_quant_config.json", json.dumps({"quantization": {"quant_algo": "FP8"}}))
         self.refused(model, "is quantized with modelopt (hf_quant_config.json)")
-        self.put("d/config.json", json.dumps({"quantization_config": {"quant_method": "gptq"}}))
-        self.refused(model, "is quantized with gptq (config.json quantization_config)")  # config.json comes first
+        self.put("d/config.json", json.dumps({"quantization_config": {"quant_method": "hqq"}}))
+        self.refused(model, "is quantized with hqq (config.json quantization_config)")  # config.json comes first
         model = write_llama(self.dir / "e")
         self.put("e/quant_model_description.json", "{}")
         self.refused(model, "is quantized with modelslim")

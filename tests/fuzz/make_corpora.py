@@ -166,8 +166,37 @@ def tokenizer():
         put("tokenizer", name, json.dumps(value).encode() + b"\0abc <s> ab\xc3\xa9 h's")
 
 
+def formats():
+    """One checkpoint of each row of families in formats_fuzz.cc, whole and with a tensor changed."""
+    def seed(name, family, quantization, change=(255, 0, 0), fill=0x77):
+        text = json.dumps({"torch_dtype": "bfloat16", "quantization_config": quantization})
+        put("formats", name, bytes([family, *change, fill]) + text.encode())
+
+    gptq = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": False,
+            "checkpoint_format": "gptq"}
+    seed("gptq", 0, dict(gptq, group_size=-1, desc_act=True), fill=0)
+    seed("gptq-dynamic", 0, dict(gptq, bits=8, dynamic={"-:.*down": {}, "+:.*up": {"bits": 4, "sym": False}}), fill=0)
+    seed("gptq-by-words", 0, dict(gptq, sym=False, meta={"quantizer": ["gptqmodel:7.7.0"]}), fill=0)
+    seed("gptq-planar", 0, dict(gptq, checkpoint_format="gptq_p", sym=False), fill=0)
+    seed("gptq-g-idx-too-large", 0, gptq)
+    seed("gptq-short-zeros", 0, dict(gptq, sym=False), change=(1, 0, 0), fill=0)
+    seed("marlin", 1, dict(gptq, group_size=-1, is_marlin_format=True))
+    awq = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"}
+    seed("awq", 2, awq)
+    seed("awq-eight-bits", 2, dict(awq, bits=8))
+    seed("awq-float-codes", 2, awq, change=(0, 32, 1))
+    seed("gemv", 3, dict(awq, version="gemv"))
+    seed("gemv-fast", 4, dict(awq, version="gemv_fast", group_size=64), fill=0)
+    auto = {"quant_method": "auto-round", "data_type": "mx_fp", "bits": 4, "group_size": 32,
+            "packing_format": "auto_round:llm_compressor", "act_bits": 4}
+    seed("auto-round-mxfp4", 5, auto)
+    seed("auto-round-nvfp4", 5, dict(auto, data_type="nv_fp", group_size=16), change=(1, 8, 7))
+    seed("auto-round-int", 0, {"quant_method": "auto-round", "packing_format": "auto_round", "bits": 4,
+                              "group_size": 32, "sym": False, "extra_config": {".*up.*": {"bits": 4}}}, fill=0)
+
+
 def main():
-    for make in (safetensors, config, text, tokenizer, qmap):
+    for make in (safetensors, config, formats, text, tokenizer, qmap):
         shutil.rmtree(HERE / "corpus" / make.__name__, ignore_errors=True)
         make()
 
