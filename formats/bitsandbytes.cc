@@ -7,7 +7,7 @@
 #include "formats/format.h"
 #include "formats/hf/config.h"
 #include "formats/hf/modules.h"
-#include "formats/hf/plain_modules.h"
+#include "formats/hf/linear_writer.h"
 #include "lib/algorithm/codebook.h"
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
@@ -324,7 +324,7 @@ class Writer {
     std::string dtype(torch_name(first_ == nullptr ? DType::bf16 : first_->dtype));
     std::string type = types_.empty() ? "nf4" : types_.substr(0, 3);
     bool four = first_ == nullptr || four_;
-    std::vector<std::string> plain = plain_linears(m_);
+    std::vector<std::string> plain = unquantized_linears(m_);
     // The library leaves the head alone by itself; a list replaces that.
     bool only_head = std::ranges::all_of(plain, [](const std::string& name) { return name == "lm_head"; });
     Json q;
@@ -352,7 +352,10 @@ class Writer {
   bool four_ = true, nested_ = false;
 };
 
-ExportPlan plan(const Store& store, const ExportOptions& options) { return Writer(store).run(options); }
+ExportPlan plan(const Store& store, const ExportOptions& options) {
+  refuse_quantized_tied_head(store);
+  return Writer(store).run(options);
+}
 
 }  // namespace
 
