@@ -1,13 +1,15 @@
 // bitsandbytes: NF4, FP4 (with double quantization) and LLM.int8(), as transformers saves them
 // (reference/int4-formats.md 1.4). quant_state is the text of a JSON object, one byte an element.
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <cstring>
 #include <optional>
 
 #include "formats/format.h"
 #include "formats/hf/config.h"
 #include "formats/hf/modules.h"
-#include "formats/hf/plain_modules.h"
+#include "formats/hf/linear_writer.h"
 #include "lib/algorithm/codebook.h"
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
@@ -206,6 +208,16 @@ void adopt(Model& model, const Json& config, const LoadOptions& options) {
 
 // ---- writing
 
+// repr() of a Python float.
+std::string python_text(double v) {
+  bool plain = v == 0 || (std::fabs(v) >= 1e-4 && std::fabs(v) < 1e16);
+  char text[64];
+  auto end = std::to_chars(text, text + sizeof text, v, plain ? std::chars_format::fixed : std::chars_format::scientific).ptr;
+  std::string out(text, end);
+  if (plain && out.find('.') == std::string::npos) out += ".0";
+  return out;
+}
+
 class Writer {
  public:
   explicit Writer(const Store& store) : store_(store), m_(store.model()) {}
@@ -305,7 +317,7 @@ class Writer {
       float offset;
       std::memcpy(&offset, bytes.data(), 4);
       state += ", \"nested_blocksize\": 256, \"nested_dtype\": \"float32\", \"nested_offset\": " +
-               Json(static_cast<double>(offset)).dump();
+               python_text(static_cast<double>(offset));
     }
     text("weight.quant_state.bitsandbytes__" + type, state + "}");
   }
@@ -324,7 +336,7 @@ class Writer {
     std::string dtype(torch_name(first_ == nullptr ? DType::bf16 : first_->dtype));
     std::string type = types_.empty() ? "nf4" : types_.substr(0, 3);
     bool four = first_ == nullptr || four_;
-    std::vector<std::string> plain = plain_linears(m_);
+    std::vector<std::string> plain = unquantized_linears(m_);
     // The library leaves the head alone by itself; a list replaces that.
     bool only_head = std::ranges::all_of(plain, [](const std::string& name) { return name == "lm_head"; });
     Json q;
@@ -352,7 +364,10 @@ class Writer {
   bool four_ = true, nested_ = false;
 };
 
-ExportPlan plan(const Store& store, const ExportOptions& options) { return Writer(store).run(options); }
+ExportPlan plan(const Store& store, const ExportOptions& options) {
+  refuse_quantized_tied_head(store);
+  return Writer(store).run(options);
+}
 
 }  // namespace
 

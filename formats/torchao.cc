@@ -11,7 +11,7 @@
 #include "formats/format.h"
 #include "formats/hf/config.h"
 #include "formats/hf/modules.h"
-#include "formats/hf/plain_modules.h"
+#include "formats/hf/linear_writer.h"
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
 #include "lib/model/modules.h"
@@ -457,7 +457,7 @@ class Writer {
   }
 
   Json quantization_config() const {
-    std::vector<std::string> plain = plain_linears(m_);
+    std::vector<std::string> plain = unquantized_linears(m_);
     bool only_head = std::ranges::all_of(plain, [](const std::string& name) { return name == "lm_head"; });
     Json q;
     q["include_input_output_embeddings"] = false;
@@ -477,7 +477,10 @@ class Writer {
   bool asymmetric_ = false;
 };
 
-ExportPlan plan(const Store& store, const ExportOptions& options) { return Writer(store).run(options); }
+ExportPlan plan(const Store& store, const ExportOptions& options) {
+  refuse_quantized_tied_head(store);
+  return Writer(store).run(options);
+}
 
 }  // namespace
 

@@ -31,7 +31,6 @@ Json quantization_config(const std::vector<Group>& groups, const std::vector<std
 // The KV cache (section 1.9, 3.11). Reading: Model::kv_cache, its scales under their canonical names
 // as F32. Errors: input. Writing: the scales of the plan in the model's dtype where it holds them.
 void adopt_kv_cache(Model& model, const Json& config, const LoadOptions& options);
-bool is_kv_scale(const Model& model, const Tensor& tensor);
 void keep_kv_scale(const Store& store, const Tensor& tensor, ExportPlan& plan);
 
 // Adds the stored tensors of a quantized tensor to the plan. Errors: limit (what cannot be held).

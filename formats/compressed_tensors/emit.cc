@@ -1,14 +1,12 @@
 // Writing: the stored tensors of one quantized tensor.
-#include <cmath>
-#include <cstring>
+#include <span>
 
 #include "formats/compressed_tensors/compressed_tensors.h"
+#include "formats/hf/second_stage.h"
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
 #include "lib/qmap/rows.h"
 #include "lib/qmap/store.h"
-#include "lib/scheme/numerics.h"
-#include "lib/tensor/minifloat.h"
 
 namespace qp::ct {
 namespace {
@@ -142,35 +140,13 @@ class Emitter {
             packed_rows_layout, {.rows = rows_, .cols = groups, .stored_bits = width});
   }
 
-  // ModelOpt multiplies by the reciprocal. Of the neighbours of 1 / scale_2, the one that gives every
-  // product of a code and a scale the same value in the dtype of the tensor.
   void global_scale() {
     if (t_.part(Role::scale_2) == nullptr) {
       add("weight_global_scale", Role::global_scale, DType::f32, Shape{1});
       return;
     }
-    float two = number_of(store_, *t_.part(Role::scale_2)), middle = 1.0f / two, global = middle;
-    for (int step = 0; !equal_values(two, global); ++step) {
-      if (step == 16 || !std::isfinite(middle) || middle <= 0) {
-        throw limit_error("has a second scale whose reciprocal is not exact enough for compressed-tensors")
-            .tensor(t_.name)
-            .hint("export it in its own format, or load it with qload --dequantize and quantize it again");
-      }
-      uint32_t bits;
-      std::memcpy(&bits, &middle, 4);
-      bits += static_cast<uint32_t>(step % 2 == 0 ? step / 2 + 1 : -(step / 2 + 1));
-      std::memcpy(&global, &bits, 4);
-    }
+    float global = other_second_stage(store_, t_);
     add_value("weight_global_scale", DType::f32, Shape{1}, std::span<const float>(&global, 1));
-  }
-  bool equal_values(float two, float global) const {
-    for (uint8_t scale = 1; scale < 0x7f; ++scale) {
-      for (float code : {1.0f, 1.5f}) {  // the others are these times a power of two
-        float a = code * (e4m3_to_f32(scale) * two), b = code * (e4m3_to_f32(scale) / global);
-        if (numerics::round_to(t_.dtype, a) != numerics::round_to(t_.dtype, b)) return false;
-      }
-    }
-    return true;
   }
 
   void inputs() {
@@ -180,7 +156,7 @@ class Emitter {
       add("input_scale", Role::input_scale, scale ? scale->dtype : DType::f32, Shape{1});
       if (!s_.input_activations->symmetric) add("input_zero_point", Role::input_zero_point, DType::i8, Shape{1});
     } else if (t_.part(Role::input_global_scale) == nullptr && scale != nullptr) {
-      float global = 1.0f / number_of(store_, *scale);  // the reciprocal, as for weights
+      float global = reciprocal(number_of(store_, *scale));
       add_value("input_global_scale", DType::f32, Shape{1}, std::span<const float>(&global, 1));
     } else {
       add("input_global_scale", Role::input_global_scale, DType::f32, Shape{1});

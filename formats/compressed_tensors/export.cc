@@ -4,6 +4,7 @@
 
 #include "formats/compressed_tensors/compressed_tensors.h"
 #include "formats/hf/config.h"
+#include "formats/hf/kv_cache.h"
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
 #include "lib/model/modules.h"
@@ -122,7 +123,7 @@ ExportPlan plan(const Store& store, const ExportOptions& options) {
           .hint("load it with qload --dequantize and quantize it again");
     }
     infos.push_back(classify(t.name, t.dtype, t.shape, m.config));
-    if (is_kv_scale(m, t)) {
+    if (m.kv_cache && is_kv_scale(t)) {
       keep_kv_scale(store, t, out);
     } else if (!t.quantized()) {
       keep_tensor(t, out);

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "formats/hf/config.h"
+#include "formats/hf/linear_writer.h"
 #include "formats/modelslim/modelslim.h"
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
@@ -243,6 +244,9 @@ class Writer {
 
 }  // namespace
 
-ExportPlan plan(const Store& store, const ExportOptions& options) { return Writer(store).run(options); }
+ExportPlan plan(const Store& store, const ExportOptions& options) {
+  refuse_quantized_tied_head(store);
+  return Writer(store).run(options);
+}
 
 }  // namespace qp::modelslim

@@ -28,14 +28,19 @@ std::array<float, 16> make_fp4() {
   return t;
 }
 
-// For i = 0..6 the midpoints of 2^i steps from 0.1 to 1, times 10^(i - 6), with both signs; 0; 1.
+// For i = 0..6 the midpoints of 2^i steps from 0.1 to 1, times 10^(i - 6), with both signs; 0; 1. Every
+// step in F32, as torch takes them (linspace counts its second half from the end, and fuses).
 std::array<float, 256> make_dynamic_map() {
   std::vector<float> values = {0.0f, 1.0f};
   for (int i = 0; i < 7; ++i) {
     int steps = 1 << i;
-    auto point = [steps](int k) { return static_cast<float>(0.1 + 0.9 * k / steps); };
+    float step = (1.0f - 0.1f) / static_cast<float>(steps), power = static_cast<float>(std::pow(10.0, i - 6));
+    auto point = [steps, step](int k) {
+      bool low = k < (steps + 1) / 2;
+      return low ? std::fma(step, static_cast<float>(k), 0.1f) : std::fma(-step, static_cast<float>(steps - k), 1.0f);
+    };
     for (int k = 0; k < steps; ++k) {
-      auto v = static_cast<float>(std::pow(10.0, i - 6) * static_cast<double>((point(k) + point(k + 1)) / 2.0f));
+      float v = power * ((point(k) + point(k + 1)) / 2);
       values.push_back(v);
       values.push_back(-v);
     }

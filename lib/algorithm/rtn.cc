@@ -253,7 +253,7 @@ void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* 
   if (w_.amax_scale) {  // bitsandbytes: the weight times 127 / SCB
     w.values.resize(cols_);
     k_.to_f32(src_of(t_.dtype), row, cols_, w.values.data());
-    float factor = *scale == 0 ? 0.0f : 127.0f / *scale, one = 1.0f;
+    float factor = *scale == 0 ? 0.0f : 1.0f / *scale * 127.0f, one = 1.0f;  // as torch divides 127
     for (float& v : w.values) v = numerics::round_to(DType::f16, v) * factor;
     k_.int_codes(kernels::Src::f32, w.values.data(), cols_, cols_, &one, nullptr, 8, out);
     return;

@@ -96,6 +96,9 @@ std::vector<Preset> build() {
   QuantArgs i8_tensor = {.num_bits = 8, .strategy = Strategy::tensor, .scale_dtype = {}};
   add("INT8 weights per channel, INT8 activations per tensor, their scale from calibration",
       make("int8-static", i8, i8_tensor), {"W8A8_STATIC", "INT8_STATIC"});
+  QuantArgs i4 = int_channel(4);
+  add("INT4 weights in groups of 128, INT4 activations per token at run time",
+      make("w4a4", int_group(4), dynamic(i4, Strategy::token)), {"W4A4", "w4a4_int4", "W4A4_DYNAMIC"});
 
   // bitsandbytes: reference/int4-formats.md 1.4. Blocks of 64 elements, across rows.
   auto codebook = [&](std::string_view name, std::string_view summary, bool nested, std::vector<std::string_view> aliases) {

@@ -207,9 +207,11 @@ std::vector<Case> cases() {
       out.insert(out.end(), {{&gptq_layout, a}, {&gptq_planar_layout, a}, {&dense_layout, a}});
       LayoutArgs odd{.rows = rows, .cols = 41, .bits = bits, .stored_bits = bits};
       out.push_back({&words_layout, odd});
+      out.push_back({&whole_words_layout, odd});
       out.push_back({&bytes_layout, {.rows = rows, .cols = 41, .bits = bits, .is_signed = rows % 2 == 0}});
       LayoutArgs zeros{.rows = rows, .cols = 5, .bits = 8, .stored_bits = bits};
       out.push_back({&packed_rows_layout, zeros});
+      out.push_back({&bytes_layout, {.rows = rows, .cols = 5, .bias = uint64_t{1} << (bits - 1)}});
       zeros.bias = 1;
       out.push_back({&gptq_zeros_layout, zeros});
     }
