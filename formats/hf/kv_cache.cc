@@ -25,7 +25,15 @@ bool adopt_kv_scales(Model& model, std::string_view k_suffix, std::string_view v
       throw input_error("is no single float (found " + std::string(dtype_name(t.dtype)) + " " + t.shape.str() + ")")
           .tensor(t.source.empty() ? t.name : t.source);
     }
-    t.shape = t.parts.front().shape = Shape{1};
+    t.shape = Shape{1};
+    Part& p = t.parts.front();
+    p.shape = t.shape;
+    if (t.dtype != DType::f32) {
+      Decode d = p.decode ? *p.decode : Decode{};
+      if (!p.decode) d.stored = p.dtype;
+      p.decode = std::make_shared<const Decode>(std::move(d));
+      p.dtype = t.dtype = DType::f32;
+    }
     found = true;
   }
   if (options.dequantize) {

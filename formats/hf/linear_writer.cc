@@ -22,7 +22,7 @@ std::string module_of(const Tensor& t) {
 
 LinearWriter::LinearWriter(const Store& store, const Tensor& t, ExportPlan& plan)
     : tensor(t), scheme(store.model().schemes[static_cast<size_t>(t.scheme)]), module(module_of(t)),
-      rows(t.shape.rows()), cols(t.shape.cols()), store_(store), plan_(plan), first_(plan.tensors.size()) {}
+      rows(t.coded_shape().rows()), cols(t.coded_shape().cols()), store_(store), plan_(plan), first_(plan.tensors.size()) {}
 
 OutTensor& LinearWriter::part(std::string_view suffix, Role role, DType dtype, const Shape& shape) {
   const Part* p = tensor.part(role);
