@@ -1,8 +1,8 @@
 // gpt-oss, quant_method "mxfp4": stacks of experts in MXFP4, everything else as it is
-// (reference/fp8-torchao-quark-modelslim.md 2). NAME_blocks U8 [E, out, in / 32, 16] and NAME_scales U8
-// [E, out, in / 32] are the canonical rows of codes and scales; the float tensor NAME is stored
-// transposed, [E, in, out], and so the canonical tensor is, too (Tensor::transposed). Gate and up stay
-// interleaved as they are stored.
+// (reference/fp8-torchao-quark-modelslim.md 2). NAME_blocks U8 [E, out, in / 32, 16] and
+// NAME_scales U8 [E, out, in / 32] are the canonical rows of codes and scales; the float tensor
+// NAME is stored transposed, [E, in, out], and so the canonical tensor is, too
+// (Tensor::transposed). Gate and up stay interleaved as they are stored.
 #include <algorithm>
 #include <map>
 
@@ -29,17 +29,23 @@ Scheme scheme() {
   return s;
 }
 
-std::string found(const Tensor& t) { return "found " + std::string(dtype_name(t.dtype)) + " " + t.shape.str(); }
+std::string found(const Tensor& t) {
+  return "found " + std::string(dtype_name(t.dtype)) + " " + t.shape.str();
+}
 
-Tensor stack(const std::string& name, const Tensor& blocks, const Tensor* scales, Model& m, const LoadOptions& options) {
+Tensor stack(const std::string& name, const Tensor& blocks, const Tensor* scales, Model& m,
+             const LoadOptions& options) {
   if (scales == nullptr) throw input_error("has no " + name + "_scales").tensor(blocks.name);
   const Shape& b = blocks.shape;
   if (blocks.dtype != DType::u8 || b.rank() != 4 || b[3] != 16 || b[2] > (uint64_t{1} << 40)) {
-    throw input_error("is no stack of blocks (expected U8 [experts, out, in / 32, 16], " + found(blocks) + ")").tensor(blocks.name);
+    throw input_error("is no stack of blocks (expected U8 [experts, out, in / 32, 16], " +
+                      found(blocks) + ")")
+        .tensor(blocks.name);
   }
   bool bytes = scales->dtype == DType::u8 || scales->dtype == DType::f8_e8m0;
   if (!bytes || scales->shape != Shape{b[0], b[1], b[2]}) {
-    throw input_error("does not fit its blocks (expected U8 " + Shape{b[0], b[1], b[2]}.str() + ", " + found(*scales) + ")")
+    throw input_error("does not fit its blocks (expected U8 " + Shape{b[0], b[1], b[2]}.str() +
+                      ", " + found(*scales) + ")")
         .tensor(scales->name);
   }
   Tensor t;
@@ -62,7 +68,9 @@ Tensor stack(const std::string& name, const Tensor& blocks, const Tensor* scales
 void adopt(Model& m, const Json&, const LoadOptions& options) {
   std::map<std::string, const Tensor*, std::less<>> scales;
   for (const Tensor& t : m.tensors) {
-    if (t.name.ends_with(kScales)) scales.emplace(t.name.substr(0, t.name.size() - kScales.size()), &t);
+    if (t.name.ends_with(kScales)) {
+      scales.emplace(t.name.substr(0, t.name.size() - kScales.size()), &t);
+    }
   }
   std::vector<Tensor> out;
   out.reserve(m.tensors.size());
@@ -91,14 +99,19 @@ void adopt(Model& m, const Json&, const LoadOptions& options) {
 void add(const Store& store, const Tensor& t, ExportPlan& plan) {
   LinearWriter w(store, t, plan);
   const QuantArgs& a = w.scheme.weights;
-  bool mx = w.scheme.code_kind() == CodeKind::e2m1 && w.scheme.scale_kind() == ScaleKind::e8m0 && a.group_size == 32;
+  bool mx = w.scheme.code_kind() == CodeKind::e2m1 && w.scheme.scale_kind() == ScaleKind::e8m0 &&
+            a.group_size == 32;
   if (!mx || !t.transposed || t.shape.rank() != 3 || w.cols % 32 != 0) {
-    w.refuse("is " + w.scheme.name + " " + t.shape.str() + ", but gpt-oss's mxfp4 holds stacks of experts in MXFP4 only",
+    w.refuse("is " + w.scheme.name + " " + t.shape.str() +
+                 ", but gpt-oss's mxfp4 holds stacks of experts in MXFP4 only",
              "use -f compressed-tensors for other models, or leave the tensor out with --ignore");
   }
-  uint64_t experts = t.shape[0], out = w.rows / std::max<uint64_t>(experts, 1), blocks = w.cols / 32;
-  w.part("blocks", Role::codes, DType::u8, Shape{experts, out, blocks, 16}).name = t.name + std::string(kBlocks);
-  w.part("scales", Role::scale, DType::u8, Shape{experts, out, blocks}).name = t.name + std::string(kScales);
+  uint64_t experts = t.shape[0], out = w.rows / std::max<uint64_t>(experts, 1),
+           blocks = w.cols / 32;
+  w.part("blocks", Role::codes, DType::u8, Shape{experts, out, blocks, 16}).name =
+      t.name + std::string(kBlocks);
+  w.part("scales", Role::scale, DType::u8, Shape{experts, out, blocks}).name =
+      t.name + std::string(kScales);
   w.finish();
 }
 
@@ -116,12 +129,15 @@ ExportPlan plan(const Store& store, const ExportOptions&) {
     }
   }
   if (!any) {
-    throw limit_error("has no MXFP4 experts: gpt-oss's mxfp4 is for them alone").file(store.label()).hint("use -f safetensors");
+    throw limit_error("has no MXFP4 experts: gpt-oss's mxfp4 is for them alone")
+        .file(store.label())
+        .hint("use -f safetensors");
   }
   keep_companions(m, out);
   Json config = unquantized_config_json(m);
   config["quantization_config"] = {
-      {"modules_to_not_convert", {"model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"}},
+      {"modules_to_not_convert",
+       {"model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"}},
       {"quant_method", "mxfp4"}};
   out.config = config_text(config);
   return out;
@@ -130,7 +146,8 @@ ExportPlan plan(const Store& store, const ExportOptions&) {
 }  // namespace
 
 const Format& mxfp4_format() {
-  static const Format format = {"mxfp4", "gpt-oss: stacks of experts in MXFP4; vLLM, SGLang, transformers",
+  static const Format format = {"mxfp4",
+                                "gpt-oss: stacks of experts in MXFP4; vLLM, SGLang, transformers",
                                 plan, "mxfp4", adopt};
   return format;
 }

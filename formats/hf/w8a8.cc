@@ -27,7 +27,8 @@ Scheme scheme(bool fp8) {
 
 class Planner {
  public:
-  Planner(const Store& store, bool fp8) : store_(store), m_(store.model()), fp8_(fp8), name_(fp8 ? "w8a8_fp8" : "w8a8_int8") {}
+  Planner(const Store& store, bool fp8)
+      : store_(store), m_(store.model()), fp8_(fp8), name_(fp8 ? "w8a8_fp8" : "w8a8_int8") {}
 
   ExportPlan run(const ExportOptions& options) {
     for (const Tensor& t : m_.tensors) {
@@ -56,15 +57,21 @@ class Planner {
     LinearWriter w(store_, t, out_);
     const QuantArgs& a = w.scheme.weights;
     CodeKind want = fp8_ ? CodeKind::e4m3 : CodeKind::integer;
-    bool fits = w.scheme.code_kind() == want && a.num_bits == 8 && a.symmetric && !a.amax_scale && t.shape.rank() == 2 &&
-                w.scheme.scale_kind() == ScaleKind::source && (a.strategy == Strategy::channel || a.strategy == Strategy::tensor);
+    bool fits = w.scheme.code_kind() == want && a.num_bits == 8 && a.symmetric && !a.amax_scale &&
+                t.shape.rank() == 2 && w.scheme.scale_kind() == ScaleKind::source &&
+                (a.strategy == Strategy::channel || a.strategy == Strategy::tensor);
     if (!fits) {
-      w.refuse("is " + w.scheme.name + ", which " + name_ + " cannot hold (expected " + (fp8_ ? "FP8" : "symmetric INT8") + " with one scale per row)",
-               fp8_ ? "quantize with -s fp8-dynamic, or use -f compressed-tensors" : "quantize with -s int8, or use -f compressed-tensors");
+      w.refuse("is " + w.scheme.name + ", which " + name_ + " cannot hold (expected " +
+                   (fp8_ ? "FP8" : "symmetric INT8") + " with one scale per row)",
+               fp8_ ? "quantize with -s fp8-dynamic, or use -f compressed-tensors"
+                    : "quantize with -s int8, or use -f compressed-tensors");
     }
-    w.refuse_roles({Role::input_scale, Role::input_zero_point, Role::pre_scale, Role::zero_point, Role::scale_2}, name_);
+    w.refuse_roles({Role::input_scale, Role::input_zero_point, Role::pre_scale, Role::zero_point,
+                    Role::scale_2},
+                   name_);
     if (!w.scheme.input_activations && !warned_) {
-      options.warn(name_ + " quantizes activations per token at run time, which the scheme of '" + t.name + "' does not say");
+      options.warn(name_ + " quantizes activations per token at run time, which the scheme of '" +
+                   t.name + "' does not say");
       warned_ = true;
     }
     if (fp8_) {
@@ -99,7 +106,9 @@ namespace w8a8 {
 
 void adopt(Model& model, const LoadOptions& options, bool fp8) {
   DType stored = fp8 ? DType::f8_e4m3 : DType::i8;
-  if (adopt_kv_scales(model, "k_scale", "v_scale", options) && !options.dequantize) model.kv_cache = fp8_kv_cache();
+  if (adopt_kv_scales(model, "k_scale", "v_scale", options) && !options.dequantize) {
+    model.kv_cache = fp8_kv_cache();
+  }
   assemble(model, {kRoot, kParts}, [&](const RawModule& m) -> Tensor {
     const Tensor& w = m.at("weight");
     if (!m.has("weight_scale")) {
@@ -125,7 +134,9 @@ void adopt(Model& model, const LoadOptions& options, bool fp8) {
   model.format = options.dequantize ? "safetensors" : fp8 ? "w8a8_fp8" : "w8a8_int8";
 }
 
-ExportPlan plan(const Store& store, const ExportOptions& options, bool fp8) { return Planner(store, fp8).run(options); }
+ExportPlan plan(const Store& store, const ExportOptions& options, bool fp8) {
+  return Planner(store, fp8).run(options);
+}
 
 void check(const RawCheckpoint& raw, const Json& config, std::vector<Finding>& findings, bool fp8) {
   ListedRule rule;
@@ -135,7 +146,9 @@ void check(const RawCheckpoint& raw, const Json& config, std::vector<Finding>& f
     auto list = config.find("ignore");
     if (fp8 || list == config.end() || !list->is_array()) return false;
     for (const Json& name : *list) {
-      if (name.is_string() && module.find(name.get<std::string>()) != std::string::npos) return true;
+      if (name.is_string() && module.find(name.get<std::string>()) != std::string::npos) {
+        return true;
+      }
     }
     return false;
   };

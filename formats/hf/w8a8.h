@@ -1,5 +1,5 @@
-// SGLang's w8a8_int8 and w8a8_fp8: weight [N, K] and weight_scale F32 [N, 1] per linear, activations
-// quantized per token at run time (reference/fp8-torchao-quark-modelslim.md 6).
+// SGLang's w8a8_int8 and w8a8_fp8: weight [N, K] and weight_scale F32 [N, 1] per linear,
+// activations quantized per token at run time (reference/fp8-torchao-quark-modelslim.md 6).
 #pragma once
 
 #include "formats/format.h"

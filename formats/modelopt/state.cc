@@ -15,7 +15,8 @@ constexpr std::string_view kPrefix = "model_state_dict.";
 
 class Reader {
  public:
-  Reader(const std::string& path, const std::vector<Tensor>& tensors) : path_(path), file_(MappedFile::open(path)) {
+  Reader(const std::string& path, const std::vector<Tensor>& tensors)
+      : path_(path), file_(MappedFile::open(path)) {
     for (const Tensor& t : tensors) shapes_.emplace(t.name, t.shape);
   }
 
@@ -45,7 +46,9 @@ class Reader {
       }
     }
     if (quantizers == 0) {
-      throw input_error("holds no quantizers of ModelOpt").file(path_).hint("give the file that mto.save wrote");
+      throw input_error("holds no quantizers of ModelOpt")
+          .file(path_)
+          .hint("give the file that mto.save wrote");
     }
     for (auto& [block, s] : caches) {
       s.block = block;
@@ -62,7 +65,9 @@ class Reader {
   }
 
   [[noreturn]] void refuse_scaled(const std::string& name) const {
-    throw limit_error("holds weights that AWQ or SmoothQuant scaled (pre_quant_scale), which cannot be taken over")
+    throw limit_error(
+        "holds weights that AWQ or SmoothQuant scaled (pre_quant_scale), which cannot be taken "
+        "over")
         .file(path_)
         .tensor(name)
         .hint("export it with ModelOpt, and load that");
@@ -73,7 +78,8 @@ class Reader {
     bool tied = it == shapes_.end() && name == "lm_head.weight";
     if (tied || (it != shapes_.end() && it->second == t.shape)) return;
     throw input_error(it == shapes_.end() ? "is in the state, but not in the model"
-                                          : "has another shape in the state (expected " + it->second.str() + ", found " + t.shape.str() + ")")
+                                          : "has another shape in the state (expected " +
+                                                it->second.str() + ", found " + t.shape.str() + ")")
         .file(path_)
         .tensor(name)
         .hint("give the base model that this state was made of");
@@ -81,11 +87,19 @@ class Reader {
 
   float range(const TorchTensor& t) const {
     if (t.shape.elements() != 1 || !is_float(t.dtype)) {
-      throw input_error("is no range of a whole tensor (found " + std::string(dtype_name(t.dtype)) + " " + t.shape.str() + ")").file(path_).tensor(t.name);
+      throw input_error("is no range of a whole tensor (found " + std::string(dtype_name(t.dtype)) +
+                        " " + t.shape.str() + ")")
+          .file(path_)
+          .tensor(t.name);
     }
     float v = 0;
-    cast_floats(t.dtype, file_->bytes().data() + t.offset, 1, DType::f32, reinterpret_cast<std::byte*>(&v));
-    if (!std::isfinite(v) || v < 0) throw input_error("is " + std::to_string(v) + ", which is no range").file(path_).tensor(t.name);
+    cast_floats(t.dtype, file_->bytes().data() + t.offset, 1, DType::f32,
+                reinterpret_cast<std::byte*>(&v));
+    if (!std::isfinite(v) || v < 0) {
+      throw input_error("is " + std::to_string(v) + ", which is no range")
+          .file(path_)
+          .tensor(t.name);
+    }
     return v;
   }
 
@@ -96,7 +110,8 @@ class Reader {
 
 }  // namespace
 
-Calibration read_state(const std::string& path, const std::vector<Tensor>& tensors, const Extent& nothing) {
+Calibration read_state(const std::string& path, const std::vector<Tensor>& tensors,
+                       const Extent& nothing) {
   return Reader(path, tensors).run(nothing);
 }
 

@@ -9,8 +9,8 @@ namespace qp::quark {
 namespace {
 
 constexpr std::string_view kRoot[] = {"weight"};
-constexpr std::string_view kParts[] = {"weight_scale",     "weight_scale_2",   "weight_zero_point", "weight_zero_point_2",
-                                       "input_scale",      "input_zero_point"};
+constexpr std::string_view kParts[] = {"weight_scale",        "weight_scale_2", "weight_zero_point",
+                                       "weight_zero_point_2", "input_scale",    "input_zero_point"};
 
 // Symmetric kinds store zero points all the same.
 void check_zeros(const Model& model, const RawModule& m) {
@@ -33,8 +33,9 @@ Part codes(const RawModule& m, Kind kind, bool reorder, Shape& shape) {
     case Kind::int4_channel:
     case Kind::int4_fp8:
       shape[1] *= 8;
-      return m.laid_out("weight", Role::codes, DType::i32, stored, reorder ? reordered_layout : dense_layout,
-                        {.rows = shape[0], .cols = shape[1], .bits = 4, .stored_bits = 4, .is_signed = true});
+      return m.laid_out(
+          "weight", Role::codes, DType::i32, stored, reorder ? reordered_layout : dense_layout,
+          {.rows = shape[0], .cols = shape[1], .bits = 4, .stored_bits = 4, .is_signed = true});
     case Kind::mxfp4: shape[1] *= 2; return m.part("weight", Role::codes, DType::u8, stored);
     default: break;
   }
@@ -43,7 +44,8 @@ Part codes(const RawModule& m, Kind kind, bool reorder, Shape& shape) {
   return p;
 }
 
-Tensor build(Model& model, const Json& config, const RawModule& m, const LoadOptions& options, bool reorder) {
+Tensor build(Model& model, const Json& config, const RawModule& m, const LoadOptions& options,
+             bool reorder) {
   const Tensor& w = m.at("weight");
   if (!m.has("weight_scale")) {
     if (!is_float(w.dtype)) m.fail("has no weight_scale");
@@ -65,9 +67,13 @@ Tensor build(Model& model, const Json& config, const RawModule& m, const LoadOpt
   } else {
     t.parts.push_back(m.float_part("weight_scale", Role::scale, want));
   }
-  if (layer.kind != Kind::int4_fp8 && m.has("weight_scale_2")) m.fail("has a weight_scale_2, which its scheme does not have");
+  if (layer.kind != Kind::int4_fp8 && m.has("weight_scale_2")) {
+    m.fail("has a weight_scale_2, which its scheme does not have");
+  }
   const auto& in = layer.scheme.input_activations;
-  if (in && in->dynamic == Dynamic::no) t.parts.push_back(m.float_part("input_scale", Role::input_scale, Shape{1}));
+  if (in && in->dynamic == Dynamic::no) {
+    t.parts.push_back(m.float_part("input_scale", Role::input_scale, Shape{1}));
+  }
   check_zeros(model, m);
   t.scheme = model.scheme_index(layer.scheme);
   finish_quantized(t, options, "quark");
@@ -80,11 +86,16 @@ void adopt(Model& model, const Json& config, const LoadOptions& options) {
   bool reorder = true;
   if (auto it = config.find("export"); it != config.end() && it->is_object()) {
     std::string method = json_string(*it, "pack_method", "reorder");
-    if (method != "reorder" && method != "order") throw input_error("quantization_config: unknown 'pack_method' '" + printable(method) + "'");
+    if (method != "reorder" && method != "order") {
+      throw input_error("quantization_config: unknown 'pack_method' '" + printable(method) + "'");
+    }
     reorder = method == "reorder";
   }
-  if (adopt_kv_scales(model, "output_scale", "output_scale", options) && !options.dequantize) model.kv_cache = fp8_kv_cache();
-  assemble(model, {kRoot, kParts}, [&](const RawModule& m) { return build(model, config, m, options, reorder); });
+  if (adopt_kv_scales(model, "output_scale", "output_scale", options) && !options.dequantize) {
+    model.kv_cache = fp8_kv_cache();
+  }
+  assemble(model, {kRoot, kParts},
+           [&](const RawModule& m) { return build(model, config, m, options, reorder); });
   model.format = options.dequantize ? "safetensors" : "quark";
 }
 

@@ -28,12 +28,19 @@ Kind kind_of(const LinearWriter& w) {
       break;
     case CodeKind::integer:
       if (!a.symmetric || a.amax_scale) break;
-      if (a.num_bits == 8 && (tensor || channel)) return tensor ? Kind::int8_tensor : Kind::int8_channel;
-      if (a.num_bits == 4 && channel && w.cols % 8 == 0) return w.has(Role::scale_2) || w.scheme.input_activations ? Kind::int4_fp8 : Kind::int4_channel;
+      if (a.num_bits == 8 && (tensor || channel)) {
+        return tensor ? Kind::int8_tensor : Kind::int8_channel;
+      }
+      if (a.num_bits == 4 && channel && w.cols % 8 == 0) {
+        return w.has(Role::scale_2) || w.scheme.input_activations ? Kind::int4_fp8
+                                                                  : Kind::int4_channel;
+      }
       break;
     case CodeKind::codebook: break;
   }
-  w.refuse("is " + (w.scheme.name.empty() ? "quantized" : w.scheme.name) + ", for which Quark's writer has no kind", kOthers);
+  w.refuse("is " + (w.scheme.name.empty() ? "quantized" : w.scheme.name) +
+               ", for which Quark's writer has no kind",
+           kOthers);
 }
 
 struct Use {
@@ -62,7 +69,10 @@ class Planner {
     }
     refuse_quantized_tied_head(store_);
     keep_companions(m_, out_);
-    if (layers_.empty()) options.warn("nothing is quantized; -f safetensors writes the same without quantization_config");
+    if (layers_.empty()) {
+      options.warn(
+          "nothing is quantized; -f safetensors writes the same without quantization_config");
+    }
     Json config = unquantized_config_json(m_);
     config["quantization_config"] = quantization_config();
     out_.config = config_text(config);
@@ -72,9 +82,14 @@ class Planner {
  private:
   void add(const Tensor& t) {
     LinearWriter w(store_, t, out_);
-    if (t.shape.rank() != 2) w.refuse("is a stack of experts in one tensor, which this version does not write for Quark", kOthers);
+    if (t.shape.rank() != 2) {
+      w.refuse("is a stack of experts in one tensor, which this version does not write for Quark",
+               kOthers);
+    }
     Use use{kind_of(w), w.scheme.input_activations};
-    w.refuse_roles({Role::pre_scale, Role::zero_point, Role::global_scale, Role::requantize_scale, Role::g_idx, Role::input_global_scale, Role::input_zero_point}, "quark");
+    w.refuse_roles({Role::pre_scale, Role::zero_point, Role::global_scale, Role::requantize_scale,
+                    Role::g_idx, Role::input_global_scale, Role::input_zero_point},
+                   "quark");
     if (use.kind != Kind::int4_fp8) w.refuse_roles({Role::scale_2}, "quark");
     layers_.emplace_back(w.module, use);
     Shape per_row{w.rows};
@@ -92,10 +107,12 @@ class Planner {
       case Kind::int8_channel:
         w.laid_out("weight", Role::codes, DType::i8, t.shape, dense_layout, {.is_signed = true});
         w.scale_f32("weight_scale", use.kind == Kind::int8_tensor ? Shape{} : per_row);
-        zeros(w.module + ".weight_zero_point", DType::i8, use.kind == Kind::int8_tensor ? Shape{} : per_row);
+        zeros(w.module + ".weight_zero_point", DType::i8,
+              use.kind == Kind::int8_tensor ? Shape{} : per_row);
         break;
       case Kind::int4_channel:
-        w.laid_out("weight", Role::codes, DType::i32, Shape{w.rows, w.cols / 8}, reordered_layout, {.is_signed = true});
+        w.laid_out("weight", Role::codes, DType::i32, Shape{w.rows, w.cols / 8}, reordered_layout,
+                   {.is_signed = true});
         w.scale_f32("weight_scale", per_row);
         break;
       case Kind::int4_fp8: int4_fp8(w); break;
@@ -105,18 +122,20 @@ class Planner {
   }
 
   void int4_fp8(LinearWriter& w) {
-    w.laid_out("weight", Role::codes, DType::i32, Shape{w.rows, w.cols / 8}, reordered_layout, {.is_signed = true});
+    w.laid_out("weight", Role::codes, DType::i32, Shape{w.rows, w.cols / 8}, reordered_layout,
+               {.is_signed = true});
     if (w.has(Role::scale_2)) {
       w.part("weight_scale", Role::scale_2, DType::f32, Shape{});
       w.scale_f32("weight_scale_2", Shape{w.rows});
       return;
     }
-    // One stage becomes two without rounding: a power of two under which the INT4 values fill E4M3's
-    // range, and the scales divided by it.
+    // One stage becomes two without rounding: a power of two under which the INT4 values fill
+    // E4M3's range, and the scales divided by it.
     const Part& p = *w.tensor.part(Role::scale);
     std::vector<std::byte> bytes = store_.read(p);
     std::vector<float> scale(w.rows);
-    cast_floats(p.dtype, bytes.data(), w.rows, DType::f32, reinterpret_cast<std::byte*>(scale.data()));
+    cast_floats(p.dtype, bytes.data(), w.rows, DType::f32,
+                reinterpret_cast<std::byte*>(scale.data()));
     int e = 0;
     std::frexp(std::ranges::max(scale) * 7 / 448, &e);
     w.scalar("weight_scale", std::ldexp(1.0f, e), Shape{});
@@ -135,9 +154,14 @@ class Planner {
   void input_scale(LinearWriter& w, const Use& use) {
     bool wants = use.input && use.input->dynamic == Dynamic::no;
     if (!wants) return w.refuse_roles({Role::input_scale}, "quark with these activations");
-    if (!w.has(Role::input_scale)) w.refuse("has no scale of its activations, which its scheme needs", "calibrate the model (qcalibrate)");
+    if (!w.has(Role::input_scale)) {
+      w.refuse("has no scale of its activations, which its scheme needs",
+               "calibrate the model (qcalibrate)");
+    }
     w.part("input_scale", Role::input_scale, DType::f32, Shape{});
-    if (use.input->type == NumType::integer) zeros(w.module + ".input_zero_point", DType::i8, Shape{});
+    if (use.input->type == NumType::integer) {
+      zeros(w.module + ".input_zero_point", DType::i8, Shape{});
+    }
   }
 
   void zeros(const std::string& name, DType dtype, const Shape& shape) {
@@ -170,12 +194,23 @@ class Planner {
       }
       if (m_.kv_cache) add_kv_cache(common, layers, kv, group);
     }
-    return {{"algo_config", nullptr}, {"exclude", unquantized_linears(m_)},
-            {"export", {{"kv_cache_group", group}, {"min_kv_scale", 0.0}, {"pack_method", "reorder"},
-                        {"weight_format", "real_quantized"}, {"weight_merge_groups", nullptr}}},
-            {"global_quant_config", global}, {"kv_cache_post_rope", false}, {"kv_cache_quant_config", kv},
-            {"layer_quant_config", layers}, {"layer_type_quant_config", Json::object()},
-            {"quant_method", "quark"}, {"quant_mode", "eager_mode"}, {"softmax_quant_spec", nullptr}, {"version", "0.13"}};
+    return {{"algo_config", nullptr},
+            {"exclude", unquantized_linears(m_)},
+            {"export",
+             {{"kv_cache_group", group},
+              {"min_kv_scale", 0.0},
+              {"pack_method", "reorder"},
+              {"weight_format", "real_quantized"},
+              {"weight_merge_groups", nullptr}}},
+            {"global_quant_config", global},
+            {"kv_cache_post_rope", false},
+            {"kv_cache_quant_config", kv},
+            {"layer_quant_config", layers},
+            {"layer_type_quant_config", Json::object()},
+            {"quant_method", "quark"},
+            {"quant_mode", "eager_mode"},
+            {"softmax_quant_spec", nullptr},
+            {"version", "0.13"}};
   }
 
   void add_kv_cache(const Use& common, Json& layers, Json& kv, Json& group) const {
@@ -184,7 +219,8 @@ class Planner {
       return l.second == common || !(l.first.ends_with("k_proj") || l.first.ends_with("v_proj"));
     });
     if (!fp8 || !uniform) {
-      throw limit_error(fp8 ? "quantizes k_proj and v_proj in several ways, which Quark cannot say beside a quantized KV cache"
+      throw limit_error(fp8 ? "quantizes k_proj and v_proj in several ways, which Quark cannot say "
+                              "beside a quantized KV cache"
                             : "has a KV cache that is not FP8, which Quark cannot hold")
           .file(store_.label())
           .hint(kOthers);
@@ -205,6 +241,8 @@ class Planner {
 
 }  // namespace
 
-ExportPlan plan(const Store& store, const ExportOptions& options) { return Planner(store).run(options); }
+ExportPlan plan(const Store& store, const ExportOptions& options) {
+  return Planner(store).run(options);
+}
 
 }  // namespace qp::quark

@@ -13,7 +13,15 @@ struct Finding;
 namespace qp::quark {
 
 // What is read and written; `int4_fp8` has two stages, INT4 per row under FP8 per tensor.
-enum class Kind : uint8_t { fp8_tensor, fp8_channel, int8_tensor, int8_channel, mxfp4, int4_channel, int4_fp8 };
+enum class Kind : uint8_t {
+  fp8_tensor,
+  fp8_channel,
+  int8_tensor,
+  int8_channel,
+  mxfp4,
+  int4_channel,
+  int4_fp8
+};
 
 struct Layer {
   Kind kind;

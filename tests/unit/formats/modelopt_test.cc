@@ -1,6 +1,7 @@
 // ModelOpt: configs as its own functions print them (reference/modelopt.md 1.2, 1.3, 1.5), tensors as
 // its table (1.6) and formulas (1.7) have them, in bytes worked out by hand.
 #include "formats/modelopt/modelopt.h"
+#include "formats/modelopt/state.h"
 
 #include <gtest/gtest.h>
 
@@ -280,6 +281,44 @@ TEST(ModelOpt, WriterRefuses) {
   dynamic.quantization["weight_block_size"] = {64, 64};
   dynamic.tensors[1] = f32_tensor(kUp + ".weight_scale_inv", {1, 1}, {1});
   EXPECT_TRUE(write_as(dynamic, "modelopt").error.starts_with("5: "));
+}
+
+// ---- saved state
+
+std::vector<Tensor> attention(Shape shape) {
+  Tensor t;
+  t.name = "a.k_proj.weight";
+  t.shape = shape;
+  return {t};
+}
+
+TEST(ModelOptState, RangesBecomeACalibration) {
+  Extent nothing{.file = 0, .offset = 64, .length = 0, .xxh3 = 1};
+  Calibration c = modelopt::read_state(std::string(QP_TEST_DATA) + "/torch/modelopt_state.pt", attention({2, 2}), nothing);
+  ASSERT_EQ(c.inputs.size(), 1u);
+  EXPECT_EQ(c.inputs[0].readers, Strings{"a.k_proj"});
+  EXPECT_EQ(c.inputs[0].observed, 2.5f);
+  EXPECT_GT(c.inputs[0].rows, 0u);
+  ASSERT_EQ(c.caches.size(), 1u);
+  EXPECT_EQ(c.caches[0].block, "a");
+  EXPECT_EQ(c.caches[0].k_amax, 7.0f);
+  EXPECT_EQ(c.caches[0].v_amax, 0.5f);
+  Calibration again = calibration_from_json(to_json(c));  // as a qmap keeps it
+  EXPECT_EQ(again.inputs[0].observed, 2.5f);
+}
+
+TEST(ModelOptState, Refusals) {
+  auto fails = [](const char* file, Shape shape) {
+    try {
+      modelopt::read_state(std::string(QP_TEST_DATA) + "/torch/" + file, attention(shape), {});
+    } catch (const Error& e) {
+      return std::to_string(e.exit_code()) + ": " + e.what();
+    }
+    return std::string();
+  };
+  EXPECT_TRUE(contains(fails("modelopt_state.pt", {3, 2}), "3: "));
+  EXPECT_TRUE(contains(fails("modelopt_scaled.pt", {2, 2}), "5: "));
+  EXPECT_TRUE(contains(fails("nested.pt", {2, 2}), "no quantizers"));
 }
 
 }  // namespace
