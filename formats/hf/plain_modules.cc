@@ -13,9 +13,9 @@ std::vector<std::string> plain_linears(const Model& m) {
     ModuleInfo info = classify(t.name, t.quantized() ? DType::bf16 : t.dtype, t.shape, m.config);
     if (info.kind == ModuleKind::head) head = true;
     using enum ModuleKind;
-    bool linear = info.kind == ModuleKind::linear || info.kind == expert || info.kind == ModuleKind::head ||
+    bool built = info.kind == linear || info.kind == expert || info.kind == ModuleKind::head ||
                   info.kind == router || info.kind == vision || info.kind == mtp || info.kind == other;
-    if (!t.quantized() && linear && t.name.ends_with(".weight") && t.shape.rank() == 2) out.push_back(info.module);
+    if (!t.quantized() && built && t.name.ends_with(".weight") && t.shape.rank() == 2) out.push_back(info.module);
   }
   if (!head) out.push_back("lm_head");
   std::ranges::sort(out);
