@@ -19,8 +19,10 @@ std::span<const Format> formats() {
 }
 
 const Format* find_format(std::string_view name) {
+  // '-' and '_' are alike: w8a8_int8, compressed_tensors.
+  auto same = [](char a, char b) { return a == b || (a == '-' && b == '_'); };
   for (const Format& f : formats()) {
-    if (f.name == name) return &f;
+    if (std::ranges::equal(f.name, name, same)) return &f;
   }
   return nullptr;
 }

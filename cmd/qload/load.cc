@@ -6,6 +6,7 @@
 #include "cmd/tool/input.h"
 #include "cmd/tool/table.h"
 #include "formats/input_kinds.h"
+#include "formats/modelopt/state.h"
 #include "lib/base/file.h"
 #include "lib/base/interrupt.h"
 #include "lib/base/parallel.h"
@@ -26,6 +27,8 @@ void LoadCommand::declare(CLI::App& app) {
       ->type_name("DTYPE")->group(in);
   app.add_option("--include", include_, "Only tensors whose name matches; repeatable")->type_name("REGEX")->group(in);
   app.add_option("--exclude", exclude_, "Leave out tensors whose name matches; repeatable")->type_name("REGEX")->group(in);
+  app.add_option("--modelopt-state", modelopt_state_, "Take activation ranges from a file that ModelOpt's mto.save wrote")
+      ->type_name("FILE")->group(in);
   app.add_flag("--no-check", no_check_, "Do not compare checksums while reading")->group(in);
   output_.declare(app);
   auto out = "Output";
@@ -134,6 +137,7 @@ void LoadCommand::save(Store& store, Tool& tool) const {
   Json options = Json::object();
   if (dequantize_) options["dequantize"] = true;
   if (!dtype_.empty()) options["dtype"] = dtype_;
+  if (!modelopt_state_.empty()) options["modelopt_state"] = true;
   if (!include_.empty()) options["include"] = include_;
   if (!exclude_.empty()) options["exclude"] = exclude_;
   Json provenance = provenance_entry("qload", std::move(options), store.model());
@@ -169,6 +173,11 @@ void LoadCommand::save(Store& store, Tool& tool) const {
     if (pack_ || refer_extent(store, model, c.extent)) copy_companion(store, from, c, writer);
   }
   carry_calibration(store, model, writer, pack_);
+  if (!modelopt_state_.empty()) {
+    if (model.calibration) throw usage_error("the model is calibrated already").hint("leave out --modelopt-state");
+    Calibration c = modelopt::read_state(modelopt_state_, tensors, writer.append({}));
+    model.calibration = std::make_shared<const Calibration>(std::move(c));
+  }
   if (!copied.empty()) writer.reserve();
   if (pack_) tool.progress().begin("copying", total);
   for (auto& [i, from] : copied) {

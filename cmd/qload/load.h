@@ -25,7 +25,7 @@ class LoadCommand {
   void save(Store& store, Tool& tool) const;
   void hash(const Store& store, std::vector<Tensor>& tensors, Tool& tool) const;
 
-  std::string input_, dtype_;
+  std::string input_, dtype_, modelopt_state_;
   std::vector<std::string> include_, exclude_;
   bool dequantize_ = false, pack_ = false, hash_ = false, zstd_ = false, list_ = false;
   bool list_inputs_ = false, no_check_ = false;

@@ -1,5 +1,5 @@
-// Reading. F8_E4M3FNUZ weights (AMD's older arithmetic: the same bytes mean half the value, and 0x7F
-// is a number) have no place in the canonical form, whose codes are E4M3FN: they are refused.
+// Reading. F8_E4M3FNUZ weights (AMD's older arithmetic: the same bytes mean half the value, and
+// 0x7F is a number) have no place in the canonical form, whose codes are E4M3FN: they are refused.
 #include <algorithm>
 
 #include "formats/fp8/fp8.h"
@@ -14,7 +14,7 @@ namespace {
 constexpr std::string_view kRoot[] = {"weight"};
 // weight_scale_inv multiplies, whatever its name says; "scale" is DeepSeek-V4's; "activation_scale"
 // and "input_scale_ub" are transformers'.
-constexpr std::string_view kParts[] = {"weight_scale_inv", "weight_scale",   "scale",
+constexpr std::string_view kParts[] = {"weight_scale_inv", "weight_scale",     "scale",
                                        "input_scale",      "activation_scale", "input_scale_ub"};
 constexpr std::string_view kScales[] = {"weight_scale_inv", "weight_scale", "scale"};
 
@@ -24,15 +24,20 @@ class Adopter {
       : m_(model), options_(options), block_(block_size(config)) {
     std::string scheme = json_string(config, "activation_scheme", "dynamic");
     if (scheme != "dynamic" && scheme != "static") {
-      throw input_error("quantization_config: 'activation_scheme' (expected dynamic or static, found '" +
-                        printable(scheme) + "')");
+      throw input_error(
+          "quantization_config: 'activation_scheme' (expected dynamic or static, found '" +
+          printable(scheme) + "')");
     }
     static_ = scheme == "static";
-    if (static_ && block_) throw input_error("quantization_config: static activations do not go with weight_block_size");
+    if (static_ && block_) {
+      throw input_error("quantization_config: static activations do not go with weight_block_size");
+    }
   }
 
   void run() {
-    if (adopt_kv_scales(m_, "k_scale", "v_scale", options_) && !options_.dequantize) m_.kv_cache = fp8_kv_cache();
+    if (adopt_kv_scales(m_, "k_scale", "v_scale", options_) && !options_.dequantize) {
+      m_.kv_cache = fp8_kv_cache();
+    }
     assemble(m_, {kRoot, kParts}, [this](const RawModule& m) { return build(m); });
     for (const Tensor& t : m_.tensors) refuse_without_scale(t);
     m_.format = options_.dequantize ? "safetensors" : "fp8";
@@ -42,10 +47,14 @@ class Adopter {
   static void refuse_without_scale(const Tensor& t) {
     if (t.scheme >= 0 || t.shape.rank() < 2) return;
     if (t.dtype == DType::f8_e4m3 || t.dtype == DType::f8_e5m2) {
-      throw input_error("is " + std::string(dtype_name(t.dtype)) + " without a weight_scale_inv or weight_scale").tensor(t.name);
+      throw input_error("is " + std::string(dtype_name(t.dtype)) +
+                        " without a weight_scale_inv or weight_scale")
+          .tensor(t.name);
     }
     if (t.dtype == DType::f8_e4m3fnuz) {
-      throw input_error("is F8_E4M3FNUZ, whose bytes mean other numbers than F8_E4M3's and which qpipe does not read")
+      throw input_error(
+          "is F8_E4M3FNUZ, whose bytes mean other numbers than F8_E4M3's and which qpipe does not "
+          "read")
           .tensor(t.name)
           .hint("fetch the E4M3FN version of the model");
     }
@@ -56,14 +65,20 @@ class Adopter {
     refuse_fnuz(w);
     std::string_view name;
     for (std::string_view s : kScales) {
-      if (m.has(s)) name = name.empty() ? s : (m.fail("has two scales, " + std::string(name) + " and " + std::string(s)), s);
+      if (m.has(s)) {
+        name = name.empty()
+                   ? s
+                   : (m.fail("has two scales, " + std::string(name) + " and " + std::string(s)), s);
+      }
     }
     if (name.empty()) return {};
     if (w.shape.rank() != 2) m.fail("its weight is no matrix");
     Tensor t;
     t.dtype = model_dtype(m_);
     bool packed = w.dtype == DType::i8 || w.dtype == DType::u8;  // DeepSeek-V4's experts
-    if (!packed && w.dtype != DType::f8_e4m3) m.fail("has a scale, but its weight is " + std::string(dtype_name(w.dtype)));
+    if (!packed && w.dtype != DType::f8_e4m3) {
+      m.fail("has a scale, but its weight is " + std::string(dtype_name(w.dtype)));
+    }
     uint64_t rows = w.shape[0], cols = w.shape[1] * (packed ? 2 : 1);
     t.shape = Shape{rows, cols};
     Part codes = m.part("weight", Role::codes, w.dtype, w.shape);
@@ -73,7 +88,8 @@ class Adopter {
     Scheme s = packed ? mx_scheme(4) : scheme_of(m, name, t.shape);
     t.parts.push_back(scale(m, name, s, t.shape));
     if (s.input_activations && s.input_activations->dynamic == Dynamic::no) {
-      t.parts.push_back(m.float_part(m.has("activation_scale") ? "activation_scale" : "input_scale", Role::input_scale, Shape{1}));
+      t.parts.push_back(m.float_part(m.has("activation_scale") ? "activation_scale" : "input_scale",
+                                     Role::input_scale, Shape{1}));
     }
     t.scheme = m_.scheme_index(s);
     finish_quantized(t, options_, "fp8");
@@ -88,7 +104,8 @@ class Adopter {
   Scheme scheme_of(const RawModule& m, std::string_view name, const Shape& shape) {
     const Tensor& scale = m.at(name);
     bool bytes = scale.dtype == DType::u8 || scale.dtype == DType::f8_e8m0;
-    if (bytes && scale.shape == Shape{shape[0], ceil_div(shape[1], 32)} && (!block_ || *block_ == std::pair(1, 32))) {
+    if (bytes && scale.shape == Shape{shape[0], ceil_div(shape[1], 32)} &&
+        (!block_ || *block_ == std::pair(1, 32))) {
       return mx_scheme(8);
     }
     if (block_) return block_scheme(block_->first, block_->second, bytes);
@@ -101,7 +118,8 @@ class Adopter {
   Part scale(const RawModule& m, std::string_view name, const Scheme& s, const Shape& shape) {
     Shape want = scale_shape(s.weights, shape);
     if (s.scale_kind() != ScaleKind::e8m0) return m.float_part(name, Role::scale, want);
-    Part p = m.part(name, Role::scale, m.at(name).dtype == DType::u8 ? DType::u8 : DType::f8_e8m0, want);
+    Part p =
+        m.part(name, Role::scale, m.at(name).dtype == DType::u8 ? DType::u8 : DType::f8_e8m0, want);
     p.dtype = DType::f8_e8m0;
     return p;
   }
@@ -144,7 +162,8 @@ Scheme tensor_scheme(bool is_static) {
               fp8_args(Strategy::tensor, is_static ? Dynamic::no : Dynamic::yes));
 }
 Scheme channel_scheme() {
-  return make("fp8-dynamic", "deepgemm", fp8_args(Strategy::channel), fp8_args(Strategy::token, Dynamic::yes));
+  return make("fp8-dynamic", "deepgemm", fp8_args(Strategy::channel),
+              fp8_args(Strategy::token, Dynamic::yes));
 }
 Scheme mx_scheme(int bits) {
   QuantArgs w = fp8_args(Strategy::group), in;
@@ -178,9 +197,13 @@ void adopt(Model& model, const Json& config, const LoadOptions& options) {
 namespace qp {
 
 const Format& fp8_format() {
-  static const Format format = {"fp8",
-                                "DeepSeek-style FP8: blocks, one scale per tensor, MXFP8; vLLM, SGLang, transformers",
-                                fp8::plan, "fp8 mxfp8 fbgemm_fp8", fp8::adopt, fp8::check};
+  static const Format format = {
+      "fp8",
+      "DeepSeek-style FP8: blocks, one scale per tensor, MXFP8; vLLM, SGLang, transformers",
+      fp8::plan,
+      "fp8 mxfp8 fbgemm_fp8",
+      fp8::adopt,
+      fp8::check};
   return format;
 }
 

@@ -19,11 +19,19 @@ constexpr const char* kOthers = "use -f compressed-tensors, which holds it";
 
 Kind kind_of(const LinearWriter& w) {
   const QuantArgs& a = w.scheme.weights;
-  if (w.scheme.code_kind() != CodeKind::e4m3) w.refuse("is " + w.scheme.name + ", which fp8 cannot hold (expected FP8)", kOthers);
+  if (w.scheme.code_kind() != CodeKind::e4m3) {
+    w.refuse("is " + w.scheme.name + ", which fp8 cannot hold (expected FP8)", kOthers);
+  }
   if (a.strategy == Strategy::block) return Kind::block;
-  if (a.strategy == Strategy::group && a.group_size == 32 && w.scheme.scale_kind() == ScaleKind::e8m0) return Kind::mx;
-  if (a.strategy == Strategy::tensor) return w.has(Role::input_scale) ? Kind::tensor_static : Kind::tensor;
-  w.refuse("has one scale per " + std::string(name_of(a.strategy)) + ", which fp8 has no place for (expected 128x128 blocks or one per tensor)",
+  if (a.strategy == Strategy::group && a.group_size == 32 &&
+      w.scheme.scale_kind() == ScaleKind::e8m0) {
+    return Kind::mx;
+  }
+  if (a.strategy == Strategy::tensor) {
+    return w.has(Role::input_scale) ? Kind::tensor_static : Kind::tensor;
+  }
+  w.refuse("has one scale per " + std::string(name_of(a.strategy)) +
+               ", which fp8 has no place for (expected 128x128 blocks or one per tensor)",
            "use -f compressed-tensors, -f w8a8_fp8 or -s fp8-block");
 }
 
@@ -56,7 +64,10 @@ class Planner {
     }
     refuse_quantized_tied_head(store_);
     keep_companions(m_, out_);
-    if (kind_ == Kind::none) options.warn("nothing is quantized; -f safetensors writes the same without quantization_config");
+    if (kind_ == Kind::none) {
+      options.warn(
+          "nothing is quantized; -f safetensors writes the same without quantization_config");
+    }
     Json config = unquantized_config_json(m_);
     config["quantization_config"] = quantization_config();
     out_.config = config_text(config);
@@ -74,7 +85,9 @@ class Planner {
       block_rows_ = a.block_rows;
       block_cols_ = a.block_cols;
     } else if (kind != kind_ || a.block_rows != block_rows_ || a.block_cols != block_cols_) {
-      w.refuse("has another scheme than " + first_->name + ", and fp8 has one for the whole checkpoint", kOthers);
+      w.refuse(
+          "has another scheme than " + first_->name + ", and fp8 has one for the whole checkpoint",
+          kOthers);
     }
     w.refuse_roles({Role::pre_scale, Role::scale_2, Role::global_scale, Role::zero_point}, "fp8");
     w.part("weight", Role::codes, DType::f8_e4m3, t.shape);
@@ -83,8 +96,12 @@ class Planner {
         w.scale_f32("weight_scale_inv", scale_shape(a, t.shape));
         ue8m0_ = ue8m0_ && powers_of_two(store_, t);
         break;
-      case Kind::mx: w.part("weight_scale_inv", Role::scale, DType::u8, scale_shape(a, t.shape)); break;
-      case Kind::tensor_static: w.part("input_scale", Role::input_scale, DType::f32, Shape{1}); [[fallthrough]];
+      case Kind::mx:
+        w.part("weight_scale_inv", Role::scale, DType::u8, scale_shape(a, t.shape));
+        break;
+      case Kind::tensor_static:
+        w.part("input_scale", Role::input_scale, DType::f32, Shape{1});
+        [[fallthrough]];
       default: w.scale_f32("weight_scale", Shape{1});
     }
     w.finish();
@@ -114,6 +131,8 @@ class Planner {
 
 }  // namespace
 
-ExportPlan plan(const Store& store, const ExportOptions& options) { return Planner(store).run(options); }
+ExportPlan plan(const Store& store, const ExportOptions& options) {
+  return Planner(store).run(options);
+}
 
 }  // namespace qp::fp8

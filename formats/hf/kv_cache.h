@@ -1,5 +1,5 @@
-// Scales of a quantized KV cache: canonical tensors ATTENTION.k_scale and .v_scale (model.h), and the
-// names that families store them under.
+// Scales of a quantized KV cache: canonical tensors ATTENTION.k_scale and .v_scale (model.h), and
+// the names that families store them under.
 #pragma once
 
 #include <string>
@@ -20,6 +20,7 @@ bool adopt_kv_scales(Model& model, std::string_view k_suffix, std::string_view v
 // Whether a tensor is a canonical scale of the KV cache.
 bool is_kv_scale(const Tensor& tensor);
 // "A.self_attn.k_scale" under another name: A.self_attn.k_proj.K_SUFFIX, .v_proj.V_SUFFIX.
-std::string kv_scale_name(const Tensor& tensor, std::string_view k_suffix, std::string_view v_suffix);
+std::string kv_scale_name(const Tensor& tensor, std::string_view k_suffix,
+                          std::string_view v_suffix);
 
 }  // namespace qp

@@ -22,7 +22,8 @@ std::string module_of(const Tensor& t) {
 
 LinearWriter::LinearWriter(const Store& store, const Tensor& t, ExportPlan& plan)
     : tensor(t), scheme(store.model().schemes[static_cast<size_t>(t.scheme)]), module(module_of(t)),
-      rows(t.shape.rows()), cols(t.shape.cols()), store_(store), plan_(plan), first_(plan.tensors.size()) {}
+      rows(t.coded_shape().rows()), cols(t.coded_shape().cols()), store_(store), plan_(plan),
+      first_(plan.tensors.size()) {}
 
 OutTensor& LinearWriter::part(std::string_view suffix, Role role, DType dtype, const Shape& shape) {
   const Part* p = tensor.part(role);
@@ -40,8 +41,8 @@ OutTensor& LinearWriter::part_as_is(std::string_view suffix, Role role, const Sh
   return part(suffix, role, p ? p->dtype : DType::f32, shape);
 }
 
-OutTensor& LinearWriter::laid_out(std::string_view suffix, Role role, DType dtype, const Shape& shape,
-                                  const Layout& layout, LayoutArgs args) {
+OutTensor& LinearWriter::laid_out(std::string_view suffix, Role role, DType dtype,
+                                  const Shape& shape, const Layout& layout, LayoutArgs args) {
   OutTensor& out = part(suffix, role, dtype, shape);
   args.rows = rows;
   args.cols = cols;
@@ -107,8 +108,10 @@ void LinearWriter::refuse(const std::string& what, const std::string& hint) cons
 void LinearWriter::refuse_roles(std::initializer_list<Role> roles, std::string_view family) const {
   for (Role role : roles) {
     if (!has(role)) continue;
-    refuse("has a part '" + std::string(name_of(role)) + "', for which " + std::string(family) + " has no place",
-           "export with -f compressed-tensors, or load it with qload --dequantize and quantize again");
+    refuse(
+        "has a part '" + std::string(name_of(role)) + "', for which " + std::string(family) +
+            " has no place",
+        "export with -f compressed-tensors, or load it with qload --dequantize and quantize again");
   }
 }
 
@@ -131,7 +134,8 @@ std::vector<std::string> unquantized_linears(const Model& m, bool embeddings) {
       out.push_back(info.module.substr(0, info.module.rfind('.')));
     } else if (info.kind == ModuleKind::embedding) {
       if (embeddings) out.push_back(info.module);
-    } else if (t.name.ends_with(".weight") && t.shape.rank() >= 2 && info.kind != ModuleKind::conv) {
+    } else if (t.name.ends_with(".weight") && t.shape.rank() >= 2 &&
+               info.kind != ModuleKind::conv) {
       out.push_back(info.module);
     }
   }
@@ -146,7 +150,9 @@ void refuse_quantized_tied_head(const Store& store) {
   const Model& m = store.model();
   if (!m.config.is_object() || !json_bool(m.config, "tie_word_embeddings", false)) return;
   for (const Tensor& t : m.tensors) {
-    if (!t.quantized() || classify(t.name, t.dtype, t.shape, m.config).kind != ModuleKind::head) continue;
+    if (!t.quantized() || classify(t.name, t.dtype, t.shape, m.config).kind != ModuleKind::head) {
+      continue;
+    }
     throw limit_error("is tied to the embedding: engines would not load a quantized head")
         .file(store.label())
         .tensor(t.name)
@@ -156,9 +162,12 @@ void refuse_quantized_tied_head(const Store& store) {
 
 bool names_module(std::string_view entry, std::string_view module) {
   if (entry.empty()) return false;
-  for (size_t at = module.find(entry); at != std::string_view::npos; at = module.find(entry, at + 1)) {
+  for (size_t at = module.find(entry); at != std::string_view::npos;
+       at = module.find(entry, at + 1)) {
     size_t end = at + entry.size();
-    if ((at == 0 || module[at - 1] == '.') && (end == module.size() || module[end] == '.')) return true;
+    if ((at == 0 || module[at - 1] == '.') && (end == module.size() || module[end] == '.')) {
+      return true;
+    }
   }
   return false;
 }

@@ -55,8 +55,8 @@ std::vector<std::string> unquantized_linears(const Model& model, bool embeddings
 // Errors: limit, when the head is quantized and tied to the embedding.
 void refuse_quantized_tied_head(const Store& store);
 
-// True when the module's own path, or a dotted part of it, is `entry` ("gate" is in "mlp.gate" but not
-// in "mlp.gate_proj"): how SGLang reads an ignore list.
+// True when the module's own path, or a dotted part of it, is `entry` ("gate" is in "mlp.gate" but
+// not in "mlp.gate_proj"): how SGLang reads an ignore list.
 bool names_module(std::string_view entry, std::string_view module);
 
 }  // namespace qp

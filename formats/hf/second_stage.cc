@@ -18,7 +18,8 @@ namespace {
 std::array<float, 6> candidates(float x) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
   float r = 1.0f / x, up = std::nextafter(r, kInf), down = std::nextafter(r, -kInf);
-  return {bf16_to_f32(f32_to_bf16(r)), r, up, down, std::nextafter(up, kInf), std::nextafter(down, -kInf)};
+  return {bf16_to_f32(f32_to_bf16(r)), r, up, down, std::nextafter(up, kInf),
+          std::nextafter(down, -kInf)};
 }
 
 float value_of(const Store& store, const Part& p) {
@@ -52,7 +53,9 @@ float other_second_stage(const Store& store, const Tensor& t) {
       float scale = e4m3_to_f32(static_cast<uint8_t>(s));
       float a = global ? scale / x : scale * x, b = global ? scale * y : scale / y;
       for (float code : kCodes) {
-        if (numerics::round_to(t.dtype, code * a) != numerics::round_to(t.dtype, code * b)) return false;
+        if (numerics::round_to(t.dtype, code * a) != numerics::round_to(t.dtype, code * b)) {
+          return false;
+        }
       }
     }
     return true;
@@ -67,7 +70,9 @@ float other_second_stage(const Store& store, const Tensor& t) {
                     " when its second-stage scale is " + (global ? "multiplied" : "divided"))
       .file(store.label())
       .tensor(t.name)
-      .hint("keep the checkpoint in the family it came from, or quantize the base model with this family's numerics");
+      .hint(
+          "keep the checkpoint in the family it came from, or quantize the base model with this "
+          "family's numerics");
 }
 
 }  // namespace qp

@@ -6,8 +6,8 @@
 
 namespace qp {
 
-// What stands for the tensor's scale_2 or global_scale in the other convention: its reciprocal, or a
-// neighbour of it, such that every weight, rounded to the model's dtype, stays the same number.
+// What stands for the tensor's scale_2 or global_scale in the other convention: its reciprocal, or
+// a neighbour of it, such that every weight, rounded to the model's dtype, stays the same number.
 // Errors: limit, when there is none.
 float other_second_stage(const Store& store, const Tensor& tensor);
 

@@ -10,7 +10,8 @@ namespace qp::modelopt {
 namespace {
 
 constexpr std::string_view kRoot[] = {"weight"};
-constexpr std::string_view kParts[] = {"weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale"};
+constexpr std::string_view kParts[] = {"weight_scale", "weight_scale_2", "input_scale",
+                                       "pre_quant_scale"};
 constexpr std::string_view kKeep[] = {"k_bias", "v_bias"};  // of an affine KV cache
 
 class Adopter {
@@ -45,10 +46,12 @@ class Adopter {
   static void refuse_leftover(const Tensor& t) {
     if (t.scheme >= 0) return;
     bool stack = t.name.ends_with("_weight_scale") || t.name.ends_with("_weight_scale_2");
-    bool codes = t.shape.rank() >= 2 && (t.dtype == DType::u8 || t.dtype == DType::f8_e4m3 || t.dtype == DType::i8);
+    bool codes = t.shape.rank() >= 2 &&
+                 (t.dtype == DType::u8 || t.dtype == DType::f8_e4m3 || t.dtype == DType::i8);
     if (stack || codes) {
-      throw input_error(stack ? "belongs to a stack of experts in one tensor, which qpipe does not read yet"
-                              : "is " + std::string(dtype_name(t.dtype)) + ", but its module has no weight_scale")
+      throw input_error(
+          stack ? "belongs to a stack of experts in one tensor, which qpipe does not read yet"
+                : "is " + std::string(dtype_name(t.dtype)) + ", but its module has no weight_scale")
           .tensor(t.name);
     }
   }
@@ -75,8 +78,12 @@ class Adopter {
     add_scales(m, e, s, t);
     bool wants_input = s.input_activations && s.input_activations->dynamic != Dynamic::yes;
     if (wants_input) t.parts.push_back(m.float_part("input_scale", Role::input_scale, Shape{1}));
-    if (!wants_input && m.has("input_scale")) m.fail("has an input_scale, which " + s.name + " does not have");
-    if (m.has("pre_quant_scale")) t.parts.push_back(m.float_part("pre_quant_scale", Role::pre_scale, Shape{t.shape[1]}));
+    if (!wants_input && m.has("input_scale")) {
+      m.fail("has an input_scale, which " + s.name + " does not have");
+    }
+    if (m.has("pre_quant_scale")) {
+      t.parts.push_back(m.float_part("pre_quant_scale", Role::pre_scale, Shape{t.shape[1]}));
+    }
     t.scheme = m_.scheme_index(s);
     finish_quantized(t, options_, "modelopt " + s.name);
     return t;
@@ -97,8 +104,9 @@ class Adopter {
       case Kind::int4_awq:
       case Kind::w4a8_awq:
         shape[0] *= 2;
-        return m.laid_out("weight", Role::codes, DType::u8, stored, row_pairs_layout,
-                          {.rows = shape[0], .cols = shape[1], .bits = 4, .stored_bits = 4, .is_signed = true});
+        return m.laid_out(
+            "weight", Role::codes, DType::u8, stored, row_pairs_layout,
+            {.rows = shape[0], .cols = shape[1], .bits = 4, .stored_bits = 4, .is_signed = true});
       default: shape[1] *= 2; return m.part("weight", Role::codes, DType::u8, stored);
     }
     Part p = m.part("weight", Role::codes, DType::f8_e4m3, stored);
@@ -129,7 +137,8 @@ class Adopter {
     }
     bool two = s.scale_kind() == ScaleKind::e4m3_global, requantize = e.kind == Kind::w4a8_awq;
     if (two || requantize) {
-      t.parts.push_back(m.float_part("weight_scale_2", two ? Role::scale_2 : Role::requantize_scale, Shape{1}));
+      t.parts.push_back(
+          m.float_part("weight_scale_2", two ? Role::scale_2 : Role::requantize_scale, Shape{1}));
     } else if (m.has("weight_scale_2")) {
       m.fail("has a weight_scale_2, which " + s.name + " does not have");
     }

@@ -35,7 +35,8 @@ bool same_word(std::string_view a, std::string_view b) {
   return std::ranges::equal(a, b, [&](char x, char y) { return lower(x) == lower(y); });
 }
 
-QuantArgs args(int bits, NumType type, Strategy strategy, int group = 0, std::optional<DType> scale = {}) {
+QuantArgs args(int bits, NumType type, Strategy strategy, int group = 0,
+               std::optional<DType> scale = {}) {
   QuantArgs a;
   a.num_bits = bits;
   a.type = type;
@@ -50,12 +51,16 @@ QuantArgs as(Dynamic dynamic, QuantArgs a) {
 }
 
 Entry read_entry(const Json& j, const std::string& algo) {
-  auto found = std::ranges::find_if(kAlgorithms, [&](const Algorithm& a) { return same_word(a.name, algo); });
+  auto found = std::ranges::find_if(kAlgorithms,
+                                    [&](const Algorithm& a) { return same_word(a.name, algo); });
   if (found == kAlgorithms.end()) {
-    throw input_error("quantization config: quant_algo '" + printable(algo) + "' is not one that qpipe reads");
+    throw input_error("quantization config: quant_algo '" + printable(algo) +
+                      "' is not one that qpipe reads");
   }
   int64_t group = json_int(j, "group_size", 0);
-  if (group < 0 || group > (1 << 20)) throw input_error("quantization config: 'group_size' is " + std::to_string(group));
+  if (group < 0 || group > (1 << 20)) {
+    throw input_error("quantization config: 'group_size' is " + std::to_string(group));
+  }
   return {found->kind, static_cast<int>(group)};
 }
 
@@ -77,7 +82,8 @@ std::string read_kv_cache(const Json& j) {
       if (same_word(v->get<std::string>(), known)) return known;
     }
   }
-  throw input_error("quantization config: the KV cache's scheme " + printable(v->dump()) + " is not one that qpipe reads");
+  throw input_error("quantization config: the KV cache's scheme " + printable(v->dump()) +
+                    " is not one that qpipe reads");
 }
 
 // One group of config_groups, as ModelOpt's convert_hf_quant_config_format spells it.
@@ -98,24 +104,38 @@ Json group_config(const Json& entry) {
     j["strategy"] = "channel";
     return j;
   };
-  if (algo == "FP8") both(side(8, "float", 0), side(8, "float", 0));
-  else if (algo == "FP8_PER_CHANNEL_PER_TOKEN") both(side(8, "float", 0), channel(side(8, "float", 0)));
-  else if (algo == "NVFP4") both(side(4, "float", group), side(4, "float", group));
-  else if (algo == "W4A16_AWQ") g["weights"] = side(4, "int", group);
-  else if (algo == "W4A16_NVFP4") g["weights"] = side(4, "float", group);
-  else if (algo == "NVFP4_AWQ" || algo == "W4A8_AWQ") both(side(8, "float", group), side(4, "float", group));
-  else if (algo == "W8A16") g["weights"] = side(8, "int", 0);
-  else if (algo == "W8A8_SQ_PER_CHANNEL") both(side(8, "int", 0), channel(side(8, "int", 0)));
-  else if (algo == "W4A8_NVFP4_FP8" || algo == "W4A8_MXFP4_FP8") both(side(8, "float", 0), side(4, "float", group));
-  else if (algo == "MXFP8") both(side(8, "float", group), side(8, "float", group));
-  else g["quant_algo"] = algo;
+  if (algo == "FP8") {
+    both(side(8, "float", 0), side(8, "float", 0));
+  } else if (algo == "FP8_PER_CHANNEL_PER_TOKEN") {
+    both(side(8, "float", 0), channel(side(8, "float", 0)));
+  } else if (algo == "NVFP4") {
+    both(side(4, "float", group), side(4, "float", group));
+  } else if (algo == "W4A16_AWQ") {
+    g["weights"] = side(4, "int", group);
+  } else if (algo == "W4A16_NVFP4") {
+    g["weights"] = side(4, "float", group);
+  } else if (algo == "NVFP4_AWQ" || algo == "W4A8_AWQ") {
+    both(side(8, "float", group), side(4, "float", group));
+  } else if (algo == "W8A16") {
+    g["weights"] = side(8, "int", 0);
+  } else if (algo == "W8A8_SQ_PER_CHANNEL") {
+    both(side(8, "int", 0), channel(side(8, "int", 0)));
+  } else if (algo == "W4A8_NVFP4_FP8" || algo == "W4A8_MXFP4_FP8") {
+    both(side(8, "float", 0), side(4, "float", group));
+  } else if (algo == "MXFP8") {
+    both(side(8, "float", group), side(8, "float", group));
+  } else {
+    g["quant_algo"] = algo;
+  }
   return g;
 }
 
 }  // namespace
 
 std::span<const Algorithm> algorithms() { return kAlgorithms; }
-const Algorithm& algorithm(Kind kind) { return *std::ranges::find(kAlgorithms, kind, &Algorithm::kind); }
+const Algorithm& algorithm(Kind kind) {
+  return *std::ranges::find(kAlgorithms, kind, &Algorithm::kind);
+}
 
 Scheme scheme_of(Entry e, bool static_input) {
   using enum Strategy;
@@ -141,8 +161,12 @@ Scheme scheme_of(Entry e, bool static_input) {
     case Kind::w4a16_nvfp4: s.weights = nvfp4; break;
     case Kind::w4a8_nvfp4: s.weights = nvfp4, s.input_activations = fp8_input; break;
     case Kind::int4_awq: s.weights = args(4, I, group, e.group); break;
-    case Kind::w4a8_awq: s.weights = args(4, I, group, e.group), s.input_activations = fp8_input; break;
-    case Kind::int8_static: s.weights = args(8, I, channel), s.input_activations = args(8, I, tensor); break;
+    case Kind::w4a8_awq:
+      s.weights = args(4, I, group, e.group), s.input_activations = fp8_input;
+      break;
+    case Kind::int8_static:
+      s.weights = args(8, I, channel), s.input_activations = args(8, I, tensor);
+      break;
     case Kind::int8_weight: s.weights = args(8, I, channel); break;
     case Kind::mxfp4: s.weights = mx(4), s.input_activations = as(Dynamic::yes, mx(4)); break;
     case Kind::w4a8_mxfp4: s.weights = mx(4), s.input_activations = fp8_input; break;
@@ -176,7 +200,10 @@ Config read_config(const Json& json) {
       throw input_error("quantization config: MIXED_PRECISION without 'quantized_layers'");
     }
     for (const auto& [name, layer] : layers->items()) {
-      if (!layer.is_object()) throw input_error("quantization config: quantized_layers '" + printable(name) + "' is no object");
+      if (!layer.is_object()) {
+        throw input_error("quantization config: quantized_layers '" + printable(name) +
+                          "' is no object");
+      }
       c.layers.emplace(name, read_entry(layer, json_string(layer, "quant_algo", "")));
     }
   } else if (!algo.empty()) {
@@ -185,7 +212,9 @@ Config read_config(const Json& json) {
   for (const char* key : {"exclude_modules", "ignore"}) {
     const Json* list = member(j, key);
     if (list == nullptr) continue;
-    if (!list->is_array()) throw input_error("quantization config: '" + std::string(key) + "' is no list");
+    if (!list->is_array()) {
+      throw input_error("quantization config: '" + std::string(key) + "' is no list");
+    }
     for (const Json& name : *list) {
       if (name.is_string()) c.exclude.push_back(name.get<std::string>());
     }
@@ -243,9 +272,12 @@ Json hf_quant_config(const std::vector<std::pair<std::string, Entry>>& layers,
     if (a.awq_keys) j["has_zero_point"] = false, j["pre_quant_scale"] = true;
   };
   Json q;
-  bool uniform = std::ranges::all_of(layers, [&](const auto& l) { return l.second == layers.front().second; });
+  bool uniform =
+      std::ranges::all_of(layers, [&](const auto& l) { return l.second == layers.front().second; });
   q["quant_algo"] = nullptr;
-  if (!layers.empty()) q["quant_algo"] = uniform ? algorithm(layers.front().second.kind).name : "MIXED_PRECISION";
+  if (!layers.empty()) {
+    q["quant_algo"] = uniform ? algorithm(layers.front().second.kind).name : "MIXED_PRECISION";
+  }
   q["kv_cache_quant_algo"] = nullptr;
   if (!kv_cache.empty()) q["kv_cache_quant_algo"] = kv_cache;
   if (uniform) {
@@ -261,7 +293,8 @@ Json hf_quant_config(const std::vector<std::pair<std::string, Entry>>& layers,
     }
     q["quantized_layers"] = std::move(all);
   }
-  return {{"producer", {{"name", "modelopt"}, {"version", kVersion}}}, {"quantization", std::move(q)}};
+  return {{"producer", {{"name", "modelopt"}, {"version", kVersion}}},
+          {"quantization", std::move(q)}};
 }
 
 Json quantization_config(const Json& hf) {
@@ -294,7 +327,9 @@ Json quantization_config(const Json& hf) {
   const Json& kv = q["kv_cache_quant_algo"];
   if (kv.is_string()) {
     out["kv_cache_scheme"] = kv;
-    if (kv == "FP8") out["kv_cache_scheme"] = {{"dynamic", false}, {"num_bits", 8}, {"type", "float"}};
+    if (kv == "FP8") {
+      out["kv_cache_scheme"] = {{"dynamic", false}, {"num_bits", 8}, {"type", "float"}};
+    }
   }
   out["producer"] = hf["producer"];
   out["quant_method"] = "modelopt";
@@ -306,8 +341,13 @@ Json quantization_config(const Json& hf) {
 namespace qp {
 
 const Format& modelopt_format() {
-  static const Format format = {"modelopt", "NVIDIA ModelOpt's unified checkpoint: FP8, NVFP4, MX, AWQ, INT8; vLLM, SGLang, TensorRT-LLM",
-                                modelopt::plan, "modelopt", modelopt::adopt, modelopt::check};
+  static const Format format = {
+      "modelopt",
+      "NVIDIA ModelOpt's unified checkpoint: FP8, NVFP4, MX, AWQ, INT8; vLLM, SGLang, TensorRT-LLM",
+      modelopt::plan,
+      "modelopt",
+      modelopt::adopt,
+      modelopt::check};
   return format;
 }
 

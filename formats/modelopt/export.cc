@@ -17,13 +17,16 @@ constexpr const char* kOthers = "use -f compressed-tensors, which holds it";
 Entry entry_of(const LinearWriter& w) {
   const QuantArgs& a = w.scheme.weights;
   const auto& in = w.scheme.input_activations;
-  bool fp8_in = in && in->type == NumType::floating && in->num_bits == 8 && in->strategy == Strategy::tensor;
+  bool fp8_in =
+      in && in->type == NumType::floating && in->num_bits == 8 && in->strategy == Strategy::tensor;
   bool plain = a.symmetric && !a.amax_scale;
   switch (w.scheme.code_kind()) {
     case CodeKind::e4m3:
       if (a.strategy == Strategy::tensor) return {Kind::fp8, 0};
       if (a.strategy == Strategy::channel) return {Kind::fp8_channel, 0};
-      if (a.strategy == Strategy::block && a.block_rows == 128 && a.block_cols == 128) return {Kind::fp8_block, 0};
+      if (a.strategy == Strategy::block && a.block_rows == 128 && a.block_cols == 128) {
+        return {Kind::fp8_block, 0};
+      }
       if (w.scheme.scale_kind() == ScaleKind::e8m0 && a.group_size == 32) return {Kind::mxfp8, 32};
       break;
     case CodeKind::e2m1:
@@ -39,11 +42,16 @@ Entry entry_of(const LinearWriter& w) {
       }
       if (a.num_bits != 8 || a.strategy != Strategy::channel) break;
       if (!in) return {Kind::int8_weight, 0};
-      if (in->type == NumType::integer && in->num_bits == 8 && in->dynamic == Dynamic::no && in->symmetric) return {Kind::int8_static, 0};
+      if (in->type == NumType::integer && in->num_bits == 8 && in->dynamic == Dynamic::no &&
+          in->symmetric) {
+        return {Kind::int8_static, 0};
+      }
       break;
     case CodeKind::codebook: break;
   }
-  w.refuse("is " + (w.scheme.name.empty() ? "quantized" : w.scheme.name) + ", for which ModelOpt has no quant_algo", kOthers);
+  w.refuse("is " + (w.scheme.name.empty() ? "quantized" : w.scheme.name) +
+               ", for which ModelOpt has no quant_algo",
+           kOthers);
 }
 
 bool wants_input_scale(Kind k) {
@@ -68,7 +76,10 @@ class Planner {
     }
     refuse_quantized_tied_head(store_);
     keep_companions(m_, out_);
-    if (layers_.empty()) options.warn("nothing is quantized; -f safetensors writes the same without quantization_config");
+    if (layers_.empty()) {
+      options.warn(
+          "nothing is quantized; -f safetensors writes the same without quantization_config");
+    }
     write_configs();
     return std::move(out_);
   }
@@ -81,7 +92,11 @@ class Planner {
       if (!t.quantized()) continue;
       ExportPlan scratch;
       LinearWriter w(store_, t, scratch);
-      if (t.shape.rank() != 2) w.refuse("is a stack of experts in one tensor, which this version does not write for ModelOpt", kOthers);
+      if (t.shape.rank() != 2) {
+        w.refuse(
+            "is a stack of experts in one tensor, which this version does not write for ModelOpt",
+            kOthers);
+      }
       layers_.emplace_back(w.module, entry_of(w));
       awq = awq || (layers_.back().second.kind == Kind::nvfp4 && w.has(Role::pre_scale));
     }
@@ -92,10 +107,15 @@ class Planner {
 
   void add(const Tensor& t, const Entry& e) {
     LinearWriter w(store_, t, out_);
-    w.refuse_roles({Role::zero_point, Role::g_idx, Role::input_zero_point, Role::offset, Role::nested_scale}, "modelopt");
-    bool awq = e.kind == Kind::nvfp4_awq || e.kind == Kind::int4_awq || e.kind == Kind::w4a8_awq || e.kind == Kind::int8_static;
+    w.refuse_roles(
+        {Role::zero_point, Role::g_idx, Role::input_zero_point, Role::offset, Role::nested_scale},
+        "modelopt");
+    bool awq = e.kind == Kind::nvfp4_awq || e.kind == Kind::int4_awq || e.kind == Kind::w4a8_awq ||
+               e.kind == Kind::int8_static;
     if (!awq) w.refuse_roles({Role::pre_scale}, algorithm(e.kind).name);
-    if (w.has(Role::scale_2) && w.scheme.scale_kind() != ScaleKind::e4m3_global) w.refuse_roles({Role::scale_2}, "modelopt");
+    if (w.has(Role::scale_2) && w.scheme.scale_kind() != ScaleKind::e4m3_global) {
+      w.refuse_roles({Role::scale_2}, "modelopt");
+    }
     codes(w, e.kind);
     scales(w, e.kind);
     input_scale(w, e.kind);
@@ -107,12 +127,16 @@ class Planner {
     switch (kind) {
       case Kind::int8_static:
       case Kind::int8_weight:
-        w.laid_out("weight", Role::codes, DType::i8, w.tensor.shape, dense_layout, {.is_signed = true});
+        w.laid_out("weight", Role::codes, DType::i8, w.tensor.shape, dense_layout,
+                   {.is_signed = true});
         return;
       case Kind::int4_awq:
       case Kind::w4a8_awq:
-        if (w.rows % 2 != 0) w.refuse("has an odd number of rows, which ModelOpt's INT4 cannot pack", kOthers);
-        w.laid_out("weight", Role::codes, DType::u8, Shape{w.rows / 2, w.cols}, row_pairs_layout, {.is_signed = true});
+        if (w.rows % 2 != 0) {
+          w.refuse("has an odd number of rows, which ModelOpt's INT4 cannot pack", kOthers);
+        }
+        w.laid_out("weight", Role::codes, DType::u8, Shape{w.rows / 2, w.cols}, row_pairs_layout,
+                   {.is_signed = true});
         return;
       default: break;
     }
@@ -140,7 +164,9 @@ class Planner {
       }
     } else {
       if (kind == Kind::fp8) shape = Shape{};
-      if (kind == Kind::fp8_channel || kind == Kind::int8_static || kind == Kind::int8_weight) shape = Shape{w.rows};
+      if (kind == Kind::fp8_channel || kind == Kind::int8_static || kind == Kind::int8_weight) {
+        shape = Shape{w.rows};
+      }
       if (kind == Kind::fp8_block) shape = Shape{shape[0], 1, shape[1], 1};
       w.scale_f32("weight_scale", shape);
     }
@@ -149,21 +175,28 @@ class Planner {
     } else if (w.has(Role::requantize_scale)) {
       w.part("weight_scale_2", Role::requantize_scale, DType::f32, Shape{});
     } else {
-      w.refuse("has no scale for the FP8 stage of its weights", "quantize it with -s w4a8-awq and ModelOpt's numerics");
+      w.refuse("has no scale for the FP8 stage of its weights",
+               "quantize it with -s w4a8-awq and ModelOpt's numerics");
     }
   }
 
   static void input_scale(LinearWriter& w, Kind kind) {
     if (w.has(Role::input_scale)) {
-      if (!wants_input_scale(kind) && kind != Kind::w4a8_mxfp4) w.refuse_roles({Role::input_scale}, algorithm(kind).name);
+      if (!wants_input_scale(kind) && kind != Kind::w4a8_mxfp4) {
+        w.refuse_roles({Role::input_scale}, algorithm(kind).name);
+      }
       w.part("input_scale", Role::input_scale, DType::f32, Shape{});
     } else if (w.has(Role::input_global_scale)) {
-      if (!wants_input_scale(kind)) w.refuse_roles({Role::input_global_scale}, algorithm(kind).name);
+      if (!wants_input_scale(kind)) {
+        w.refuse_roles({Role::input_global_scale}, algorithm(kind).name);
+      }
       w.scalar("input_scale", reciprocal(w.read_scalar(Role::input_global_scale)), Shape{});
     } else if (wants_input_scale(kind)) {
-      w.refuse("has no scale of its activations, which " + std::string(algorithm(kind).name) + " needs",
-               kind == Kind::fp8 ? "calibrate the model (qcalibrate) and quantize with a static scheme, or use -s fp8-dynamic"
-                                 : "calibrate the model (qcalibrate), or use a weight-only scheme");
+      w.refuse(
+          "has no scale of its activations, which " + std::string(algorithm(kind).name) + " needs",
+          kind == Kind::fp8 ? "calibrate the model (qcalibrate) and quantize with a static scheme, "
+                              "or use -s fp8-dynamic"
+                            : "calibrate the model (qcalibrate), or use a weight-only scheme");
     }
   }
 
@@ -185,7 +218,8 @@ class Planner {
   void write_configs() {
     std::vector<std::string> quantized;
     for (const auto& [name, entry] : layers_) quantized.push_back(name);
-    Json hf = hf_quant_config(layers_, exclude_patterns(unquantized_linears(m_, true), quantized), kv_cache());
+    Json hf = hf_quant_config(layers_, exclude_patterns(unquantized_linears(m_, true), quantized),
+                              kv_cache());
     if (!layers_.empty() || m_.kv_cache) out_.files.push_back({"hf_quant_config.json", hf.dump(4)});
     Json config = unquantized_config_json(m_);
     config["quantization_config"] = quantization_config(hf);
@@ -200,6 +234,8 @@ class Planner {
 
 }  // namespace
 
-ExportPlan plan(const Store& store, const ExportOptions& options) { return Planner(store).run(options); }
+ExportPlan plan(const Store& store, const ExportOptions& options) {
+  return Planner(store).run(options);
+}
 
 }  // namespace qp::modelopt

@@ -19,8 +19,20 @@ struct Finding;
 namespace qp::modelopt {
 
 enum class Kind : uint8_t {
-  fp8, fp8_channel, fp8_block, nvfp4, nvfp4_awq, w4a16_nvfp4, w4a8_nvfp4, int4_awq, w4a8_awq,
-  int8_static, int8_weight, mxfp4, w4a8_mxfp4, mxfp8,
+  fp8,
+  fp8_channel,
+  fp8_block,
+  nvfp4,
+  nvfp4_awq,
+  w4a16_nvfp4,
+  w4a8_nvfp4,
+  int4_awq,
+  w4a8_awq,
+  int8_static,
+  int8_weight,
+  mxfp4,
+  w4a8_mxfp4,
+  mxfp8,
 };
 
 struct Algorithm {
@@ -44,7 +56,7 @@ struct Config {
   std::optional<Entry> all;             // of every quantized layer, or
   std::map<std::string, Entry> layers;  // MIXED_PRECISION
   std::vector<std::string> exclude;
-  std::string kv_cache;                 // "", FP8, INT8, NVFP4, NVFP4_AFFINE
+  std::string kv_cache;  // "", FP8, INT8, NVFP4, NVFP4_AFFINE
 
   // A layer's own entry, or that of the module it is in. Null: not quantized.
   const Entry* find(std::string_view module) const;
@@ -53,8 +65,8 @@ struct Config {
 Config read_config(const Json& json);
 bool excluded(const Config& config, std::string_view module);  // '*' anywhere; SGLang's rules
 
-// The shortest safe patterns: "a.b*", else "a.b.*", else the name, none of which fits a quantized name
-// (reference/modelopt.md 1.5). Sorted.
+// The shortest safe patterns: "a.b*", else "a.b.*", else the name, none of which fits a quantized
+// name (reference/modelopt.md 1.5). Sorted.
 std::vector<std::string> exclude_patterns(const std::vector<std::string>& unquantized,
                                           std::vector<std::string> quantized);
 // hf_quant_config.json of these layers, in the order of the model.

@@ -4,7 +4,8 @@
 
 namespace qp {
 
-void check_listed(const RawCheckpoint& raw, const ListedRule& rule, std::vector<Finding>& findings) {
+void check_listed(const RawCheckpoint& raw, const ListedRule& rule,
+                  std::vector<Finding>& findings) {
   std::map<std::string, std::map<std::string, const RawTensor*>> modules;
   for (const RawTensor& t : raw.tensors) {
     auto dot = t.name.rfind('.');
@@ -25,7 +26,8 @@ void check_listed(const RawCheckpoint& raw, const ListedRule& rule, std::vector<
     using enum ModuleKind;
     bool surely = info.kind == linear || info.kind == expert;
     if (!surely && info.kind != head && info.kind != mtp) continue;
-    findings.push_back({surely ? Severity::error : Severity::warning, "not-quantized", weight->second->name,
+    findings.push_back({surely ? Severity::error : Severity::warning, "not-quantized",
+                        weight->second->name,
                         "is stored unquantized, but '" + rule.list + "' does not name its module",
                         "add '" + name + "' to '" + rule.list + "', or quantize it"});
   }

@@ -96,6 +96,10 @@ std::vector<Preset> build() {
   QuantArgs i8_tensor = {.num_bits = 8, .strategy = Strategy::tensor, .scale_dtype = {}};
   add("INT8 weights per channel, INT8 activations per tensor, their scale from calibration",
       make("int8-static", i8, i8_tensor), {"W8A8_STATIC", "INT8_STATIC"});
+  add("INT4 weights in groups of 128, INT8 activations per token at run time",
+      make("w4a8", int_group(4), dynamic(i8, Strategy::token)), {"W4A8", "w4a8_int8"});
+  add("INT4 weights in groups of 128, FP8 activations per token at run time",
+      make("w4afp8", int_group(4), dynamic(f8, Strategy::token)), {"W4AFP8", "w4a8_fp8"});
   QuantArgs i4 = int_channel(4);
   add("INT4 weights in groups of 128, INT4 activations per token at run time",
       make("w4a4", int_group(4), dynamic(i4, Strategy::token)), {"W4A4", "w4a4_int4", "W4A4_DYNAMIC"});

@@ -14,7 +14,7 @@ Tensor place_copy(const Tensor& tensor, QmapWriter& writer) {
   Tensor to = tensor;
   if (tensor.dequantize) {
     to.scheme = -1;
-    to.dequantize = false;
+    to.dequantize = to.transposed = false;
     to.parts = {Part{Role::data, tensor.dtype, tensor.shape, {}, nullptr}};
   }
   for (Part& p : to.parts) {

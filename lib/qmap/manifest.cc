@@ -73,6 +73,7 @@ void put_tensor(Writer& w, const Tensor& t) {
   put_dims(w, t.shape.dims());
   if (t.scheme >= 0) w.raw(",\"scheme\":").num(static_cast<uint64_t>(t.scheme));
   if (t.dequantize) w.raw(",\"dequantize\":1");
+  if (t.transposed) w.raw(",\"transposed\":1");
   if (!t.ggml.empty()) w.raw(",\"ggml\":").str(t.ggml);
   if (!t.source.empty()) w.raw(",\"source\":").str(t.source);
   w.raw(",\"parts\":[");
@@ -309,6 +310,10 @@ class Sax final : public JsonSax {
       case At::tensor:
         if (key_ == "dequantize" && v == 1) {
           m_.tensors.back().dequantize = true;
+          return true;
+        }
+        if (key_ == "transposed" && v == 1) {
+          m_.tensors.back().transposed = true;
           return true;
         }
         if (key_ != "scheme" || v > std::numeric_limits<int32_t>::max()) {

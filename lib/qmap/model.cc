@@ -11,6 +11,12 @@ const Part* Tensor::part(Role role) const {
   return nullptr;
 }
 
+Shape Tensor::coded_shape() const {
+  Shape s = shape;
+  if (transposed && s.rank() >= 2) std::swap(s[s.rank() - 2], s[s.rank() - 1]);
+  return s;
+}
+
 uint64_t Tensor::stored_bytes() const {
   if (dequantize) return byte_size(dtype, shape).value_or(0);
   uint64_t n = 0;

@@ -52,12 +52,16 @@ struct Tensor {
   Shape shape;
   int32_t scheme = -1;      // index into Model::schemes; -1: parts is one `data` (or `blocks`)
   bool dequantize = false;  // quantized parts that stand for their float values (--dequantize)
+  // The float tensor is stored [.., in, out] (gpt-oss's experts): `shape` and values are that way,
+  // the quantized parts are those of coded_shape().
+  bool transposed = false;
   std::string ggml;         // name of the ggml type when the part is `blocks`
   std::string source;       // where it came from when renamed or decoded: "blk.0.attn_q.weight (q4_1)"
   std::vector<Part> parts;
 
   bool quantized() const { return (scheme >= 0 && !dequantize) || !ggml.empty(); }
   const Part* part(Role role) const;
+  Shape coded_shape() const;  // [.., out, in], whose rows the parts have
   uint64_t stored_bytes() const;  // what a self-contained copy takes: decoded parts, or values
 };
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
@@ -59,6 +60,7 @@ RowSource::RowSource(const Store& store, const Tensor& t)
     }
   }
   row_bytes_ = cols_ * dtype_bits(dtype_) / 8;
+  coded_cols_ = t.coded_shape().cols();
 }
 
 const std::byte* RowSource::get(uint64_t first, uint64_t count, RowScratch& s) const {
@@ -90,7 +92,12 @@ const float* RowSource::get_f32(uint64_t first, uint64_t count, RowScratch& s, b
   return s.values.data();
 }
 
-void RowSource::drop(uint64_t first, uint64_t count) const { store_.drop(*part_, first, count); }
+void RowSource::drop(uint64_t first, uint64_t count) const {
+  if (tensor_ == nullptr || !tensor_->transposed) return store_.drop(*part_, first, count);
+  // A matrix is needed until its last column was.
+  uint64_t matrices = (first + count) / std::max<uint64_t>(coded_cols_, 1);
+  store_.drop(*part_, 0, matrices * cols_);
+}
 
 namespace {
 
@@ -118,8 +125,8 @@ void RowSource::stored_scales(const Scheme& scheme, uint64_t row, RowScratch& s)
   if (w.strategy == Strategy::flat) {  // the part is one row
     auto size = static_cast<uint64_t>(w.group_size);
     at = 0;
-    first = row * cols_ / size;
-    groups = ceil_div((row + 1) * cols_, size) - first;
+    first = row * coded_cols_ / size;
+    groups = ceil_div((row + 1) * coded_cols_, size) - first;
   }
   s.scale.resize(groups);
   if (tensor_->part(Role::nested_scale) != nullptr) {
@@ -176,17 +183,17 @@ void RowSource::second_stage(uint64_t row, RowScratch& s) const {
 // Groups that do not lie side by side in the row become groups of one column.
 uint64_t RowSource::spread(const Scheme& scheme, uint64_t row, RowScratch& s) const {
   const Part* g_idx = tensor_->part(Role::g_idx);
-  uint64_t group = scheme.group_of(cols_);
-  bool across = scheme.weights.strategy == Strategy::flat && cols_ % group != 0;
+  uint64_t group = scheme.group_of(coded_cols_);
+  bool across = scheme.weights.strategy == Strategy::flat && coded_cols_ % group != 0;
   if (g_idx == nullptr && !across) return group;
-  uint64_t start = across ? row * cols_ % group : 0;
-  std::vector<uint32_t> index(cols_);
-  for (uint64_t c = 0; c < cols_; ++c) index[c] = static_cast<uint32_t>((start + c) / group);
-  if (g_idx != nullptr) std::memcpy(index.data(), store_.rows(*g_idx, 0, 1, s.aux), cols_ * 4);
+  uint64_t start = across ? row * coded_cols_ % group : 0;
+  std::vector<uint32_t> index(coded_cols_);
+  for (uint64_t c = 0; c < coded_cols_; ++c) index[c] = static_cast<uint32_t>((start + c) / group);
+  if (g_idx != nullptr) std::memcpy(index.data(), store_.rows(*g_idx, 0, 1, s.aux), coded_cols_ * 4);
   for (std::vector<float>* v : {&s.scale, &s.zero, &s.offset}) {
     if (v->empty()) continue;
-    std::vector<float> wide(cols_);
-    for (uint64_t c = 0; c < cols_; ++c) {
+    std::vector<float> wide(coded_cols_);
+    for (uint64_t c = 0; c < coded_cols_; ++c) {
       if (index[c] >= v->size()) throw input_error("its g_idx names group " + std::to_string(index[c]) + " of " + std::to_string(v->size())).tensor(tensor_->name);
       wide[c] = (*v)[index[c]];
     }
@@ -195,54 +202,86 @@ uint64_t RowSource::spread(const Scheme& scheme, uint64_t row, RowScratch& s) co
   return 1;
 }
 
+// A multiple of whole groups and whole bytes, in columns.
+uint64_t RowSource::column_unit() const {
+  const Scheme& scheme = store_.model().schemes[static_cast<size_t>(tensor_->scheme)];
+  bool any = tensor_->part(Role::g_idx) != nullptr || scheme.weights.strategy == Strategy::flat;
+  return any ? coded_cols_ : std::lcm(scheme.group_of(coded_cols_), uint64_t{8});
+}
+
+// Columns [begin, end) of one row of the codes; begin is a multiple of column_unit().
+void RowSource::row_values(const std::byte* codes, uint64_t row, uint64_t begin, uint64_t end, RowScratch& s,
+                           float* out) const {
+  const auto& k = kernels::active();
+  const Scheme& scheme = store_.model().schemes[static_cast<size_t>(tensor_->scheme)];
+  uint64_t group = row_scales(row, s), n = end - begin, g = begin / group;
+  auto bits = static_cast<uint64_t>(scheme.weights.num_bits);
+  const auto* in = reinterpret_cast<const uint8_t*>(codes) + begin * bits / 8;
+  const float* scale = s.scale.data() + g;
+  switch (scheme.code_kind()) {
+    case CodeKind::integer:
+      k.int_values(in, n, group, scale, s.zero.empty() ? nullptr : s.zero.data() + g,
+                   scheme.weights.num_bits, out);
+      break;
+    case CodeKind::e4m3: k.e4m3_values(in, n, group, scale, out); break;
+    case CodeKind::e2m1: k.e2m1_values(in, n, group, scale, out); break;
+    case CodeKind::codebook: {
+      float table[256];
+      const Part& book = *tensor_->part(Role::codebook);
+      std::memcpy(table, store_.rows(book, 0, 1, s.aux), book.shape.cols() * 4);
+      for (uint64_t c = 0; c < n; ++c) {
+        unsigned code = bits == 8 ? in[c] : in[c / 2] >> (c % 2 * 4) & 15u;
+        out[c] = table[code] * scale[c / group];
+      }
+      break;
+    }
+  }
+  if (scheme.weights.amax_scale) {  // in bitsandbytes' order: code * SCB first
+    for (uint64_t c = 0; c < n; ++c) out[c] *= 1.0f / 127.0f;
+  }
+  if (!s.offset.empty()) {
+    for (uint64_t c = 0; c < n; ++c) out[c] += s.offset[g + c / group];
+  }
+  if (!s.pre_scale.empty()) {
+    for (uint64_t c = 0; c < n; ++c) out[c] *= s.pre_scale[begin + c];
+  }
+}
+
 void RowSource::dequantize(uint64_t first, uint64_t count, RowScratch& s) const {
   s.values.resize(count * cols_);
+  const GgmlType* ggml = tensor_->ggml.empty() ? nullptr : ggml_type(tensor_->ggml);
+  const Part* pre = ggml ? nullptr : tensor_->part(Role::pre_scale);
+  s.pre_scale.resize(pre != nullptr ? coded_cols_ : 0);
+  if (pre != nullptr) scales_to_f32(pre->dtype, store_.rows(*pre, 0, 1, s.aux), coded_cols_, s.pre_scale.data());
+  if (tensor_->transposed) return dequantize_transposed(first, count, s);
   const std::byte* codes = store_.rows(*part_, first, count, s.codes);
   uint64_t per_row = qp::row_bytes(*part_);
-  const auto& k = kernels::active();
-  const GgmlType* ggml = tensor_->ggml.empty() ? nullptr : ggml_type(tensor_->ggml);
-  const Scheme* scheme =
-      ggml ? nullptr : &store_.model().schemes[static_cast<size_t>(tensor_->scheme)];
-  const Part* pre = ggml ? nullptr : tensor_->part(Role::pre_scale);
-  if (pre != nullptr) {
-    s.pre_scale.resize(cols_);
-    scales_to_f32(pre->dtype, store_.rows(*pre, 0, 1, s.aux), cols_, s.pre_scale.data());
-  }
   for (uint64_t i = 0; i < count; ++i) {
-    const auto* in = reinterpret_cast<const uint8_t*>(codes + i * per_row);
     float* out = s.values.data() + i * cols_;
     if (ggml != nullptr) {
-      ggml->dequantize(in, cols_, out);
-      continue;
+      ggml->dequantize(reinterpret_cast<const uint8_t*>(codes + i * per_row), cols_, out);
+    } else {
+      row_values(codes + i * per_row, first + i, 0, cols_, s, out);
     }
-    uint64_t group = row_scales(first + i, s);
-    switch (scheme->code_kind()) {
-      case CodeKind::integer:
-        k.int_values(in, cols_, group, s.scale.data(), s.zero.empty() ? nullptr : s.zero.data(),
-                     scheme->weights.num_bits, out);
-        break;
-      case CodeKind::e4m3: k.e4m3_values(in, cols_, group, s.scale.data(), out); break;
-      case CodeKind::e2m1: k.e2m1_values(in, cols_, group, s.scale.data(), out); break;
-      case CodeKind::codebook: {
-        float table[256];
-        const Part& book = *tensor_->part(Role::codebook);
-        std::memcpy(table, store_.rows(book, 0, 1, s.aux), book.shape.cols() * 4);
-        for (uint64_t c = 0; c < cols_; ++c) {
-          unsigned code = scheme->weights.num_bits == 8 ? in[c] : in[c / 2] >> (c % 2 * 4) & 15u;
-          out[c] = table[code] * s.scale[c / group];
-        }
-        break;
-      }
+  }
+}
+
+// Rows of the float tensor are columns of its matrices of codes: as many of them as are wanted, of
+// every row of codes.
+void RowSource::dequantize_transposed(uint64_t first, uint64_t count, RowScratch& s) const {
+  uint64_t unit = column_unit();
+  for (uint64_t done = 0; done < count;) {
+    uint64_t matrix = (first + done) / coded_cols_, begin = (first + done) % coded_cols_;
+    uint64_t end = std::min(coded_cols_, begin + count - done);
+    uint64_t from = begin / unit * unit, to = std::min(coded_cols_, ceil_div(end, unit) * unit);
+    s.row.resize(to - from);
+    float* out = s.values.data() + done * cols_;
+    for (uint64_t r = 0; r < cols_; ++r) {
+      uint64_t row = matrix * cols_ + r;
+      row_values(store_.rows(*part_, row, 1, s.codes), row, from, to, s, s.row.data());
+      for (uint64_t c = begin; c < end; ++c) out[(c - begin) * cols_ + r] = s.row[c - from];
     }
-    if (scheme->weights.amax_scale) {  // in bitsandbytes' order: code * SCB first
-      for (uint64_t c = 0; c < cols_; ++c) out[c] *= 1.0f / 127.0f;
-    }
-    if (!s.offset.empty()) {
-      for (uint64_t c = 0; c < cols_; ++c) out[c] += s.offset[c / group];
-    }
-    if (pre != nullptr) {
-      for (uint64_t c = 0; c < cols_; ++c) out[c] *= s.pre_scale[c];
-    }
+    done += end - begin;
   }
 }
 

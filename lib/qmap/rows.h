@@ -13,7 +13,7 @@ namespace qp {
 // One per thread: buffers of row conversions.
 struct RowScratch {
   std::vector<std::byte> bytes, codes, aux;
-  std::vector<float> values, scale, zero, offset, pre_scale;
+  std::vector<float> values, scale, zero, offset, pre_scale, row;
 };
 
 class RowSource {
@@ -39,6 +39,10 @@ class RowSource {
 
  private:
   void dequantize(uint64_t first, uint64_t count, RowScratch& scratch) const;
+  void dequantize_transposed(uint64_t first, uint64_t count, RowScratch& scratch) const;
+  void row_values(const std::byte* codes, uint64_t row, uint64_t begin, uint64_t end, RowScratch& scratch,
+                  float* out) const;
+  uint64_t column_unit() const;
   uint64_t row_scales(uint64_t row, RowScratch& scratch) const;
   void stored_scales(const Scheme& scheme, uint64_t row, RowScratch& scratch) const;
   void second_stage(uint64_t row, RowScratch& scratch) const;
@@ -50,6 +54,7 @@ class RowSource {
   const Part* part_;
   DType dtype_;
   uint64_t rows_, cols_, row_bytes_;
+  uint64_t coded_cols_ = 0;  // columns of the codes: cols_ unless the tensor is transposed
 };
 
 }  // namespace qp

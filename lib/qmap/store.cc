@@ -81,7 +81,7 @@ Store::Store(Model model, std::shared_ptr<const MappedFile> self, std::string la
     for (const Part& p : t.parts) check_part(t, p);
     if (t.scheme >= 0) {
       const Scheme& scheme = model_.schemes[static_cast<size_t>(t.scheme)];
-      for (const PartSpec& spec : part_specs(scheme, t.shape, t.dtype)) {
+      for (const PartSpec& spec : part_specs(scheme, t.coded_shape(), t.dtype)) {
         const Part* p = t.part(spec.role);
         if (p == nullptr || !(p->shape.elements() == spec.shape.elements())) {
           throw input_error("its " + std::string(name_of(spec.role)) + " does not fit its scheme (expected " +

@@ -63,7 +63,7 @@ class Checker {
     size_t n = size_t{1} << bits;
     stats_.histogram.assign(n, 0);
     stats_.count = t_.shape.elements().value_or(0);
-    uint64_t cols = t_.shape.cols();
+    uint64_t cols = t_.coded_shape().cols();
     RowSource source(store_, p);
     std::mutex mutex;
     for_row_chunks(

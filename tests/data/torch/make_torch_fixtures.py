@@ -29,6 +29,18 @@ def keep(name, data, good=True):
     (HERE / name).write_bytes(data)
 
 
+def modelopt_state(state=None):
+    """What ModelOpt's mto.save writes (0.47), of one attention module; `a` is its name."""
+    bf16 = lambda v: torch.tensor(v, dtype=torch.bfloat16)
+    state = state or {
+        "a.k_proj.weight": torch.zeros(2, 2, dtype=torch.bfloat16),
+        "a.k_proj.input_quantizer._amax": bf16(2.5), "a.k_proj.weight_quantizer._amax": bf16(9.0),
+        "a.k_bmm_quantizer._amax": bf16(7.0), "a.v_bmm_quantizer._amax": torch.tensor(0.5)}
+    return saved({"modelopt_state": {"modelopt_state_dict": [("quantize", {"config": {"algorithm": "max"}})],
+                                     "modelopt_version": "0.47.0"},
+                  "model_state_dict": collections.OrderedDict(state)})
+
+
 def rezip(data, zip64=False, compress=False, rename=lambda n: n, change=None, folders=False):
     """The same entries through Python's zipfile."""
     out = io.BytesIO()
@@ -120,6 +132,9 @@ def main():
     keep("nested.pt", saved({"a": {"b": torch.arange(2.0), "c": {"d": torch.arange(1.0)}, "n": 1},
                              "blocks": {0: torch.arange(3.0)}}))
     keep("python2_stream.pt", python2_stream())
+
+    keep("modelopt_state.pt", modelopt_state())
+    keep("modelopt_scaled.pt", modelopt_state({"a.k_proj.input_quantizer._pre_quant_scale": torch.ones(2)}))
 
     plain = saved({"w": torch.arange(4, dtype=torch.float32)})
     keep("zip64.pt", rezip(plain, zip64=True))

@@ -17,7 +17,7 @@ namespace qp {
 
 struct Checkpoint {
   std::vector<TestTensor> tensors;
-  Json quantization;                     // quantization_config
+  Json quantization;  // quantization_config
   Json config = {{"torch_dtype", "float32"}, {"tie_word_embeddings", false}};
 
   void write(const TempDir& dir) const {
@@ -36,7 +36,8 @@ struct Checkpoint {
   }
 };
 
-inline TestTensor bytes_tensor(std::string name, DType dtype, Shape shape, const std::vector<int>& bytes) {
+inline TestTensor bytes_tensor(std::string name, DType dtype, Shape shape,
+                               const std::vector<int>& bytes) {
   std::string s;
   for (int b : bytes) s += static_cast<char>(b);
   return {std::move(name), dtype, shape, s};
@@ -77,10 +78,12 @@ inline std::string reading_fails(const Checkpoint& c) {
 }
 
 struct Exported {
-  std::string error;               // as above
+  std::string error;  // as above
   Json config, quantization;
   std::map<std::string, TestTensor> tensors;
-  std::string file(const std::string& name) const { return files.contains(name) ? files.at(name) : ""; }
+  std::string file(const std::string& name) const {
+    return files.contains(name) ? files.at(name) : "";
+  }
   std::map<std::string, std::string> files;
 };
 
@@ -102,7 +105,8 @@ inline Exported write_as(const Store& store, const std::string& format) {
     SafetensorsHeader header = parse_safetensors(file->bytes(), "out");
     for (const SafetensorsEntry& e : header.entries) {
       auto bytes = file->bytes().subspan(header.data_offset + e.begin, e.end - e.begin);
-      out.tensors[e.name] = {e.name, e.dtype, e.shape, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}};
+      out.tensors[e.name] = {
+          e.name, e.dtype, e.shape, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}};
     }
   } catch (const Error& e) {
     out.error = std::to_string(e.exit_code()) + ": " + e.what();
@@ -131,6 +135,8 @@ inline void expect_same(const Exported& found, const Checkpoint& want) {
   }
 }
 
-inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 }  // namespace qp
