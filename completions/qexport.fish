@@ -5,6 +5,8 @@ complete -c qexport -s f -l format -r -f -a "(qexport --list-formats --quiet 2>/
 complete -c qexport -s o -l output -r -d 'Directory to write'
 complete -c qexport -l shard-size -r -d 'Largest size of one file'
 complete -c qexport -l target -r -d 'Engine the result is for: sglang, vllm, transformers or llama.cpp'
+complete -c qexport -l group-size -r -f -a '32 64 128 256 channel tensor' -d 'Repeat scales to groups of N, exact (gptq, awq, auto-round)'
+complete -c qexport -l num-bits -r -f -a '2 3 4 5 6 7 8' -d 'Widen integer codes to N bits, exact (gptq, awq, auto-round)'
 complete -c qexport -l ledger -r -d 'Write what became of every tensor and file, as JSON'
 complete -c qexport -l force -d 'Replace an existing output'
 complete -c qexport -l dry-run -d 'Print what would be written'

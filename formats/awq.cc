@@ -6,6 +6,7 @@
 
 #include "formats/hf/config.h"
 #include "formats/hf/int_modules.h"
+#include "formats/hf/linear_writer.h"
 #include "formats/hf/module_rules.h"
 #include "formats/hf/quant_config.h"
 #include "lib/base/error.h"
@@ -89,6 +90,7 @@ class Writer {
 
   ExportPlan run() {
     refuse_kv_cache(store_, "awq");
+    refuse_quantized_tied_head(store_);
     for (const Tensor& t : m_.tensors) {
       if (t.quantized()) {
         add(t);

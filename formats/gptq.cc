@@ -6,6 +6,7 @@
 
 #include "formats/hf/config.h"
 #include "formats/hf/int_modules.h"
+#include "formats/hf/linear_writer.h"
 #include "formats/hf/module_rules.h"
 #include "formats/hf/quant_config.h"
 #include "lib/base/error.h"
@@ -153,6 +154,7 @@ class Writer {
 
   ExportPlan run() {
     refuse_kv_cache(store_, "gptq");
+    refuse_quantized_tied_head(store_);
     // Asymmetric data is written as v2: what v1 means for a zero point of 0 depends on the reader, and
     // GPTQModel takes asymmetric v1 from itself only.
     for (const Scheme& s : m_.schemes) v2_ = v2_ || !s.weights.symmetric;

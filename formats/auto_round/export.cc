@@ -1,11 +1,14 @@
 #include <algorithm>
+#include <cstring>
 #include <set>
 #include <vector>
 
 #include "formats/auto_round/auto_round.h"
 #include "formats/hf/config.h"
 #include "formats/hf/int_modules.h"
+#include "formats/hf/linear_writer.h"
 #include "formats/hf/module_rules.h"
+#include "formats/hf/second_stage.h"
 #include "lib/base/error.h"
 #include "lib/qmap/store.h"
 
@@ -21,6 +24,7 @@ class Writer {
 
   ExportPlan run() {
     refuse_kv_cache(store_, "auto-round");
+    refuse_quantized_tied_head(store_);
     choose_packing();
     for (const Tensor& t : m_.tensors) {
       size_t first = plan_.tensors.size();
@@ -67,6 +71,9 @@ class Writer {
       four = four && bits == 4;
     }
     if (!floats && !symmetric && !asymmetric) throw limit_error("nothing is quantized").hint("-f safetensors writes the model as it is");
+    if (floats && (options_.group_size != 0 || options_.num_bits != 0)) {
+      throw limit_error("--group-size and --num-bits are for integer codes, which are not here");
+    }
     if (floats) {
       packing_ = Packing::llm_compressor;
     } else if (!asymmetric) {
@@ -95,18 +102,16 @@ class Writer {
 
   // What of `s` auto-round's own schemes are: MXFP4, MXFP8, NVFP4, with or without activations.
   void check_float(const Tensor& t, const Scheme& s) const {
-    refuse_tied_head(store_, t);
     bool nv = s.scale_kind() == ScaleKind::e4m3_global, mx = s.scale_kind() == ScaleKind::e8m0;
     int64_t group = nv ? 16 : 32;
     bool known = (s.code_kind() == CodeKind::e2m1 && (nv || mx)) || (s.code_kind() == CodeKind::e4m3 && mx);
     if (!known || s.weights.group_size != group) refuse(t, "is neither MXFP4, MXFP8 nor NVFP4");
     if (t.shape.rank() != 2) refuse(t, "has " + std::to_string(t.shape.rank()) + " dimensions");
-    if (nv && t.part(Role::global_scale) == nullptr) refuse(t, "has a second stage of scales that is multiplied");
-    bool global = t.part(Role::input_global_scale) != nullptr;
+    bool global = t.part(Role::input_global_scale) != nullptr || t.part(Role::input_scale) != nullptr;
     for (const Part& p : t.parts) {
-      bool plain = p.role == Role::codes || p.role == Role::scale || (nv && p.role == Role::global_scale) ||
-                   (nv && p.role == Role::input_global_scale);
-      if (!plain) refuse(t, "has a " + std::string(name_of(p.role)));
+      bool second = p.role == Role::global_scale || p.role == Role::scale_2 || p.role == Role::input_global_scale ||
+                    p.role == Role::input_scale;
+      if (p.role != Role::codes && p.role != Role::scale && !(nv && second)) refuse(t, "has a " + std::string(name_of(p.role)));
     }
     if (!s.input_activations) return;
     const QuantArgs& a = *s.input_activations;
@@ -131,8 +136,27 @@ class Writer {
     add(packed ? "weight_packed" : "weight", Role::codes, packed ? DType::u8 : DType::f8_e4m3,
         Shape{t.shape.rows(), packed ? cols / 2 : cols});
     add("weight_scale", Role::scale, nv ? DType::f8_e4m3 : DType::u8, scale_shape(s.weights, t.shape));
-    if (nv) add("weight_global_scale", Role::global_scale, DType::f32, Shape{1});
-    if (t.part(Role::input_global_scale) != nullptr) add("input_global_scale", Role::input_global_scale, DType::f32, Shape{1});
+    auto computed = [&](const std::string& suffix, float value) {
+      OutTensor& out = plan_.tensors.emplace_back();
+      out.name = module + "." + suffix;
+      out.dtype = DType::f32;
+      out.shape = Shape{1};
+      auto bytes = std::as_bytes(std::span(&value, 1));
+      out.value.assign(bytes.begin(), bytes.end());
+    };
+    if (nv && t.part(Role::global_scale) != nullptr) {
+      add("weight_global_scale", Role::global_scale, DType::f32, Shape{1});
+    } else if (nv) {
+      computed("weight_global_scale", other_second_stage(store_, t));
+    }
+    if (t.part(Role::input_global_scale) != nullptr) {
+      add("input_global_scale", Role::input_global_scale, DType::f32, Shape{1});
+    } else if (const Part* in = t.part(Role::input_scale)) {
+      if (in->dtype != DType::f32 || in->shape.elements() != 1) refuse(t, "has an input scale that is no single F32");
+      float x = 0;
+      std::memcpy(&x, store_.read(*in).data(), 4);
+      computed("input_global_scale", reciprocal(x));
+    }
     settings_.push_back(float_settings(s, nv));
   }
 

@@ -31,7 +31,6 @@ IntWeight::IntWeight(const Store& store, const Tensor& t, const ExportOptions& o
   groups_ = group_ == 0 ? 1 : ceil_div(cols_, group_);
   ModuleInfo info = classify(t.name, t.dtype, t.shape, store.model().config);
   if (info.kind == ModuleKind::embedding) refuse("is a quantized embedding", "leave it unquantized with --ignore " + info.module);
-  refuse_tied_head(store, t);
 }
 
 void IntWeight::refuse(const std::string& why, const std::string& hint) const {
@@ -176,17 +175,6 @@ void refuse_kv_cache(const Store& store, std::string_view family) {
   throw limit_error("has scales of a quantized KV cache, which " + std::string(family) + " cannot hold")
       .file(store.label())
       .hint("choose -f compressed-tensors or -f modelopt, or quantize without a KV-cache scheme");
-}
-
-void refuse_tied_head(const Store& store, const Tensor& t) {
-  const Model& m = store.model();
-  if (!m.config.is_object() || !json_bool(m.config, "tie_word_embeddings", false)) return;
-  ModuleInfo info = classify(t.name, t.dtype, t.shape, m.config);
-  if (info.kind != ModuleKind::head) return;
-  throw limit_error("is tied to the embedding: engines would not load a quantized head")
-      .file(store.label())
-      .tensor(t.name)
-      .hint("leave it out with --ignore " + info.module);
 }
 
 }  // namespace qp

@@ -49,7 +49,5 @@ class IntWeight {
 
 // Errors: limit, when the model has KV-cache scales: none of these families has a place for them.
 void refuse_kv_cache(const Store& store, std::string_view family);
-// Errors: limit, when config.json ties the head to the embedding: engines would not load it.
-void refuse_tied_head(const Store& store, const Tensor& tensor);
 
 }  // namespace qp

@@ -38,11 +38,12 @@ struct LinearModel {
   }
 
   std::unique_ptr<Store> open(const LoadOptions& options = {}) const {
-    dir_ = std::make_shared<TempDir>();
-    dir_->write("config.json", config.dump(2));
-    for (const auto& [name, text] : files) dir_->write(name, text);
-    write_safetensors(*dir_ / "model.safetensors", tensors);
-    return std::make_unique<Store>(load_checkpoint(dir_->path(), options), nullptr, dir_->path());
+    static std::vector<std::unique_ptr<TempDir>> kept;  // a store reads its files late
+    const TempDir& dir = *kept.emplace_back(std::make_unique<TempDir>());
+    dir.write("config.json", config.dump(2));
+    for (const auto& [name, text] : files) dir.write(name, text);
+    write_safetensors(dir / "model.safetensors", tensors);
+    return std::make_unique<Store>(load_checkpoint(dir.path(), options), nullptr, dir.path());
   }
   // The message of what is wrong with it; it must be of kind input and name the module.
   std::string refusal() const {
@@ -54,9 +55,6 @@ struct LinearModel {
     }
     return "nothing is wrong with it";
   }
-
- private:
-  mutable std::shared_ptr<TempDir> dir_;  // lives as long as the model
 };
 
 // Values of the linear, row by row.
