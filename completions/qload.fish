@@ -5,6 +5,7 @@ complete -c qload -l dequantize -d 'Read quantized tensors as their float values
 complete -c qload -l dtype -r -f -a 'BF16 F16 F32' -d 'Read float tensors as F32, F16 or BF16 (dequantized ones default to BF16)'
 complete -c qload -l include -r -d 'Only tensors whose name matches; repeatable'
 complete -c qload -l exclude -r -d 'Leave out tensors whose name matches; repeatable'
+complete -c qload -l modelopt-state -r -d 'Take activation ranges from a file that ModelOpt\'s mto.save wrote'
 complete -c qload -l no-check -d 'Do not compare checksums while reading'
 complete -c qload -s o -l output -r -d 'File to write; without it the result goes to the next program in the pipe'
 complete -c qload -l force -d 'Replace an existing output'

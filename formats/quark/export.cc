@@ -114,6 +114,7 @@ class Planner {
         w.laid_out("weight", Role::codes, DType::i32, Shape{w.rows, w.cols / 8}, reordered_layout,
                    {.is_signed = true});
         w.scale_f32("weight_scale", per_row);
+        packed_zeros(w, "weight_zero_point");
         break;
       case Kind::int4_fp8: int4_fp8(w); break;
     }
@@ -124,6 +125,7 @@ class Planner {
   void int4_fp8(LinearWriter& w) {
     w.laid_out("weight", Role::codes, DType::i32, Shape{w.rows, w.cols / 8}, reordered_layout,
                {.is_signed = true});
+    packed_zeros(w, "weight_zero_point_2");
     if (w.has(Role::scale_2)) {
       w.part("weight_scale", Role::scale_2, DType::f32, Shape{});
       w.scale_f32("weight_scale_2", Shape{w.rows});
@@ -164,6 +166,10 @@ class Planner {
     }
   }
 
+  // Eight rows a word, as its own writer has them.
+  void packed_zeros(const LinearWriter& w, const char* suffix) {
+    if (w.rows % 8 == 0) zeros(w.module + "." + suffix, DType::i32, Shape{w.rows / 8});
+  }
   void zeros(const std::string& name, DType dtype, const Shape& shape) {
     OutTensor& out = out_.tensors.emplace_back();
     out.name = name;
