@@ -47,7 +47,7 @@ class Adopter {
     t.scheme = static_cast<int32_t>(&g - groups_.data()) + static_cast<int32_t>(m_.schemes.size() - groups_.size());
     const Tensor& scale = m.at("weight_scale");
     bool source = s.scale_kind() == ScaleKind::source && is_float(scale.dtype) && scale.dtype != DType::f32;
-    t.dtype = source ? scale.dtype : model_dtype(m_);
+    t.dtype = model_dtype(m_, source ? scale.dtype : DType::bf16);
     set_codes(t, g, m);
     for (const PartSpec& spec : part_specs(s, t.shape, t.dtype)) {
       if (spec.role == Role::scale) t.parts.push_back(scale_part(m, s, spec));

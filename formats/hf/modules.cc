@@ -209,7 +209,7 @@ std::vector<std::byte> read_small(const Model& model, const RawModule& module, s
   return {bytes.begin(), bytes.end()};
 }
 
-DType model_dtype(const Model& model) {
+DType model_dtype(const Model& model, DType otherwise) {
   const Json* text = &model.config;
   std::string name;
   if (text->is_object()) {
@@ -219,7 +219,7 @@ DType model_dtype(const Model& model) {
       name = json_string(*inner, "dtype", json_string(*inner, "torch_dtype", ""));
     }
   }
-  return dtype_from_torch(name).value_or(DType::bf16);
+  return dtype_from_torch(name).value_or(otherwise);
 }
 
 void finish_quantized(Tensor& t, const LoadOptions& options, const std::string& kind) {

@@ -57,8 +57,8 @@ Part blob_part(Model& model, Role role, DType dtype, const Shape& shape, std::sp
 std::vector<std::byte> read_small(const Model& model, const RawModule& module, std::string_view suffix,
                                   uint64_t limit = uint64_t{1} << 26);
 
-// The dtype that config.json gives the model's values (bfloat16 when it says nothing).
-DType model_dtype(const Model& model);
+// The dtype that config.json gives the model's values, or `otherwise` when it says nothing.
+DType model_dtype(const Model& model, DType otherwise = DType::bf16);
 
 // Marks a tensor decode-on-read when options ask for it, and says where it came from.
 void finish_quantized(Tensor& tensor, const LoadOptions& options, const std::string& kind);
