@@ -45,6 +45,36 @@ ROWS = [
     ("w8a8_fp8", "fp8-dynamic"),
     ("w8a8_fp8", "fp8-tensor"),
     ("w8a8_int8", "int8"),
+    ("compressed-tensors", "w4a8"),
+    ("compressed-tensors", "w4a4"),
+    ("compressed-tensors", "w4afp8"),
+    ("compressed-tensors", "fp8-static"),
+    ("compressed-tensors", "int8-static"),
+    ("compressed-tensors", "nvfp4"),
+    ("compressed-tensors", "nvfp4 --numerics modelopt"),
+    ("bitsandbytes", "bnb-nf4"),
+    ("bitsandbytes", "bnb-nf4-dq"),
+    ("bitsandbytes", "bnb-fp4"),
+    ("bitsandbytes", "bnb-fp4-dq"),
+    ("bitsandbytes", "bnb-int8"),
+    ("torchao", "int8wo --numerics torchao"),
+    ("torchao", "int8dq --numerics torchao"),
+    ("torchao", "int4wo-32 --numerics torchao"),
+    ("torchao", "int4wo-256 --numerics torchao"),
+    ("torchao", "fp8wo --numerics torchao"),
+    ("torchao", "fp8dq-per_row --numerics torchao"),
+    ("torchao", "fp8dq-per_tensor --numerics torchao"),
+    ("torchao", "w4a16-asym"),
+    ("torchao", "w3a16"),
+    ("modelslim", "int8"),
+    ("modelslim", "int8-static"),
+    ("modelslim", "w8a16"),
+    ("modelslim", "w4a8 --group-size channel"),
+    ("modelslim", "w4a4 --group-size channel"),
+    ("modelslim", "w4a4"),
+    ("modelslim", "fp8-dynamic"),
+    ("modelslim", "mxfp8"),
+    ("modelslim", "mxfp4"),
 ]
 CALIBRATED = {"fp8-static", "nvfp4", "int8-static"}
 
@@ -59,7 +89,7 @@ class Formats(CliTest):
         self.ok("qcalibrate", TINY, "--text", TINY / "heldout.txt", "-n", "2", "--seqlen", "32", "-o", "c.qmap")
         for family, scheme in ROWS:
             with self.subTest(family=family, scheme=scheme):
-                self.ok("qquantize", "c.qmap" if scheme in CALIBRATED else TINY, "-s", scheme, "-o", "q.qmap", "--force")
+                self.ok("qquantize", "c.qmap" if scheme.split()[0] in CALIBRATED else TINY, "-s", *scheme.split(), "-o", "q.qmap", "--force")
                 self.ok("qexport", "q.qmap", "-f", family, "-o", "out", "--force")
                 want, found = self.values("q.qmap", "want"), self.values("out", "found")
                 self.assertEqual(set(want), set(found))

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "formats/container/safetensors.h"
@@ -20,11 +22,17 @@ struct Stored {
   const char* suffix;
   DType dtype;
   Shape shape;
+  std::string bytes = {};  // instead of what fills the data
 };
 struct Family {
   const char* name;  // of its seeds
   std::vector<Stored> tensors;
+  std::string metadata = {};  // of the weight, in the file's header
 };
+
+constexpr const char* kState = R"({"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [8, 32]})";
+constexpr const char* kInt8 = R"({"_type": "Int8Tensor", "_data": {"act_quant_kwargs": null, "block_size": [1, 32], "dtype": {"_type": "torch.dtype", "_data": "bfloat16"}}})";
+constexpr const char* kIntx = R"({"_type": "IntxUnpackedToInt8Tensor", "_data": {"target_dtype": {"_data": "int4"}, "block_size": [1, 16], "dtype": {"_data": "bfloat16"}}})";
 
 // One linear each. Another family is another row and a seed in make_corpora.py.
 const std::vector<Family>& families() {
@@ -36,6 +44,17 @@ const std::vector<Family>& families() {
       {"gemv-fast", {{"qweight", DType::i16, {2, 64}}, {"qzeros", DType::f16, {8, 8}}, {"scales", DType::f16, {8, 8}}}},
       {"auto-round", {{"weight_packed", DType::u8, {8, 32}}, {"weight_scale", DType::u8, {8, 2}}, {"weight_global_scale", DType::f32, {1}},
                       {"input_global_scale", DType::f32, {1}}}},
+      {"ct-packed", {{"weight_packed", DType::i32, {8, 4}}, {"weight_scale", DType::f32, {8, 2}}, {"weight_zero_point", DType::i32, {1, 2}},
+                     {"weight_shape", DType::i64, {2}, std::string("\10\0\0\0\0\0\0\0\40\0\0\0\0\0\0\0", 16)}, {"weight_g_idx", DType::i32, {32}}}},
+      {"ct-bytes", {{"weight", DType::i8, {8, 32}}, {"weight_scale", DType::f32, {8, 1}}, {"input_scale", DType::f32, {1}}, {"input_zero_point", DType::i8, {1}}}},
+      {"bnb-four", {{"weight", DType::u8, {128, 1}}, {"weight.absmax", DType::f32, {4}}, {"weight.quant_map", DType::f32, {16}},
+                    {"weight.quant_state.bitsandbytes__nf4", DType::u8, {std::string_view(kState).size()}, kState}}},
+      {"bnb-eight", {{"weight", DType::i8, {8, 32}}, {"SCB", DType::f32, {8}}, {"weight_format", DType::u8, {1}}}},
+      {"torchao", {{"_weight_qdata", DType::i8, {8, 32}}, {"_weight_scale", DType::f32, {8, 1}}, {"_weight_zero_point", DType::i8, {8, 1}}}, kInt8},
+      {"torchao-intx", {{"_weight_qdata", DType::i8, {8, 32}}, {"_weight_scale", DType::f32, {8, 2}}, {"_weight_zero_point", DType::i8, {8, 2}}}, kIntx},
+      {"modelslim", {{"weight", DType::i8, {8, 32}}, {"weight_scale", DType::f32, {8, 1}}, {"weight_offset", DType::f32, {8, 1}}}},
+      {"modelslim-static", {{"weight", DType::i8, {8, 32}}, {"deq_scale", DType::f32, {8}}, {"input_scale", DType::f32, {1}},
+                            {"input_offset", DType::f32, {1}}, {"quant_bias", DType::i32, {8}}}},
   };
   return all;
 }
@@ -67,9 +86,15 @@ void write_weights(const std::string& path, std::span<const uint8_t> head) {
     }
     entries.push_back({std::string("model.layers.0.mlp.up_proj.") + t.suffix, t.dtype, t.shape, 0, 0});
   }
-  std::ofstream out(path, std::ios::binary);
-  out << qp::safetensors_header(entries);  // fills in the offsets
-  out << std::string(entries.back().end, static_cast<char>(head[4]));
+  std::vector<std::pair<std::string, std::string>> metadata;
+  if (!family.metadata.empty()) metadata.emplace_back("model.layers.0.mlp.up_proj.weight", family.metadata);
+  std::string header = qp::safetensors_header(entries, metadata);  // fills in the offsets
+  std::string data(entries.back().end, static_cast<char>(head[4]));
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const std::string& bytes = family.tensors[i].bytes;
+    if (bytes.size() == entries[i].end - entries[i].begin) data.replace(entries[i].begin, bytes.size(), bytes);
+  }
+  std::ofstream(path, std::ios::binary) << header << data;
 }
 
 }  // namespace
@@ -80,6 +105,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   write_weights(directory.path() + "/model.safetensors", {data, 5});
   std::ofstream(directory.path() + "/config.json", std::ios::binary)
       .write(reinterpret_cast<const char*>(data + 5), static_cast<std::streamsize>(size - 5));
+  // ModelSlim's config is a file of its own.
+  std::string description = directory.path() + "/quant_model_description.json";
+  if (std::string_view(families()[data[0] % families().size()].name).starts_with("modelslim")) {
+    std::filesystem::copy_file(directory.path() + "/config.json", description, std::filesystem::copy_options::overwrite_existing);
+  } else {
+    std::filesystem::remove(description);
+  }
   for (bool dequantize : {false, true}) {
     try {
       qp::LoadOptions options;

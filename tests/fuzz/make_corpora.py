@@ -193,6 +193,28 @@ def formats():
     seed("auto-round-nvfp4", 5, dict(auto, data_type="nv_fp", group_size=16), change=(1, 8, 7))
     seed("auto-round-int", 0, {"quant_method": "auto-round", "packing_format": "auto_round", "bits": 4,
                               "group_size": 32, "sym": False, "extra_config": {".*up.*": {"bits": 4}}}, fill=0)
+    def compressed(weights, inputs=None, form="pack-quantized", **more):
+        group = {"targets": ["Linear"], "weights": weights, "input_activations": inputs, "format": form}
+        return dict({"quant_method": "compressed-tensors", "format": form, "config_groups": {"group_0": group}}, **more)
+    four = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 16, "symmetric": False}
+    tensor = {"num_bits": 8, "type": "int", "strategy": "tensor", "symmetric": False}
+    channel = {"num_bits": 8, "type": "int", "strategy": "channel"}
+    seed("ct-packed", 6, compressed(four), fill=0)
+    seed("ct-g-idx-too-large", 6, compressed(four))
+    seed("ct-other-shape", 6, compressed(four), change=(3, 2, 3), fill=0)
+    seed("ct-static", 7, compressed(channel, tensor, "int-quantized"))
+    seed("ct-kv-cache", 7, compressed(channel, tensor, "int-quantized", kv_cache_scheme=tensor))
+    bnb = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    seed("bnb-four", 8, bnb)
+    seed("bnb-no-json", 8, bnb, change=(3, 9, 4))
+    seed("bnb-eight", 9, {"quant_method": "bitsandbytes", "load_in_8bit": True}, fill=0)
+    torchao = {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_version": 2}}}
+    seed("torchao", 10, torchao, fill=0)
+    seed("torchao-intx", 11, torchao, fill=1)
+    for name, family, label, fill in (("modelslim", 12, "W8A8_DYNAMIC", 0), ("modelslim-pairs", 12, "W4A8_DYNAMIC", 0),
+                                      ("modelslim-static", 13, "W8A8", 0x3f)):
+        text = json.dumps({"torch_dtype": "bfloat16", "model.layers.0.mlp.up_proj.weight": label})
+        put("formats", name, bytes([family, 255, 0, 0, fill]) + text.encode())
 
 
 def main():
