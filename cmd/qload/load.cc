@@ -5,6 +5,7 @@
 
 #include "cmd/tool/input.h"
 #include "cmd/tool/table.h"
+#include "formats/hf/kv_cache.h"
 #include "formats/input_kinds.h"
 #include "formats/modelopt/state.h"
 #include "lib/base/file.h"
@@ -80,11 +81,13 @@ void LoadCommand::select(std::vector<Tensor>& tensors, Model& model) const {
   std::erase_if(tensors, [&](Tensor& t) {
     const char* why = any(exclude, t.name)                        ? "left out by --exclude"
                       : !include.empty() && !any(include, t.name) ? "left out by --include"
+                      : dequantize_ && model.kv_cache && is_kv_scale(t) ? "a scale of the KV cache"
                                                                   : nullptr;
     if (why != nullptr) model.dropped.emplace_back(t.name, why);
     if (dequantize_ && t.scheme >= 0) t.dequantize = true;
     return why != nullptr;
   });
+  if (dequantize_) model.kv_cache.reset();
   if (before > 0 && tensors.empty()) {
     throw usage_error("--include and --exclude leave no tensor").hint("see qload --list");
   }

@@ -119,7 +119,8 @@ constexpr const char* kManTail = R"(.Sh ENVIRONMENT
 .Bl -tag -width Ds
 .It Ev QPIPE_ISA
 Instruction set to use: scalar, avx2, avx512, amx or neon.
-Quantized weights do not depend on it; the last bits of what a model computes do.
+Quantized weights do not depend on it; the last bits of what a model computes
+do.
 .It Ev QPIPE_TMPDIR
 Where results of a pipeline are kept until the next program has them; else
 .Ev TMPDIR ,

@@ -119,6 +119,10 @@ void finish_model(Model& model, const std::string& path, const LoadOptions& opti
     q = declared_quantization(model, read);
     if (const Format* f = format_reading(q.method)) {
       f->adopt(model, q.config, options);
+      bool quantized = std::ranges::any_of(model.tensors, [](const Tensor& t) { return t.scheme >= 0; });
+      if (!quantized && options.warn) {
+        options.warn(path + " declares " + q.method + " (" + q.place + "), but no tensor is quantized");
+      }
       return;
     }
   } catch (const Error& e) {

@@ -79,13 +79,13 @@ std::vector<ComputedPart> ActivationScales::parts(const PlanEntry& e, const Sche
   return {{{Role::input_scale, dtype, Shape{1}}, bytes_of(dtype, scale)}};
 }
 
-std::vector<CacheScale> cache_scales(const Store& store, DType dtype) {
+std::vector<CacheScale> cache_scales(const Store& store, std::string_view name, DType dtype) {
   const Model& m = store.model();
   if (!m.calibration || m.calibration->caches.empty()) {
     no_statistics(store, "there are no statistics of keys and values", "");
   }
   QuantArgs fp8{.num_bits = 8, .type = NumType::floating, .strategy = Strategy::tensor, .scale_dtype = {}};
-  const numerics::Rules& rules = numerics::rules("compressed-tensors");
+  const numerics::Rules& rules = numerics::rules(name);
   std::vector<CacheScale> out;
   for (const CacheStatistics& c : m.calibration->caches) {
     out.push_back({c.block + ".k_scale", numerics::scale_of(rules, fp8, dtype, c.k_amax)});

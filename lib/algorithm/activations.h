@@ -38,12 +38,12 @@ class ActivationScales {
 // Whether a scheme's activation side needs calibration.
 bool needs_calibration(const Scheme& scheme);
 
-// One scale of the KV cache, F32 [1]: amax / 448, by the numerics in the dtype of the model.
+// One scale of the KV cache, F32 [1]: amax / 448, as these numerics compute it.
 struct CacheScale {
   std::string name;  // "model.layers.0.self_attn.k_scale"
   float scale = 0;
 };
 // Errors: usage, no statistics of keys and values.
-std::vector<CacheScale> cache_scales(const Store& store, DType dtype);
+std::vector<CacheScale> cache_scales(const Store& store, std::string_view numerics, DType dtype);
 
 }  // namespace qp

@@ -114,10 +114,13 @@ class Run {
 
   void add_cache_scales() {
     DType dtype = DType::bf16;
+    std::string numerics = "compressed-tensors";
     for (const PlanEntry& e : plan_.entries) {
-      if (e.scheme >= 0) dtype = e.tensor->dtype;
+      if (e.scheme < 0) continue;
+      dtype = e.tensor->dtype;
+      numerics = plan_.schemes[static_cast<size_t>(e.scheme)].numerics;
     }
-    for (const CacheScale& c : cache_scales(store_, dtype)) {
+    for (const CacheScale& c : cache_scales(store_, numerics, dtype)) {
       Tensor t;
       t.name = c.name;
       t.dtype = DType::f32;

@@ -111,6 +111,7 @@ class Checker {
     std::vector<float> values = floats_of(p);
     bool zero_is_meant = s.weights.amax_scale || s.code_kind() == CodeKind::codebook;  // a range of zeros
     uint64_t bad = 0, small = 0, tiny = 0, ones = 0, first_bad = 0, first_small = 0, first_tiny = 0;
+    uint64_t negative = 0, first_negative = 0;
     bool mx = s.scale_kind() == ScaleKind::e8m0, seen = false;
     // Below this the stored dtype is subnormal. The 8-bit scales define their whole range.
     float normal = p.dtype == DType::f16                                 ? 0x1p-14f
@@ -123,8 +124,10 @@ class Checker {
         continue;
       }
       if (v == 0 && zero_is_meant) continue;
-      // Integers may have negative scales: auto-round's symmetric range is full that way.
-      if (v == 0 || (v < 0 && s.code_kind() != CodeKind::integer)) {
+      // auto-round's symmetric range is full by negative scales, whatever format carries it.
+      if (v < 0 && s.code_kind() == CodeKind::integer) {
+        if (negative++ == 0) first_negative = i;
+      } else if (v <= 0) {
         if (small++ == 0) first_small = i;
       } else if (std::fabs(v) < normal) {
         if (tiny++ == 0) first_tiny = i;
@@ -136,6 +139,11 @@ class Checker {
     }
     uint64_t per_row = std::max<uint64_t>(p.shape.cols(), 1);
     auto where = [&](uint64_t i) { return " (first in row " + std::to_string(i / per_row) + ")"; };
+    if (negative > 0 && s.numerics == "compressed-tensors") {
+      add(Severity::warning, "negative-scale",
+          count_of(negative, "scale is", "scales are") + " negative" + where(first_negative),
+          "right in checkpoints that auto-round made; damage in others");
+    }
     if (bad > 0) {
       add(Severity::error, "nan-scale",
           count_of(bad, "scale is", "scales are") + " NaN or infinite" + where(first_bad),

@@ -23,7 +23,7 @@ def complete(program, *words):
 
 class Bash(unittest.TestCase):
     def test_scheme_names_come_from_the_program(self):
-        self.assertEqual(complete("qquantize", "-s", "fp8"), ["fp8-dynamic", "fp8-tensor", "fp8-block"])
+        self.assertEqual(complete("qquantize", "-s", "fp8"), ["fp8-dynamic", "fp8-tensor", "fp8-block", "fp8-static"])
         self.assertIn("w4a16", complete("qquantize", "--scheme", "w4"))
 
     def test_value_after_equals_sign(self):

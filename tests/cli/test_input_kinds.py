@@ -237,7 +237,6 @@ class Kinds(CliTest):
         model = write_llama(self.dir / "d")
         for config, method in (({"compression_config": {"quant_method": "hqq"}}, "hqq"),
                                ({"text_config": {"quantization_config": {"quant_method": "aqlm"}}}, "aqlm"),
-                               ({"quantization_config": {"quant_algo": "FP8"}}, "modelopt"),
                                ({"quantization_config": {"quant_method": "EETQ"}}, "eetq"),
                                ({"quantization_config": {"quant_method": "brand-new"}}, "brand-new"),
                                ({"quantization_config": {}}, "unnamed")):
@@ -247,12 +246,12 @@ class Kinds(CliTest):
     def test_files_that_tell_the_method(self):
         model = write_llama(self.dir / "d")
         self.put("d/hf_quant_config.json", json.dumps({"quantization": {"quant_algo": "FP8"}}))
-        self.refused(model, "is quantized with modelopt (hf_quant_config.json)")
+        result = self.ok("qload", model, "-o", "c")
+        self.assertIn("declares modelopt (hf_quant_config.json), but no tensor is quantized", result.err)
         self.put("d/config.json", json.dumps({"quantization_config": {"quant_method": "hqq"}}))
+        (self.dir / "c").unlink()
         self.refused(model, "is quantized with hqq (config.json quantization_config)")  # config.json comes first
         model = write_llama(self.dir / "e")
-        self.put("e/quant_model_description.json", "{}")
-        self.refused(model, "is quantized with modelslim")
         self.put("e/quant_model_description.json", "broken")
         self.refused(model, "quant_model_description.json")
 

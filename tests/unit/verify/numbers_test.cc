@@ -46,7 +46,7 @@ TEST(Numbers, Scales) {
   EXPECT_EQ(of_int8(codes(), {0.5f, kNan, 2, 1}), Rules{"error nan-scale"});
   EXPECT_EQ(of_int8(codes(), {0.5f, kInf, 2, 1}), Rules{"error nan-scale"});
   EXPECT_EQ(of_int8(codes(), {0.5f, 0, 2, 1}), Rules{"error zero-scale"});
-  EXPECT_EQ(of_int8(codes(), {0.5f, -1, 2, 1}), Rules{"error zero-scale"});
+  EXPECT_EQ(of_int8(codes(), {0.5f, -1, 2, 1}), Rules{"warning negative-scale"});
   EXPECT_EQ(of_int8(codes(), {0.5f, 1e-40f, 2, 1}), Rules{"warning tiny-scale"});
   EXPECT_EQ(of_int8(codes(), {1, 1, 1, 1}), Rules{"warning unit-scale"});
 }
