@@ -66,7 +66,7 @@ std::vector<Override> read_dynamic(const Json& q) {
     out.push_back({Regex(pattern), negative, int_of(value, {"bits"}), int_of(value, {"group_size"}),
                    bool_of(value, {"sym"}), bool_of(value, {"desc_act"})});
   }
-  std::ranges::stable_partition(out, [](const Override& o) { return o.negative; });
+  std::stable_partition(out.begin(), out.end(), [](const Override& o) { return o.negative; });
   return out;
 }
 

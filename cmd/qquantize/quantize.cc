@@ -5,6 +5,7 @@
 
 #include "cmd/tool/input.h"
 #include "cmd/tool/table.h"
+#include "lib/algorithm/activations.h"
 #include "lib/algorithm/quantize.h"
 #include "lib/base/file.h"
 #include "lib/base/parallel.h"
@@ -87,6 +88,7 @@ int QuantizeCommand::run(Tool& tool) {
   Store& store = *in.store;
   store.set_check(!no_check_);
   Plan plan = make_plan(store.model(), rules, store.label());
+  ActivationScales(store, plan);  // refuses what lacks statistics, before anything is printed
   for (const std::string& w : plan.warnings) tool.warn(w);
   if (tool.options.strict && tool.warnings() > 0) return 0;  // run_tool turns it into exit 2
   if (plan.quantized == 0) tool.warn("nothing is quantized");

@@ -177,7 +177,7 @@ std::vector<ModuleRule> module_rules(const std::vector<ModuleChoice>& modules, i
       rules.push_back({name.first + number + name.second, choice});
     }
   }
-  std::ranges::stable_partition(rules, [](const ModuleRule& r) { return r.choice < 0; });
+  std::stable_partition(rules.begin(), rules.end(), [](const ModuleRule& r) { return r.choice < 0; });
   return rules;
 }
 

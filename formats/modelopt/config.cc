@@ -307,10 +307,11 @@ Json quantization_config(const Json& hf) {
     out["config_groups"] = {{"group_0", std::move(g)}};
   } else if (algo == "MIXED_PRECISION") {
     std::vector<std::pair<const Json*, std::vector<std::string>>> groups;
-    for (const auto& [name, entry] : q["quantized_layers"].items()) {
+    for (const auto& layer : q["quantized_layers"].items()) {
+      const Json& entry = layer.value();
       auto it = std::ranges::find_if(groups, [&](const auto& g) { return *g.first == entry; });
       if (it == groups.end()) it = groups.insert(it, {&entry, {}});
-      it->second.push_back(name);
+      it->second.push_back(layer.key());
     }
     Json all = Json::object();
     for (size_t i = 0; i < groups.size(); ++i) {
