@@ -6,6 +6,7 @@ import warnings
 import torch
 from compressed_tensors.compressors import compress_module, decompress_module
 from compressed_tensors.compressors.format import infer_module_format
+from compressed_tensors.config import CompressionFormat
 from compressed_tensors.quantization import (QuantizationArgs, QuantizationConfig,
                                              QuantizationScheme)
 from compressed_tensors.quantization.lifecycle.initialize import initialize_module_for_quantization
@@ -18,11 +19,10 @@ from programs import list_schemes
 # brings another preset makes test_presets_are_covered fail.
 NOT_OFFERED = {
     "UNQUANTIZED": "is no scheme",
-    "W4AFP8": "INT4 weights under FP8 activations",
     "MXFP4XFP8": "MXFP4 weights under FP8 activations",
     "MXFP6A16": "E2M3 codes, which no engine loads yet", "MXFP6A8": "E2M3 codes",
     **{name: "grouped integers under integer activations, which engines run only in part"
-       for name in ("W2A4", "W3A4", "W4A4", "W2A8", "W3A8", "W4A8", "W5A8", "W6A8", "W7A8")},
+       for name in ("W2A4", "W3A4", "W2A8", "W3A8", "W5A8", "W6A8", "W7A8")},
 }
 # Presets reached by composing options instead of a name.
 COMPOSED = {f"W{b}A16": ["-s", "w4a16", "--num-bits", str(b)] for b in (5, 6, 7)}
@@ -59,6 +59,10 @@ def scheme_table():
         table[preset] = (args, preset_name_to_scheme(preset, ["Linear"]))
     for scheme in (s for _, s in table.values()):
         scheme.format = infer_module_format(torch.nn.Linear, scheme)
+        if scheme.weights.num_bits == 4 and scheme.input_activations and scheme.input_activations.type == "float" \
+                and scheme.weights.type == "int":
+            # What the library infers, int-quantized, vLLM does not load (compressed-tensors.md 2).
+            scheme.format = CompressionFormat.pack_quantized
     return table
 
 
