@@ -30,6 +30,8 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr uint64_t kChunk = 4 << 20;
+// A tensor up to this size is arranged in memory and written at once: cheaper than faults of a mapping.
+constexpr uint64_t kArranged = 16 << 20;
 constexpr uint64_t kScatteredChunk = 8 << 20;  // many rows, so that transposed lines are long
 
 struct Shard {
@@ -197,18 +199,23 @@ class ShardWriter {
         t.layout->encode(some, rows, 0, c.count, b.arranged.data());
         some.rows = c.first;
         write_all(fd_.get(), b.arranged, at + *t.layout->stored_bytes(some), path_);
-      } else {
+      } else if (*window) {
         t.layout->encode(t.layout_args, rows, c.first, c.count, (*window)->data());
+      } else {
+        b.arranged.resize(out_bytes(t));
+        t.layout->encode(t.layout_args, rows, 0, c.count, b.arranged.data());
+        write_all(fd_.get(), b.arranged, at, path_);
       }
     };
     uint64_t unit = t.layout ? t.layout->row_unit(t.layout_args) : 1;
+    if (scattered(t) && out_bytes(t) <= kArranged) unit = n;
     jobs.push_back({.source = source,
                     .chunk_bytes = scattered(t) ? kScatteredChunk : kChunk,
                     .unit = unit,
                     .open = [this, &t, at, window] {
                       named(t, [&] {
                         verify(t);
-                        if (scattered(t)) window->emplace(fd_.get(), at, out_bytes(t), path_);
+                        if (scattered(t) && out_bytes(t) > kArranged) window->emplace(fd_.get(), at, out_bytes(t), path_);
                       });
                     },
                     .work = [this, &t, work](const RowChunk& c) { named(t, [&] { work(c); }); },

@@ -1,6 +1,7 @@
 // AWQ's gemm version (reference/int4-formats.md 1.3). awq: qweight, [K, N * b / 32] words along N:
 // field i of word c has output channel 8c + order[i] (4 bits); 8-bit words (4 channels) are in
 // plain order. awq_zeros: qzeros, the same with groups for K.
+#include <algorithm>
 #include <array>
 
 #include "lib/layout/bits.h"
@@ -44,42 +45,69 @@ void transpose_nibbles(Block& b) {
   swap(1, 4, 0x0F0F0F0F);
 }
 
-// Nibbles in the order of channels to the order in which the word has them, and back.
-uint32_t interleave(uint32_t w) {
-  uint32_t out = 0;
-  for (uint64_t i = 0; i < 8; ++i) out |= (w >> (4 * kOrder[i]) & 15) << (4 * i);
-  return out;
+// Nibbles 0 .. 7 become 0, 2, 4, 6, 1, 3, 5, 7 (kOrder), and back.
+uint32_t even_nibbles(uint32_t w) {
+  w &= 0x0F0F0F0F;
+  w = (w | w >> 4) & 0x00FF00FF;
+  return (w | w >> 8) & 0xFFFF;
 }
-uint32_t deinterleave(uint32_t w) {
-  uint32_t out = 0;
-  for (uint64_t i = 0; i < 8; ++i) out |= (w >> (4 * i) & 15) << (4 * kOrder[i]);
-  return out;
+uint32_t spread_nibbles(uint32_t w) {
+  w = (w | w << 8) & 0x00FF00FF;
+  return (w | w << 4) & 0x0F0F0F0F;
+}
+void interleave(Block& b) {
+  for (auto& words : b) {
+    for (uint32_t& w : words) w = even_nibbles(w) | even_nibbles(w >> 4) << 16;
+  }
+}
+void deinterleave(Block& b) {
+  for (auto& words : b) {
+    for (uint32_t& w : words) w = spread_nibbles(w & 0xFFFF) | spread_nibbles(w >> 16) << 4;
+  }
 }
 
-// 8 rows from `first` on, canonical words to stored words or back, 16 words of a row at a time.
-template <bool Encode>
-void block4(const LayoutArgs& a, uint64_t first, std::byte* rows, std::byte* stored) {
-  uint64_t words = a.cols / 8, line = a.rows / 8 * 4, at = first / 8 * 4;
+// Up to 64 rows, whole eights of them, from `first` on: eight neighbours of a stored line at a time,
+// so that lines are touched in pieces of 32 bytes.
+constexpr uint64_t kTogether = 64;
+void encode4(const LayoutArgs& a, uint64_t first, uint64_t count, const std::byte* rows, std::byte* stored) {
+  uint64_t words = a.cols / 8, line = a.rows / 8 * 4, eights = count / 8;
+  uint32_t tile[8 * kLanes][kTogether / 8];
   for (uint64_t w = 0; w < words; w += kLanes) {
     uint64_t n = std::min(kLanes, words - w);
-    Block b{};
-    for (uint64_t r = 0; r < 8; ++r) {
-      if (Encode) {
-        std::memcpy(b[r].data(), rows + r * a.row_bytes() + w * 4, n * 4);
-        continue;
+    for (uint64_t e = 0; e < eights; ++e) {
+      Block b{};
+      for (uint64_t r = 0; r < 8; ++r) {
+        std::memcpy(b[r].data(), rows + (e * 8 + r) * a.row_bytes() + w * 4, n * 4);
       }
+      transpose_nibbles(b);
+      interleave(b);
       for (uint64_t l = 0; l < n; ++l) {
-        b[r][l] = deinterleave(load32(stored + ((w + l) * 8 + r) * line + at));
+        for (uint64_t r = 0; r < 8; ++r) tile[l * 8 + r][e] = b[r][l];
       }
     }
-    transpose_nibbles(b);
-    for (uint64_t r = 0; r < 8; ++r) {
-      if (!Encode) {
-        std::memcpy(rows + r * a.row_bytes() + w * 4, b[r].data(), n * 4);
-        continue;
-      }
+    for (uint64_t i = 0; i < n * 8; ++i) {
+      std::memcpy(stored + (w * 8 + i) * line + first / 8 * 4, tile[i], eights * 4);
+    }
+  }
+}
+
+void decode4(const LayoutArgs& a, uint64_t first, uint64_t count, const std::byte* stored, std::byte* rows) {
+  uint64_t words = a.cols / 8, line = a.rows / 8 * 4, eights = count / 8;
+  uint32_t tile[8 * kLanes][kTogether / 8];
+  for (uint64_t w = 0; w < words; w += kLanes) {
+    uint64_t n = std::min(kLanes, words - w);
+    for (uint64_t i = 0; i < n * 8; ++i) {
+      std::memcpy(tile[i], stored + (w * 8 + i) * line + first / 8 * 4, eights * 4);
+    }
+    for (uint64_t e = 0; e < eights; ++e) {
+      Block b{};
       for (uint64_t l = 0; l < n; ++l) {
-        store32(stored + ((w + l) * 8 + r) * line + at, interleave(b[r][l]));
+        for (uint64_t r = 0; r < 8; ++r) b[r][l] = tile[l * 8 + r][e];
+      }
+      deinterleave(b);
+      transpose_nibbles(b);
+      for (uint64_t r = 0; r < 8; ++r) {
+        std::memcpy(rows + (e * 8 + r) * a.row_bytes() + w * 4, b[r].data(), n * 4);
       }
     }
   }
@@ -102,9 +130,9 @@ void decode(const LayoutArgs& a, const std::byte* stored, uint64_t first, uint64
   while (r < end) {
     std::byte* to = rows + (r - first) * a.row_bytes();
     if (blocks && r % 8 == 0 && end - r >= 8) {
-      // Rows are written only: the cast serves both directions of one template.
-      block4<false>(a, r, to, const_cast<std::byte*>(stored));
-      r += 8;
+      uint64_t n = std::min(kTogether, (end - r) / 8 * 8);
+      decode4(a, r, n, stored, to);
+      r += n;
     } else {
       if (a.row_bytes() > 0) to[a.row_bytes() - 1] = std::byte{0};
       decode_row(a, stored, r++, to);
@@ -116,12 +144,14 @@ void encode(const LayoutArgs& a, const std::byte* rows, uint64_t first, uint64_t
             std::byte* stored) {
   uint64_t unit = per_word(a), line = a.rows / unit * 4;
   bool blocks = a.bits == 4 && a.cols % 8 == 0;
+  if (blocks) {
+    for (uint64_t r = 0; r < count; r += kTogether) {
+      encode4(a, first + r, std::min(kTogether, count - r), rows + r * a.row_bytes(), stored);
+    }
+    return;
+  }
   for (uint64_t r = 0; r < count; r += unit) {
     const std::byte* from = rows + r * a.row_bytes();
-    if (blocks) {
-      block4<true>(a, first + r, const_cast<std::byte*>(from), stored);
-      continue;
-    }
     for (uint64_t k = 0; k < a.cols; ++k) {
       uint32_t w = 0;
       for (uint64_t i = 0; i < unit; ++i) {
