@@ -82,6 +82,11 @@ class Adopter {
       case Stored::words: {
         LayoutArgs args{.rows = rows, .cols = packed_cols(m, g.scheme, rows, cols), .bits = bits, .stored_bits = bits};
         const Layout& layout = whole_words(args, cols) ? whole_words_layout : words_layout;
+        bool packed_zeros = m.has("weight_zero_point") && m.at("weight_zero_point").dtype == DType::i32;
+        if (&layout == &whole_words_layout && !g.scheme.weights.symmetric && packed_zeros) {
+          m.fail("has zero points beside " + std::to_string(args.bits) +
+                 "-bit codes in whole words, as compressed-tensors 0.17 packed them, which this version does not read");
+        }
         cols = args.cols;
         p = m.laid_out(root, Role::codes, DType::i32, raw.shape, layout, args);
         if (p.shape[1] % 4 == 0 && &layout == &words_layout) p.decode = nullptr;  // no padding: rows as they are

@@ -86,6 +86,9 @@ TEST(CompressedTensors, OddWidthsOfBothVersions) {
   c.quantization["version"] = "0.17.1";
   c.at(kWeight + "_packed") = i32_tensor(kWeight + "_packed", {1, 2}, {0x08FAC688, 0x0000001A});
   EXPECT_EQ(values_of(c, kWeight), want);  // 10 a word
+  group(c)["weights"]["symmetric"] = false;
+  c.tensors.push_back(i32_tensor(kWeight + "_zero_point", {1, 1}, {4}));
+  EXPECT_TRUE(contains(reading_fails(c), "0.17 packed them"));
 }
 
 TEST(CompressedTensors, ZeroPointsInBytes) {
