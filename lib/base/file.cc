@@ -1,9 +1,11 @@
 #include "lib/base/file.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -126,6 +128,15 @@ void MappedFile::drop(uint64_t offset, uint64_t length) const {
   madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
 }
 
+void MappedFile::populate(uint64_t offset, uint64_t length) const {
+  uint64_t begin = offset & ~uint64_t{page_size - 1};
+  uint64_t end = std::min<uint64_t>((offset + length + page_size - 1) & ~uint64_t{page_size - 1}, size_);
+  if (data_ == nullptr || begin >= end) return;
+#ifdef MADV_POPULATE_READ  // Linux 5.14; a wish: what cannot be read is noticed when it is touched
+  madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_POPULATE_READ);
+#endif
+}
+
 void MappedFile::throw_if_changed() const {
   struct stat st {};
   if (fstat(fd_.get(), &st) != 0) throw system_error("cannot stat", errno).file(path_);
@@ -168,17 +179,34 @@ void write_all(int fd, std::span<const std::byte> bytes, uint64_t offset, const 
   }
 }
 
-void reserve_space(int fd, uint64_t bytes, const std::string& path) {
+namespace {
+
+[[noreturn]] void refuse_space(int error, uint64_t bytes, const std::string& path) {
+  throw system_error("cannot reserve " + std::to_string(bytes) + " bytes", error)
+      .file(path)
+      .hint(error == EFBIG ? "the file size limit (ulimit -f) is too small"
+                           : "free some space or choose another place (for a spill, QPIPE_TMPDIR)");
+}
+
+// The file is in memory and has room for that many bytes.
+bool has_memory(int fd, uint64_t bytes) {
+  struct statfs fs {};
+  if (fstatfs(fd, &fs) != 0 || fs.f_type != TMPFS_MAGIC || fs.f_blocks == 0) return false;
+  return bytes / static_cast<uint64_t>(fs.f_bsize) < fs.f_bavail;
+}
+
+}  // namespace
+
+void reserve_space(int fd, uint64_t bytes, const std::string& path, bool mapped) {
   if (bytes == 0) return;
+  if (!mapped && has_memory(fd, bytes)) {
+    if (ftruncate(fd, static_cast<off_t>(bytes)) != 0) refuse_space(errno, bytes, path);
+    return;
+  }
   while (fallocate(fd, 0, 0, static_cast<off_t>(bytes)) != 0) {
     int error = errno;
     if (error == EINTR) continue;
-    if (error != EOPNOTSUPP && error != ENOSYS) {
-      throw system_error("cannot reserve " + std::to_string(bytes) + " bytes", error)
-          .file(path)
-          .hint(error == EFBIG ? "the file size limit (ulimit -f) is too small"
-                               : "free some space or choose another place (for a spill, QPIPE_TMPDIR)");
-    }
+    if (error != EOPNOTSUPP && error != ENOSYS) refuse_space(error, bytes, path);
     if (ftruncate(fd, static_cast<off_t>(bytes)) != 0) {
       throw system_error("cannot reserve space", errno).file(path);
     }

@@ -47,6 +47,8 @@ class MappedFile {
   int fd() const { return fd_.get(); }
   // Lets the kernel drop the resident pages of a range that will not be read again soon.
   void drop(uint64_t offset, uint64_t length) const;
+  // Maps the pages of a range that is about to be read, all at once: no fault for each 64 KiB.
+  void populate(uint64_t offset, uint64_t length) const;
   // Throws an input error naming the file when a page was lost, or its size or mtime changed.
   void throw_if_changed() const;
 
@@ -66,8 +68,10 @@ void install_fault_handler();
 // Positioned write of all bytes; throws a system error (ENOSPC, EFBIG, EIO ..) naming `path`.
 void write_all(int fd, std::span<const std::byte> bytes, uint64_t offset, const std::string& path);
 // Reserves the space of a file before it is written, so that a full disk or RLIMIT_FSIZE is an
-// error now and not a death later. Falls back to ftruncate where fallocate is not supported.
-void reserve_space(int fd, uint64_t bytes, const std::string& path);
+// error now and not a death later. Falls back to ftruncate where fallocate is not supported. A file
+// that write_all() alone fills (`mapped` false) has nothing to die of: in a memory file system the
+// room is then only looked at, for pages are taken faster by many writes than by one fallocate.
+void reserve_space(int fd, uint64_t bytes, const std::string& path, bool mapped = true);
 // fsync of a file or directory.
 void sync_fd(int fd, const std::string& path);
 void sync_parent(const std::string& path);

@@ -16,6 +16,8 @@
 namespace qp {
 namespace {
 
+constexpr uint64_t kPopulate = 256 << 10;  // a read of this many bytes has its pages mapped first
+
 // Header of a zstd extent, checked against its length and the bytes it must give.
 class Frames {
  public:
@@ -200,7 +202,12 @@ const std::byte* Store::rows(const Part& p, uint64_t first, uint64_t count,
     bytes = std::span<const std::byte>(expanded).subspan(at, range.end - range.begin);
   } else {
     bytes = bytes.subspan(range.begin, range.end - range.begin);
-    if (is_plain(p)) return bytes.data();
+    if (is_plain(p)) {
+      if (bytes.size() >= kPopulate && p.extent.file != kBlob) {
+        file(p.extent.file)->populate(p.extent.offset + range.begin, bytes.size());
+      }
+      return bytes.data();
+    }
   }
   scratch.resize(count * row_bytes(p));
   decode_rows(p, bytes, first, count, scratch.data());

@@ -31,7 +31,7 @@ Extent QmapWriter::place(uint64_t length) {
   return e;
 }
 
-void QmapWriter::reserve() { reserve_space(fd_, end_, label_); }
+void QmapWriter::reserve() { reserve_space(fd_, end_, label_, false); }
 
 void QmapWriter::write(uint64_t offset, std::span<const std::byte> bytes) {
   write_all(fd_, bytes, offset, label_);
