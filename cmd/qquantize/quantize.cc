@@ -1,6 +1,8 @@
 #include "cmd/qquantize/quantize.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <fstream>
 #include <iostream>
 
 #include "cmd/tool/input.h"
@@ -9,6 +11,7 @@
 #include "lib/algorithm/quantize.h"
 #include "lib/base/file.h"
 #include "lib/base/parallel.h"
+#include "lib/config/algorithms.h"
 #include "lib/qmap/identity.h"
 
 namespace qp {
@@ -38,7 +41,9 @@ void QuantizeCommand::declare(CLI::App& app) {
   app.add_option("INPUT", input_, "qmap, handle or checkpoint; '-' or nothing: standard input");
   auto what = "Scheme";
   app.add_option("-s,--scheme", scheme_, "Scheme of every linear; --list-schemes shows all")->type_name("NAME")->group(what);
-  app.add_option("-a,--algorithm", algorithm_, "How codes are chosen: rtn (round to nearest)")->type_name("NAME")->capture_default_str()->group(what);
+  app.add_option("-a,--algorithm", algorithm_, "How codes are chosen: rtn, mse, hqq, gptq; options follow as :KEY=VALUE; --list-algorithms shows all")->type_name("NAME")->capture_default_str()->group(what);
+  app.add_flag("--list-algorithms", list_algorithms_, "Print the algorithms and their options")->group(what);
+  app.add_option("--log", log_, "Write a line of JSON for each tensor quantized by running the model: error before and after, time")->type_name("FILE")->group(what);
   app.add_option("--num-bits", overrides_.num_bits, "Bits of integer weights, 2 to 8")->type_name("N")->group(what);
   app.add_option("--group-size", overrides_.group_size, "Columns per scale: 32, 64, 128, 256, channel or tensor")->type_name("N")->group(what);
   app.add_option("--symmetric", overrides_.symmetric, "true: no zero points; false: with zero points")->type_name("BOOL")->check(CLI::IsMember({"true", "false"}))->group(what);
@@ -62,6 +67,7 @@ Recipe QuantizeCommand::recipe() const {
   if (!recipe_.empty()) r = read_recipe(recipe_);
   if (!scheme_.empty() || overrides_.any()) {
     Rule rule = scheme_rule(compose_scheme(scheme_, overrides_), "--scheme " + (scheme_.empty() ? "(composed)" : scheme_));
+    parse_algorithm(algorithm_);
     rule.algorithm = algorithm_;
     r.rules.push_back(std::move(rule));
   }
@@ -75,6 +81,10 @@ Recipe QuantizeCommand::recipe() const {
 int QuantizeCommand::run(Tool& tool) {
   if (list_schemes_) {
     list_schemes(tool);
+    return 0;
+  }
+  if (list_algorithms_) {
+    list_algorithms(tool);
     return 0;
   }
   Recipe rules = recipe();  // before the input: the cheapest mistakes first
@@ -117,6 +127,14 @@ int QuantizeCommand::run(Tool& tool) {
   q.kv_cache = !kv_cache_.empty();
   Json asked = rules.to_json();
   if (q.kv_cache) asked["kv_cache"] = kv_cache_;
+  q.memory = tool.max_memory();
+  q.warn = [&](const std::string& text) { tool.warn(text); };
+  std::ofstream log;
+  if (!log_.empty()) {
+    log.open(log_);
+    if (!log) throw system_error("cannot open for writing", errno).file(log_);
+    q.log = [&](const LayerLog& line) { log << to_json(line).dump() << std::endl; };
+  }
   q.provenance = provenance_entry("qquantize", asked, store.model());
   QuantizeResult result = run_plan(store, plan, q, out, tool.progress());
   if (result.resumed > 0) tool.say(std::to_string(result.resumed) + " tensors taken over from the unfinished run");
@@ -179,6 +197,20 @@ void QuantizeCommand::list_schemes(Tool& tool) const {
     table.add({std::string(p.name), summary, aliases});
   }
   table.print(std::cout);
+}
+
+void QuantizeCommand::list_algorithms(Tool& tool) const {
+  Json out = Json::array();
+  Table table({"algorithm", "what it does", "runs the model", "options"}, {false, false, false, false});
+  for (const Algorithm& a : algorithms()) {
+    std::string options;
+    for (std::string_view o : a.options) options += (options.empty() ? "" : " ") + std::string(o);
+    out.push_back({{"name", a.name}, {"summary", a.summary}, {"runs_model", a.runs_model}, {"options", a.options}});
+    table.add({std::string(a.name), std::string(a.summary), a.runs_model ? "yes" : "no", options});
+    if (tool.options.quiet && !tool.options.json) std::cout << a.name << "\n";
+  }
+  if (tool.options.json) std::cout << out.dump(2) << "\n";
+  else if (!tool.options.quiet) table.print(std::cout);
 }
 
 void QuantizeCommand::print_plan(const Store& store, const Plan& plan, Tool& tool) const {

@@ -21,15 +21,16 @@ class QuantizeCommand {
  private:
   Recipe recipe() const;
   void list_schemes(Tool& tool) const;
+  void list_algorithms(Tool& tool) const;
   void print_plan(const Store& store, const Plan& plan, Tool& tool) const;
   void explain(const Store& store, const Plan& plan) const;
   void check_memory(const Plan& plan, Tool& tool) const;
 
-  std::string input_, scheme_, algorithm_ = "rtn", recipe_, explain_;
+  std::string input_, scheme_, algorithm_ = "rtn", recipe_, explain_, log_;
   SchemeOverrides overrides_;
   std::string kv_cache_;
   std::vector<std::string> ignore_;
-  bool dry_run_ = false, list_schemes_ = false, refer_ = false, resume_ = false, no_check_ = false;
+  bool dry_run_ = false, list_schemes_ = false, list_algorithms_ = false, refer_ = false, resume_ = false, no_check_ = false;
   OutputArguments output_;
 };
 

@@ -6,14 +6,20 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <unordered_map>
 
 #include "lib/algorithm/activations.h"
 #include "lib/algorithm/journal.h"
+#include "lib/algorithm/layerwise.h"
+#include "lib/algorithm/quantizer.h"
 #include "lib/algorithm/rtn.h"
+#include "lib/arch/arch.h"
 #include "lib/base/error.h"
 #include "lib/base/interrupt.h"
 #include "lib/base/parallel.h"
+#include "lib/calibration/calibrate.h"
+#include "lib/config/algorithms.h"
 #include "lib/kernels/kernels.h"
 #include "lib/model/modules.h"
 #include "lib/qmap/copy.h"
@@ -25,7 +31,7 @@
 namespace qp {
 namespace {
 
-class Run {
+class Run : public ResultStore {
  public:
   Run(const Store& store, const Plan& plan, const QuantizeOptions& options, QmapOutput& output,
       Progress& progress)
@@ -34,15 +40,19 @@ class Run {
 
   QuantizeResult run() {
     output_.keep_partial(output_.resuming());  // until it is known to be of no use
+    prepare_layers();
     lay_out();
     writer_.reserve();
     open_journal();
     QuantizeResult result;
     progress_.begin("quantizing", plan_.input_bytes);
     try {
-      for (size_t i = 0; i < plan_.entries.size(); ++i) add(i, result);
+      for (size_t i = 0; i < plan_.entries.size(); ++i) {
+        if (!take_over(i, result) && !by_layers_.contains(i)) add(i);
+      }
       run_batch();
       progress_.end();
+      if (!by_layers_.empty()) run_by_layers();
       store_.throw_if_changed();
       if (journal_) journal_->stop_sync();
       result.id = writer_.finish(model_, output_.base(), output_.unnamed(), output_.sync());
@@ -94,6 +104,12 @@ class Run {
           p.extent = writer_.place(*byte_size(spec.dtype, spec.shape));
           t.parts.push_back(std::move(p));
         }
+        size_t index = model_.tensors.size();
+        for (const PartSpec& spec : by_layers_.contains(index) ? layerwise_parts(e, scheme) : std::vector<PartSpec>()) {
+          Part p{spec.role, spec.dtype, spec.shape, {}, nullptr};
+          p.extent = writer_.place(*byte_size(spec.dtype, spec.shape));
+          t.parts.push_back(std::move(p));
+        }
         for (const ComputedPart& c : activations_.parts(e, scheme)) t.parts.push_back(computed(c.spec, c.bytes));
       } else {
         bool copy = !options_.refer;
@@ -136,6 +152,7 @@ class Run {
     Hasher128 h;
     std::string text = to_json(plan_, identity(store_.model())).dump();
     h.update(std::as_bytes(std::span(text)));
+    if (!windows_.ids.empty()) h.update(std::as_bytes(std::span(windows_.ids)));
     std::string run = h.digest().hex() + " " + QP_VERSION + " " + kernels::active_isa();
     journal_.emplace(output_.label() + ".partial", run, output_.resuming(), output_.fd(), output_.sync());
     if (output_.resuming()) {
@@ -154,25 +171,98 @@ class Run {
     return true;
   }
 
+  // Which tensors are quantized by running the model, and what does it.
+  void prepare_layers() {
+    bool any = false;
+    for (const PlanEntry& e : plan_.entries) {
+      if (e.scheme < 0) continue;
+      any = any || parse_algorithm(e.algorithm).back().algorithm->runs_model;
+    }
+    done_.resize(plan_.entries.size());
+    if (!any) return;
+    if (!store_.model().calibration) {
+      throw usage_error("holds no token windows to run through the model")
+          .file(store_.label())
+          .hint("make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that");
+    }
+    windows_ = read_windows(store_);
+    weights_ = std::make_unique<engine::WeightSource>(store_);
+    arch_ = arch::make_architecture(store_.model(), *weights_);
+    for (size_t i : layerwise_entries(plan_, *arch_)) by_layers_.insert(i);
+    std::vector<std::string> others;
+    for (size_t i = 0; i < plan_.entries.size(); ++i) {
+      const PlanEntry& e = plan_.entries[i];
+      if (e.scheme >= 0 && data_free(i) != e.algorithm && !by_layers_.contains(i)) others.push_back(e.tensor->name);
+    }
+    if (others.empty() || !options_.warn) return;
+    options_.warn(std::to_string(others.size()) + " tensors are no matrices of layers that are run (" +
+                  printable(others.front()) + (others.size() > 1 ? ", .." : "") + "): a data-free algorithm quantizes them");
+  }
+
+  // The algorithm of a tensor when the model is not run for it.
+  std::string data_free(size_t i) const {
+    const PlanEntry& e = plan_.entries[i];
+    if (!parse_algorithm(e.algorithm).back().algorithm->runs_model) return e.algorithm;
+    return why_not("mse", plan_.schemes[static_cast<size_t>(e.scheme)]).empty() ? "mse" : "rtn";
+  }
+
+  void run_by_layers() {
+    LayerwiseOptions options;
+    options.stream.memory = options_.memory;
+    options.log = options_.log;
+    run_layerwise(store_, plan_, *arch_, windows_, options, *this, progress_);
+  }
+
+  bool has(size_t entry) const override { return done_[entry]; }
+
+  void put(size_t entry, std::span<const std::byte> codes, const SmallParts& small) override {
+    Tensor& t = model_.tensors[entry];
+    writer_.write(t.parts[0].extent.offset, codes);
+    t.parts[0].extent.xxh3 = xxh3_64(codes);
+    SmallParts all = small;
+    if (t.part(Role::g_idx) != nullptr && small.find(Role::g_idx) == nullptr) {  // another algorithm came in
+      uint64_t cols = t.shape.cols(), group = model_.schemes[static_cast<size_t>(t.scheme)].group_of(cols);
+      std::vector<int32_t> plain(cols);
+      for (uint64_t c = 0; c < cols; ++c) plain[c] = static_cast<int32_t>(c / group);
+      auto bytes = std::as_bytes(std::span(plain));
+      all.others.emplace_back(Role::g_idx, std::vector<std::byte>(bytes.begin(), bytes.end()));
+    }
+    write_small(t, all);
+    finished(entry);
+  }
+
+  Tensor get(size_t entry, Model& model) const override {
+    Tensor t = model_.tensors[entry];
+    for (Part& p : t.parts) {
+      model.blobs.push_back(writer_.read(p.extent));
+      p.extent = {.file = kBlob, .offset = model.blobs.size() - 1, .length = p.extent.length};
+    }
+    return t;
+  }
+
+  // Whether an earlier run has finished tensor i.
+  bool take_over(size_t i, QuantizeResult& result) {
+    if (!journal_) return false;
+    Tensor& t = model_.tensors[i];
+    const auto* hashes = journal_->finished(i);
+    if (hashes == nullptr || hashes->size() != t.parts.size()) return false;
+    for (size_t k = 0; k < t.parts.size(); ++k) t.parts[k].extent.xxh3 = (*hashes)[k];
+    progress_.add(plan_.entries[i].tensor->stored_bytes());
+    --left_[layer_prefix(t.name)];
+    done_[i] = true;
+    ++result.resumed;
+    return true;
+  }
+
   // Tensors are added to a batch, whose rows are walked as one stream.
-  void add(size_t i, QuantizeResult& result) {
+  void add(size_t i) {
     const PlanEntry& e = plan_.entries[i];
     Tensor& t = model_.tensors[i];
-    if (journal_) {
-      const auto* hashes = journal_->finished(i);
-      if (hashes != nullptr && hashes->size() == t.parts.size()) {
-        for (size_t k = 0; k < t.parts.size(); ++k) t.parts[k].extent.xxh3 = (*hashes)[k];
-        progress_.add(e.tensor->stored_bytes());
-        --left_[layer_prefix(t.name)];
-        ++result.resumed;
-        return;
-      }
-    }
     size_t first = 0;
     try {
       float range = e.scheme >= 0 ? range_of(e) : 0;  // may run the batch
       first = batch_.size();
-      e.scheme >= 0 ? add_quantize(e, t, range) : add_copy(e, t);
+      e.scheme >= 0 ? add_quantize(e, t, data_free(i), range) : add_copy(e, t);
     } catch (Error& error) {
       explain(error, i);
     }
@@ -224,6 +314,7 @@ class Run {
     const Tensor& t = model_.tensors[i];
     store_.throw_if_changed(*e.tensor);
     progress_.item(t.name);
+    done_[i] = true;
     if (!journal_) return;
     std::vector<uint64_t> hashes;
     for (const Part& p : t.parts) hashes.push_back(p.extent.xxh3.value_or(0));
@@ -238,20 +329,20 @@ class Run {
     add_copy_jobs(store_, *e.tensor, t, writer_, advance_, batch_);
   }
 
-  void add_quantize(const PlanEntry& e, Tensor& t, float range) {
+  void add_quantize(const PlanEntry& e, Tensor& t, const std::string& algorithm, float range) {
     const Scheme& scheme = plan_.schemes[static_cast<size_t>(e.scheme)];
     struct State {
-      std::optional<RtnQuantizer> quantizer;
+      std::unique_ptr<Quantizer> quantizer;
       Hasher64 hasher;
     };
     auto state = std::make_shared<State>();
     uint64_t begin = t.parts[0].extent.offset;
     batch_.push_back(
         {.source = RowSource(store_, *e.tensor),
-         .chunk_bytes = RtnQuantizer::kChunkBytes,
-         .unit = RtnQuantizer::unit_of(scheme, e.tensor->shape),
-         .open = [this, &e, &scheme, range, state] {
-           state->quantizer.emplace(store_, *e.tensor, scheme, range);
+         .chunk_bytes = Quantizer::kChunkBytes,
+         .unit = rows_unit(scheme, e.tensor->shape),
+         .open = [this, &e, &scheme, algorithm, range, state] {
+           state->quantizer = make_quantizer(algorithm, store_, *e.tensor, scheme, range);
          },
          .work = [this, state](const RowChunk& c) {
            state->quantizer->chunk(c.rows.data(), c.first, c.count, scratch_[c.slot]);
@@ -339,10 +430,15 @@ class Run {
   ActivationScales activations_;
   QmapWriter writer_;
   Model model_;
+  std::vector<bool> done_;     // by entry
+  std::set<size_t> by_layers_;  // entries that are quantized by running the model ..
+  Windows windows_;             // .. over these
+  std::unique_ptr<engine::WeightSource> weights_;
+  std::unique_ptr<arch::Architecture> arch_;
   std::optional<Journal> journal_;
   std::map<std::string, Fused> fused_;
   const std::function<void(uint64_t)> advance_ = [this](uint64_t n) { progress_.add(n); };
-  std::vector<RtnScratch> scratch_{static_cast<size_t>(ordered_slots())};
+  std::vector<RowsScratch> scratch_{static_cast<size_t>(ordered_slots())};
   std::vector<RowJob> batch_;
   std::unordered_map<std::string_view, size_t> left_;  // unfinished tensors of a layer
 };

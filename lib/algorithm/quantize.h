@@ -1,8 +1,10 @@
 // Carries a plan out: reads a store tensor by tensor, writes the saved quantized checkpoint.
 #pragma once
 
+#include <functional>
 #include <string>
 
+#include "lib/algorithm/layerwise.h"
 #include "lib/base/progress.h"
 #include "lib/pipe/handover.h"
 #include "lib/plan/plan.h"
@@ -14,6 +16,9 @@ struct QuantizeOptions {
   bool refer = false;     // kept tensors stay references to the source's files
   bool kv_cache = false;  // FP8 scales of keys and values, from the calibration
   Json provenance;        // this run's entry
+  uint64_t memory = uint64_t{4} << 30;  // anonymous bytes that running the model may use
+  std::function<void(const LayerLog&)> log;          // of each tensor that was quantized by running it
+  std::function<void(const std::string&)> warn;
 };
 
 struct QuantizeResult {
@@ -23,7 +28,8 @@ struct QuantizeResult {
 };
 
 // Extent offsets follow from the plan alone, so thread count and resuming change nothing.
-// Errors: as quantize_rtn; system (disk). The output is committed by the caller.
+// Errors: as Quantizer and run_layerwise; usage (algorithms that run the model, without the token windows
+// of qcalibrate); system (disk). The output is committed by the caller.
 QuantizeResult run_plan(const Store& store, const Plan& plan, const QuantizeOptions& options,
                         QmapOutput& output, Progress& progress);
 

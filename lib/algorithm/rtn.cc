@@ -19,23 +19,6 @@ kernels::Src src_of(DType dtype) {
   return dtype == DType::f16 ? kernels::Src::f16 : kernels::Src::f32;
 }
 
-[[noreturn]] void refuse_nonfinite(const Store& store, const Tensor& t, uint64_t row) {
-  throw input_error("has NaN or infinite weights in row " + std::to_string(row))
-      .file(store.where(t))
-      .tensor(t.name)
-      .hint("the source is damaged; --ignore the tensor to keep it as it is");
-}
-
-// Finite weights whose scale is not: a range above the dtype's largest number (zero points), a power
-// of two that carries past it (E8M0). The reference stores the infinity; engines then compute NaN.
-[[noreturn]] void refuse_overflow(const Store& store, const Tensor& t, uint64_t row) {
-  throw limit_error("has weights so large that their scale overflows " +
-                    std::string(dtype_name(t.dtype)) + ", in row " + std::to_string(row))
-      .file(store.label())
-      .tensor(t.name)
-      .hint("use a scheme with symmetric, float scales (w4a16, fp8-dynamic ..), or --ignore it");
-}
-
 }  // namespace
 
 float tensor_absmax(const Store& store, const Tensor& t) {
@@ -43,7 +26,7 @@ float tensor_absmax(const Store& store, const Tensor& t) {
   std::mutex mutex;
   float amax = 0;
   for_row_chunks(
-      source, RtnQuantizer::kChunkBytes,
+      source, Quantizer::kChunkBytes,
       [&](const RowChunk& c) {
         float m = 0;
         uint64_t n = c.count * source.cols();
@@ -56,23 +39,7 @@ float tensor_absmax(const Store& store, const Tensor& t) {
   return amax;
 }
 
-const std::vector<std::byte>* SmallParts::find(Role role) const {
-  if (role == Role::scale) return &scale;
-  if (role == Role::zero_point) return &zero_point;
-  if (role == Role::global_scale || role == Role::scale_2) return &second_stage;
-  for (const auto& [other, bytes] : others) {
-    if (other == role) return &bytes;
-  }
-  return nullptr;
-}
-
 RtnQuantizer::~RtnQuantizer() = default;
-
-uint64_t RtnQuantizer::unit_of(const Scheme& scheme, const Shape& shape) {
-  if (scheme.code_kind() == CodeKind::codebook) return CodebookQuantizer::unit_of(scheme, shape);
-  if (scheme.weights.strategy != Strategy::block) return 1;
-  return static_cast<uint64_t>(scheme.weights.block_rows);
-}
 
 RtnQuantizer::RtnQuantizer(const Store& store, const Tensor& t, const Scheme& scheme, float range)
     : store_(store), t_(t), scheme_(scheme), w_(scheme.weights), rules_(numerics::rules(scheme.numerics)), k_(kernels::active()),
@@ -96,7 +63,7 @@ RtnQuantizer::RtnQuantizer(const Store& store, const Tensor& t, const Scheme& sc
   }
 }
 
-void RtnQuantizer::chunk(const std::byte* rows, uint64_t first, uint64_t count, RtnScratch& w) {
+void RtnQuantizer::chunk(const std::byte* rows, uint64_t first, uint64_t count, RowsScratch& w) {
   w.codes.resize(count * code_bytes_);
   if (codebook_) {
     w.values.resize(count * cols_);
@@ -127,26 +94,14 @@ SmallParts RtnQuantizer::finish() const {
     codebook_->finish(parts);
     return parts;
   }
-  if (scheme_.scale_kind() == ScaleKind::source) {
-    bool adds = rules_.name == "torchao" && !w_.symmetric;
-    DType dtype = rules_.f32 && !adds ? DType::f32 : t_.dtype;
-    parts.scale.resize(scale_.size() * dtype_bits(dtype) / 8);
-    k_.from_f32(src_of(dtype), scale_.data(), scale_.size(), parts.scale.data());
-  } else {
-    auto bytes = std::as_bytes(std::span(small_codes_));
-    parts.scale.assign(bytes.begin(), bytes.end());
+  if (rules_.name != "torchao" || w_.symmetric) {
+    return encode_small_parts(scheme_, rules_, t_.dtype, scale_, zero_, small_codes_, global_);
   }
-  if (rules_.name == "torchao" && !w_.symmetric) {
-    std::vector<std::byte> zeros(parts.scale.size());
-    k_.from_f32(src_of(t_.dtype), zero_.data(), zero_.size(), zeros.data());
-    parts.others.emplace_back(Role::offset, std::move(zeros));
-    return parts;
-  }
-  auto offset = static_cast<float>(1 << (w_.num_bits - 1));
-  for (float z : zero_) parts.zero_point.push_back(static_cast<std::byte>(z + offset));
-  if (scheme_.scale_kind() == ScaleKind::e4m3_global) {
-    auto bytes = std::as_bytes(std::span(&global_, 1));
-    parts.second_stage.assign(bytes.begin(), bytes.end());
+  for (const auto& [numbers, role] : {std::pair(&scale_, Role::scale), std::pair(&zero_, Role::offset)}) {
+    std::vector<std::byte> bytes(numbers->size() * dtype_bits(t_.dtype) / 8);
+    k_.from_f32(src_of(t_.dtype), numbers->data(), numbers->size(), bytes.data());
+    if (role == Role::scale) parts.scale = std::move(bytes);
+    else parts.others.emplace_back(role, std::move(bytes));
   }
   return parts;
 }
@@ -161,7 +116,7 @@ void RtnQuantizer::set_tensor_scale(float range) {
 }
 
 // Scales of one row; for strategies whose scales span rows they are already known.
-const float* RtnQuantizer::row_scales(const std::byte* row, uint64_t r, RtnScratch& w) {
+const float* RtnQuantizer::row_scales(const std::byte* row, uint64_t r, RowsScratch& w) {
   if (w_.strategy == Strategy::tensor) return scale_.data();
   if (w_.strategy == Strategy::block) {
     return &scale_[r / static_cast<uint64_t>(w_.block_rows) * groups_];
@@ -209,7 +164,7 @@ const float* RtnQuantizer::row_scales(const std::byte* row, uint64_t r, RtnScrat
 }
 
 void RtnQuantizer::block_scales(const std::byte* rows, uint64_t first, uint64_t r, uint64_t count,
-                                RtnScratch& w) {
+                                RowsScratch& w) {
   auto height = static_cast<uint64_t>(w_.block_rows);
   uint64_t end = std::min(r + height, count);
   float* scale = &scale_[(first + r) / height * groups_];
@@ -237,7 +192,7 @@ void RtnQuantizer::set_scales(std::span<const float> amax, float* scale) {
   numerics::scales_of(rules_, w_, t_.dtype, amax, scale);
 }
 
-void RtnQuantizer::mx_scales(uint64_t r, RtnScratch& w) {
+void RtnQuantizer::mx_scales(uint64_t r, RowsScratch& w) {
   int emax = w_.num_bits == 4 ? 2 : 8;
   uint8_t* code = &small_codes_[r * groups_];
   if (rules_.mx == numerics::MxScale::carry) {
@@ -247,7 +202,7 @@ void RtnQuantizer::mx_scales(uint64_t r, RtnScratch& w) {
   }
 }
 
-void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* zero, RtnScratch& w,
+void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* zero, RowsScratch& w,
                          uint8_t* out) const {
   if (!rules_.f32) return codes_of(src_of(t_.dtype), row, scale, zero, out);
   if (w_.amax_scale) {  // bitsandbytes: the weight times 127 / SCB
@@ -287,7 +242,7 @@ void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* 
 }
 
 // torchao's plain int4: a group's own least weight and range in F32, the zero point in the middle.
-void RtnQuantizer::tinygemm(const std::byte* row, uint64_t r, RtnScratch& w, uint8_t* out) {
+void RtnQuantizer::tinygemm(const std::byte* row, uint64_t r, RowsScratch& w, uint8_t* out) {
   w.values.resize(cols_);
   k_.to_f32(src_of(t_.dtype), row, cols_, w.values.data());
   std::fill_n(out, code_bytes_, uint8_t{0});
@@ -312,7 +267,7 @@ void RtnQuantizer::tinygemm(const std::byte* row, uint64_t r, RtnScratch& w, uin
 }
 
 // The row times what the rules multiply it with.
-const float* RtnQuantizer::scaled(const std::byte* row, const float* scale, RtnScratch& w) const {
+const float* RtnQuantizer::scaled(const std::byte* row, const float* scale, RowsScratch& w) const {
   bool in_source = rules_.tensor_in_source && w_.strategy == Strategy::tensor;
   w.values.resize(cols_);
   k_.to_f32(src_of(t_.dtype), row, cols_, w.values.data());

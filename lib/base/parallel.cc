@@ -1,13 +1,15 @@
 #include "lib/base/parallel.h"
 
-#include <omp.h>
 #include <sched.h>
 
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <exception>
+#include <memory>
 #include <mutex>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 namespace qp {
@@ -38,6 +40,81 @@ class FirstError {
   size_t index_ = 0;
 };
 
+// Threads that wait for work. They look for it a little while before they sleep, giving way to whoever
+// wants the processor: a machine with other work on it is where OpenMP's teams lose most of their time.
+class Team {
+ public:
+  // work(0) here and work(1) .. work(workers - 1) on other threads; returns when all are done. `work`
+  // does not throw. Inside of such work, or when threads cannot be had, there are fewer calls.
+  void run(int workers, const std::function<void(int)>& work) {
+    std::unique_lock lock(mutex_, std::defer_lock);
+    if (inside_ || !lock.try_lock()) return work(0);
+    int helpers = grow(workers - 1);
+    work_ = &work;
+    left_.store(helpers, std::memory_order_relaxed);
+    for (int i = 0; i < helpers; ++i) {
+      helpers_[static_cast<size_t>(i)]->go.fetch_add(1, std::memory_order_release);
+      helpers_[static_cast<size_t>(i)]->go.notify_one();
+    }
+    inside_ = true;
+    work(0);
+    inside_ = false;
+    for (int left; (left = left_.load(std::memory_order_acquire)) != 0;) await(left_, left);
+  }
+
+ private:
+  struct Helper {
+    std::atomic<int> go{0};
+  };
+
+  // Returns when `value` is no longer `old`, or for no reason.
+  static void await(const std::atomic<int>& value, int old) {
+    for (int i = 0; i < 64; ++i) {
+      for (int k = 0; k < 32; ++k) {
+        if (value.load(std::memory_order_acquire) != old) return;
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+      }
+      sched_yield();
+    }
+    value.wait(old, std::memory_order_acquire);
+  }
+
+  int grow(int wanted) {
+    try {
+      while (static_cast<int>(helpers_.size()) < wanted) {
+        auto helper = std::make_unique<Helper>();
+        std::thread(&Team::serve, this, helper.get(), static_cast<int>(helpers_.size()) + 1).detach();
+        helpers_.push_back(std::move(helper));
+      }
+    } catch (const std::system_error&) {  // a limit on processes: fewer do as well
+    }
+    return std::min(wanted, static_cast<int>(helpers_.size()));
+  }
+
+  [[noreturn]] void serve(Helper* self, int worker) {
+    inside_ = true;
+    for (int seen = 0;; ++seen) {
+      while (self->go.load(std::memory_order_acquire) == seen) await(self->go, seen);
+      (*work_)(worker);
+      if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) left_.notify_one();
+    }
+  }
+
+  static thread_local bool inside_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Helper>> helpers_;
+  const std::function<void(int)>* work_ = nullptr;
+  std::atomic<int> left_{0};
+};
+thread_local bool Team::inside_ = false;
+
+Team& team() {
+  static Team* the = new Team;  // never destroyed: its threads wait to the end of the process
+  return *the;
+}
+
 }  // namespace
 
 void set_threads(int n) { thread_count = n; }
@@ -57,9 +134,7 @@ void parallel_for(size_t n, const std::function<void(size_t, int)>& body) {
   }
   FirstError error;
   std::atomic<size_t> next{0};
-#pragma omp parallel num_threads(workers)
-  {
-    int worker = omp_get_thread_num();
+  team().run(workers, [&](int worker) {
     for (size_t i = 0; !error.failed() && (i = next.fetch_add(1)) < n;) {
       try {
         body(i, worker);
@@ -67,7 +142,7 @@ void parallel_for(size_t n, const std::function<void(size_t, int)>& body) {
         error.keep(i);
       }
     }
-  }
+  });
   error.rethrow();
 }
 
@@ -156,8 +231,7 @@ void parallel_ordered(size_t n, const std::function<void(size_t, int)>& produce,
     return;
   }
   Pipeline pipeline(n, produce, retire);
-#pragma omp parallel num_threads(workers)
-  pipeline.work();
+  team().run(workers, [&](int) { pipeline.work(); });
   pipeline.rethrow();
 }
 

@@ -1,4 +1,4 @@
-// Threads. OpenMP is used here and nowhere else.
+// Threads: a team that waits for work, grown when first asked for.
 #pragma once
 
 #include <cstddef>

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "lib/base/error.h"
+#include "lib/config/algorithms.h"
 #include "lib/config/presets.h"
 #include "lib/scheme/numerics.h"
 
@@ -70,10 +71,7 @@ void decide(PlanEntry& e, const Recipe& recipe, Plan& plan, Use& use) {
 
 void check_quantizable(const PlanEntry& e, const Scheme& scheme, const std::string& label) {
   const Tensor& t = *e.tensor;
-  if (e.algorithm != "rtn") {
-    throw usage_error("unknown algorithm '" + printable(e.algorithm) + "' (expected rtn)")
-        .hint("calibrated algorithms are not in this version");
-  }
+  parse_algorithm(e.algorithm);
   if (t.dtype == DType::f64) {
     throw usage_error("is F64, which no scheme quantizes from")
         .file(label)

@@ -53,6 +53,17 @@ uint64_t QmapWriter::hash(const Extent& e) const {
   return hasher.digest();
 }
 
+std::string QmapWriter::read(const Extent& e) const {
+  std::string bytes(e.length, 0);
+  for (uint64_t done = 0; done < e.length;) {
+    ssize_t n = pread(fd_, bytes.data() + done, e.length - done, static_cast<off_t>(e.offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) throw system_error("cannot read what was written", n == 0 ? EIO : errno).file(label_);
+    done += static_cast<uint64_t>(n);
+  }
+  return bytes;
+}
+
 Extent QmapWriter::append(std::span<const std::byte> bytes) {
   Extent e = place(bytes.size());
   e.xxh3 = xxh3_64(bytes);

@@ -28,6 +28,7 @@ class QmapWriter {
   void write(uint64_t offset, std::span<const std::byte> bytes);
   // XXH3 of what the file holds there, or 0 when it ends before.
   uint64_t hash(const Extent& extent) const;
+  std::string read(const Extent& extent) const;
   // Places, writes and hashes at once: companions and other small things.
   Extent append(std::span<const std::byte> bytes);
 

@@ -105,7 +105,8 @@ uint64_t Stream::batch_bytes(const Graph& graph) const {
   return (widest * largest_batch_ + scores) * sizeof(float) + kFixed;
 }
 
-std::vector<Stream::Wave> Stream::waves(const Graph& graph, size_t layer) const {
+// As many nodes a wave as fit into memory; cuts end them, too.
+std::vector<Stream::Wave> Stream::waves(const Graph& graph, size_t layer, std::span<const size_t> cuts) const {
   uint64_t fixed = batch_bytes(graph);
   uint64_t room = options_.memory > fixed ? options_.memory - fixed : 0;
   std::vector<Wave> result = {{0, 0}};
@@ -121,7 +122,8 @@ std::vector<Stream::Wave> Stream::waves(const Graph& graph, size_t layer) const 
           .hint("--max-memory " + size_text(fixed + need) + " is the least that works" +
                 (largest_batch_ > longest_ ? "; or use a smaller --batch-size" : ""));
     }
-    if (used + need > room) {
+    bool cut = std::ranges::find(cuts, i) != cuts.end();
+    if (used + need > room || cut) {
       result.back().last = i;
       result.push_back({i, i});
       used = 0;
@@ -230,7 +232,7 @@ void Stream::load(const Graph& graph, const Wave& wave) {
   }
 }
 
-void Stream::run_wave(const Graph& graph, const Wave& wave, size_t layer, LinearHook* hook,
+void Stream::run_wave(const Graph& graph, const Wave& wave, size_t layer, const Looker& looker,
                       Progress& progress) {
   load(graph, wave);
   // Where a value that crosses waves lies: values one after the other, rows inside.
@@ -255,10 +257,12 @@ void Stream::run_wave(const Graph& graph, const Wave& wave, size_t layer, Linear
       }
     }
     Step step{b, options_.precision};
-    step.hook = hook;
+    step.hook = looker.hook;
     step.all_experts = options_.all_experts;
-    if (hook != nullptr) hook->batch(b, first);
+    if (looker.hook != nullptr) looker.hook->batch(b, first);
     run(graph, wave.first, wave.last, step, loaded_, values, false);
+    if (looker.rehearsal) continue;
+    if (looker.work != nullptr) looker.work->enter(wave.last, graph, values);
     for (Value v = 1; v < graph.values() && !last_wave; ++v) {
       bool made = v - 1 >= wave.first && v - 1 < wave.last;
       if (!made || graph.last_use(v) < wave.last) continue;
@@ -282,7 +286,28 @@ void Stream::layer(size_t i, LinearHook* hook, Progress& progress) {
   std::vector<Wave> parts = waves(graph, i);
   pool_.shrink(engine::Layout(graph).floats() * largest_batch_);
   if (parts.size() > 1 && !between_) between_ = make_spill();
-  for (const Wave& wave : parts) run_wave(graph, wave, i, hook, progress);
+  for (const Wave& wave : parts) run_wave(graph, wave, i, {hook}, progress);
+  current_ = next_state();
+  ++done_;
+}
+
+void Stream::layer(size_t i, LayerWork& work, Progress& progress) {
+  if (i != done_) throw defect_error("layers are run in order");
+  Graph graph = model_.layer(i);
+  std::vector<size_t> cuts = work.cuts(i, graph);
+  std::vector<Wave> parts = waves(graph, i, cuts);
+  pool_.shrink(engine::Layout(graph).floats() * largest_batch_);
+  if (!between_) between_ = make_spill();
+  auto is_cut = [&](size_t node) { return std::ranges::find(cuts, node) != cuts.end(); };
+  for (const Wave& wave : parts) {
+    // A layer that begins with a cut has an empty first wave, in which its input is seen.
+    if (is_cut(wave.first) && wave.last > wave.first) work.settle(wave.first);
+    for (size_t r = 0, n = work.rehearsals(wave.first, wave.last); r < n; ++r) {
+      run_wave(graph, wave, i, {work.watcher(r), nullptr, true}, progress);
+      work.rehearsed(r);
+    }
+    run_wave(graph, wave, i, {nullptr, is_cut(wave.last) ? &work : nullptr, false}, progress);
+  }
   current_ = next_state();
   ++done_;
 }

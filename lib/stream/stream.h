@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,24 @@ struct StreamOptions {
 using States = std::array<Fd, 3>;
 States spill_states();  // without a name, gone with the process
 
+// Work on the weights of a layer while it runs (quantizing them). The layer is cut into parts, none of
+// which runs before everything that enters it was seen.
+class LayerWork {
+ public:
+  virtual ~LayerWork() = default;
+  // The nodes that parts begin at, ascending.
+  virtual std::vector<size_t> cuts(size_t layer, const Graph& graph) = 0;
+  // A batch has come to the part that begins at `node`; batches come in order.
+  virtual void enter(size_t node, const Graph& graph, const engine::Values& values) = 0;
+  // All have: weights of the part may change.
+  virtual void settle(size_t node) = 0;
+  // How often nodes [first, last), the part or as much of it as fits into memory, run beforehand for
+  // their hook alone; who watches; and that they have: weights may change again.
+  virtual size_t rehearsals(size_t first, size_t last) = 0;
+  virtual LinearHook* watcher(size_t rehearsal) = 0;
+  virtual void rehearsed(size_t rehearsal) = 0;
+};
+
 class Stream {
  public:
   // `states`: files for hidden states (make_spill(), or named ones to resume from).
@@ -45,6 +64,8 @@ class Stream {
   // until it is done, so an interrupted layer can be run again.
   // Errors: input, activations that are not finite, naming the layer.
   void layer(size_t i, LinearHook* hook, Progress& progress);
+  // The same, with work on its weights between its parts.
+  void layer(size_t i, LayerWork& work, Progress& progress);
   // Takes up after `done` layers that an earlier process finished with the same files, the last of
   // them in file `state`, durable or not.
   void resume(size_t done, size_t state, bool durable);
@@ -63,14 +84,20 @@ class Stream {
   struct Wave {
     size_t first, last;  // nodes
   };
+  // Who looks on when a wave runs, and whether its results count.
+  struct Looker {
+    LinearHook* hook = nullptr;
+    LayerWork* work = nullptr;  // whose next part begins where the wave ends
+    bool rehearsal = false;
+  };
   void make_batches(size_t tokens);
   uint64_t largest_step() const;
   void check(const Graph& graph) const;
-  std::vector<Wave> waves(const Graph& graph, size_t layer) const;
+  std::vector<Wave> waves(const Graph& graph, size_t layer, std::span<const size_t> cuts = {}) const;
   Batch batch(size_t first_window, size_t last_window) const;
   uint64_t batch_bytes(const Graph& graph) const;
   void load(const Graph& graph, const Wave& wave);
-  void run_wave(const Graph& graph, const Wave& wave, size_t layer, LinearHook* hook,
+  void run_wave(const Graph& graph, const Wave& wave, size_t layer, const Looker& looker,
                 Progress& progress);
   void check_finite(ConstMatrix x, size_t first_row, size_t layer) const;
   void transfer(bool write, int fd, uint64_t at, float* data, size_t floats) const;

@@ -22,7 +22,8 @@ LEVELS = [
 ]
 LEVEL = {folder: i for i, folders in enumerate(LEVELS) for folder in folders}
 # Within a level, who may include whom (else nobody does).
-SAME_LEVEL = {("config", "model"), ("qmap", "model"), ("plan", "pipe"), ("verify", "eval")}
+SAME_LEVEL = {("config", "model"), ("qmap", "model"), ("plan", "pipe"), ("verify", "eval"),
+              ("algorithm", "calibration")}
 # Apart at any level: what a scheme means, what the user asked for, and the loops.
 APART = {("config", "kernels"), ("scheme", "kernels"), ("kernels", "scheme"), ("kernels", "config"),
          ("plan", "kernels")}

@@ -1,0 +1,55 @@
+// GPTQ: codes chosen column by column, the error of each spread over the columns that follow so that
+// the layer's output changes least (Frantar et al., arXiv 2210.17323; reference/int4-formats.md 2.2).
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "lib/algorithm/grid.h"
+
+namespace qp::gptq {
+
+// The order in which columns are quantized: as they lie; by falling diag(H), which needs a g_idx
+// (desc_act); or by group and inside groups, which needs none (GPTQModel's act_group_aware).
+enum class Order { none, desc_act, group_aware };
+
+struct Options {
+  double damp = 0.01;  // of the mean of diag(H), added to it; doubled while H is not positive definite
+  Order order = Order::group_aware;
+  Clip clip;
+  bool static_groups = false;  // scales from the weights as they were
+  double alpha = 0;            // asymmetric calibration: the share of the input's drift corrected (GPTAQ)
+};
+
+// Second moments of a linear's inputs, H = sum x x^T [k, k], any positive factor: the lower triangle.
+// And, for asymmetric calibration, D = sum (x_full - x) x^T [k, k], in the same measure; else empty.
+struct Moments {
+  size_t k = 0;
+  std::vector<float> h, drift;
+};
+
+// What linears that read one input share.
+struct Factor {
+  std::vector<float> u;               // [k, k] upper, in processing order: H^-1 = u^T u
+  std::vector<float> aim;             // [k, k] strictly upper: correction of drift, or empty
+  std::vector<uint32_t> order;        // column processed i-th
+  std::vector<uint32_t> dead;         // columns without input: their weights become 0
+  std::vector<float> importance;      // diag(H), by column
+  double damp = 0;                    // that worked
+};
+
+// None when H has nothing to say: no positive finite diagonal, or no damping helps. `group`: columns
+// of a group (order group_aware).
+std::optional<Factor> factor(const Moments& moments, size_t group, const Options& options);
+
+// Quantizes w [rows, k], which becomes the rounded quotients for Grid::encode. Returns the sum of
+// squared errors over the diagonal: tr((Q - W) H' (Q - W)^T), H' the damped H.
+double quantize(const Factor& factor, const Options& options, Grid& grid, float* w);
+
+// tr(D H D^T), D = q_values - w, both [rows, k]: what the difference does to the layer's output.
+double output_error(const Moments& moments, const float* difference, size_t rows);
+
+}  // namespace qp::gptq

@@ -1,0 +1,79 @@
+// The numbers that a scheme can give the weights of one matrix: fits scales to groups, a strip of 16
+// rows at a time, for algorithms that go on to choose codes their own way (GPTQ, clip search ..).
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "lib/algorithm/small_parts.h"
+#include "lib/kernels/lanes.h"
+#include "lib/scheme/numerics.h"
+#include "lib/scheme/scheme.h"
+
+namespace qp {
+
+// How the range of a group becomes a scale.
+struct Clip {
+  bool search = false;  // shrink the range while that lowers the error, else take it whole
+  int steps = 80;       // of 1 %: shrinks to 1 - steps / 100
+};
+
+class Grid {
+ public:
+  // `range`: tensor_absmax() of the tensor (strategy tensor) or its fused group (tensor_group).
+  // `source`: the dtype of the weight, in which scales are stored where the scheme says so.
+  Grid(const Scheme& scheme, DType source, size_t rows, size_t cols, float range);
+  // Why no grid can be made for a scheme, or "".
+  static std::string why_not(const Scheme& scheme);
+
+  size_t rows() const { return rows_; }
+  size_t cols() const { return cols_; }
+  size_t group() const { return group_; }    // columns
+  size_t groups() const { return groups_; }  // of a row
+  // Scales span rows, or all columns: they are known before the first code.
+  bool fixed() const;
+  kernels::Rounding rounding() const { return rounding_; }
+
+  // Fits fixed() scales to the whole matrix w [rows, cols]. `weight` [cols]: importance of columns,
+  // or empty.
+  void fit_all(const float* w, std::span<const float> weight, Clip clip);
+  // Fits group g of `count` rows from `row` on, a strip, to n columns w [n][16]; weight [n] or null.
+  // Different strips may be fitted at once.
+  void fit(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight, Clip clip);
+  // The same by half-quadratic steps: at most 20, while the absolute error falls. Integers only.
+  void fit_shrinking(const float* w, size_t n, size_t row, size_t count, size_t g);
+  // A scale spans rows (strategies tensor and block): fits those of rows [first, first + count),
+  // whole blocks, w [count, cols].
+  bool spans_rows() const;
+  void fit_blocks(const float* w, size_t first, size_t count, Clip clip);
+  // What was fitted, per lane; zero is null for symmetric schemes.
+  void lanes(size_t row, size_t g, float* scale, float* zero) const;
+
+  // Rounded quotients q [count, cols] of whole rows to packed codes, code_bytes() a row.
+  void encode(const float* q, size_t count, uint8_t* codes) const;
+  size_t code_bytes() const;
+  // The values that q [cols] of a row stand for.
+  void values(const float* q, size_t row, float* out) const;
+  SmallParts finish() const;
+  // Column c reads the scales of group g_idx[c], instead of c / group().
+  void set_g_idx(std::vector<int32_t> g_idx) { g_idx_ = std::move(g_idx); }
+
+ private:
+  size_t at(size_t row, size_t g) const;
+  void set(size_t row, size_t count, size_t g, const float* lo, const float* hi);
+  float block_error(const float* w, size_t cols, size_t n, size_t count, size_t row, size_t g) const;
+
+  const Scheme& scheme_;
+  const QuantArgs& args_;
+  const numerics::Rules& rules_;
+  DType source_;
+  size_t rows_, cols_, group_, groups_;
+  kernels::Rounding rounding_;
+  float second_stage_ = 0;
+  std::vector<float> scale_, zero_;   // effective scales; zero points in the signed domain
+  std::vector<uint8_t> small_codes_;  // E4M3 or E8M0
+  std::vector<int32_t> g_idx_;
+};
+
+}  // namespace qp

@@ -1,0 +1,437 @@
+#include "lib/algorithm/layerwise.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <set>
+
+#include "lib/algorithm/gptq.h"
+#include "lib/algorithm/moments.h"
+#include "lib/algorithm/rtn.h"
+#include "lib/base/error.h"
+#include "lib/base/interrupt.h"
+#include "lib/base/parallel.h"
+#include "lib/config/algorithms.h"
+#include "lib/engine/ops/linear.h"
+#include "lib/engine/ops/moe.h"
+
+namespace qp {
+namespace {
+
+using engine::Graph, engine::Value, engine::Values, engine::Weight, engine::WeightUse;
+
+constexpr size_t kDenseRows = 2048, kExpertRows = 256;  // of moments, summed at a time
+constexpr std::string_view kOrders[] = {"none", "desc_act", "group"};
+
+gptq::Options gptq_options(const AlgorithmStep& step) {
+  gptq::Options o;
+  o.damp = step.number("damp", o.damp, 1e-6, 1);
+  o.order = static_cast<gptq::Order>(step.word("order", kOrders, 2));
+  o.clip.search = step.flag("clip", true);
+  o.static_groups = step.flag("static_groups", false);
+  o.alpha = step.number("alpha", 0, 0, 1);
+  return o;
+}
+
+// The store's weights, but those that are quantized already as they have become.
+class QuantizedWeights : public engine::WeightSource {
+ public:
+  QuantizedWeights(const Store& store, const Plan& plan, const ResultStore& results)
+      : WeightSource(store), plan_(plan), results_(results) {
+    for (size_t i = 0; i < plan.entries.size(); ++i) {
+      if (plan.entries[i].scheme >= 0) entry_.emplace(plan.entries[i].tensor->name, i);
+    }
+  }
+  // -1: not to be quantized.
+  std::ptrdiff_t entry(const std::string& tensor) const {
+    auto it = entry_.find(tensor);
+    return it == entry_.end() ? -1 : static_cast<std::ptrdiff_t>(it->second);
+  }
+  Weight load(const WeightUse& use, gemm::Precision precision, Weight used) const override {
+    std::ptrdiff_t i = entry(use.tensor);
+    if (i < 0 || !results_.has(static_cast<size_t>(i))) return WeightSource::load(use, precision, std::move(used));
+    Model model;
+    model.schemes = {plan_.schemes[static_cast<size_t>(plan_.entries[static_cast<size_t>(i)].scheme)]};
+    Tensor t = results_.get(static_cast<size_t>(i), model);
+    t.scheme = 0;
+    model.tensors.push_back(std::move(t));
+    Store one(std::move(model), nullptr, store().label());
+    return WeightSource(one).load(use, precision, std::move(used));
+  }
+
+ private:
+  const Plan& plan_;
+  const ResultStore& results_;
+  std::map<std::string, size_t, std::less<>> entry_;
+};
+
+// One input of linears, and those that read it.
+struct Input {
+  Value value = 0;               // of the graph; unused for experts
+  std::vector<size_t> entries;   // of the plan
+  std::vector<WeightUse> uses;
+  std::unique_ptr<MomentSum> sum;
+};
+
+class Layerwise : public LayerWork, public LinearHook {
+ public:
+  Layerwise(const Store& store, const Plan& plan, const QuantizedWeights& weights, const LayerwiseOptions& options,
+            ResultStore& results)
+      : store_(store), plan_(plan), weights_(weights), options_(options), results_(results) {}
+
+  std::vector<size_t> cuts(size_t, const Graph& graph) override {
+    inputs_.clear();
+    experts_.clear();
+    graph_ = &graph;
+    std::set<size_t> at;
+    std::map<Value, size_t> node_of;  // of an input value: where its part begins
+    for (size_t n = 0; n < graph.nodes().size(); ++n) {
+      const engine::Node& node = graph.nodes()[n];
+      bool expert = dynamic_cast<const engine::Expert*>(node.op.get()) != nullptr;
+      if (expert) find_expert(n, *node.op, at);
+      if (dynamic_cast<const engine::Linear*>(node.op.get()) == nullptr) continue;
+      std::ptrdiff_t e = wanted(node.op->weights[0]);
+      if (e < 0) continue;
+      size_t begin = node_of.try_emplace(node.in[0], n).first->second;
+      at.insert(begin);
+      Input& input = inputs_[begin];
+      input.value = node.in[0];
+      input.entries.push_back(static_cast<size_t>(e));
+      input.uses.push_back(node.op->weights[0]);
+    }
+    return {at.begin(), at.end()};
+  }
+
+  void enter(size_t node, const Graph&, const Values& values) override {
+    auto it = inputs_.find(node);
+    if (it == inputs_.end()) return;
+    engine::ConstMatrix x = values.get(it->second.value);
+    Input& input = it->second;
+    if (!input.sum) input.sum = std::make_unique<MomentSum>(x.cols, kDenseRows, options_.stream.precision);
+    input.sum->add(x);
+  }
+
+  void settle(size_t node) override {
+    auto it = inputs_.find(node);
+    if (it == inputs_.end()) return;
+    quantize(it->second);
+    it->second.sum.reset();
+  }
+
+  // Experts: first gate and up, seeing their inputs; then down, behind the quantized ones.
+  size_t rehearsals(size_t first, size_t last) override {
+    watched_.clear();
+    for (auto& [module, of] : experts_) {
+      if (of.node >= first && of.node < last) watched_[module] = &of;
+    }
+    return watched_.empty() ? 0 : 2;
+  }
+  LinearHook* watcher(size_t rehearsal) override {
+    stage_ = rehearsal;
+    return this;
+  }
+  void rehearsed(size_t rehearsal) override {
+    for (auto& [module, of] : watched_) {
+      if (of->stage != rehearsal) continue;
+      quantize(of->input);
+      of->input.sum.reset();
+    }
+  }
+  engine::ConstMatrix before(const engine::LinearUse& linear, engine::ConstMatrix x, std::span<const uint32_t>,
+                             std::vector<float>&) override {
+    auto it = watched_.find(linear.input);
+    // An input has several readers and is seen once, with the first.
+    if (it == watched_.end() || it->second->stage != stage_ || linear.module != linear.input) return x;
+    Input& input = it->second->input;
+    if (!input.sum) input.sum = std::make_unique<MomentSum>(x.cols, kExpertRows, options_.stream.precision);
+    input.sum->add(x);
+    return x;
+  }
+
+ private:
+  struct ExpertInput {
+    size_t node = 0, stage = 0;
+    Input input;
+  };
+
+  // The plan's entry of a weight that this run quantizes by running the model; -1: none.
+  std::ptrdiff_t wanted(const WeightUse& use) const {
+    std::ptrdiff_t e = weights_.entry(use.tensor);
+    if (e < 0 || use.part || use.transposed) return -1;
+    const PlanEntry& entry = plan_.entries[static_cast<size_t>(e)];
+    return parse_algorithm(entry.algorithm).back().algorithm->runs_model ? e : -1;
+  }
+
+  void find_expert(size_t n, const engine::Op& op, std::set<size_t>& at) {
+    bool any = false;
+    for (size_t i = 0; i < op.linears.size(); ++i) {
+      std::ptrdiff_t e = wanted(op.weights[i]);
+      if (e < 0) continue;
+      ExpertInput& of = experts_[op.linears[i].input];
+      of.node = n;
+      of.stage = op.linears[i].input == op.linears.back().module ? 1 : 0;
+      of.input.entries.push_back(static_cast<size_t>(e));
+      of.input.uses.push_back(op.weights[i]);
+      any = true;
+    }
+    // As many experts a part as their moments have room for.
+    if (!any) return;
+    uint64_t need = 0;
+    for (const WeightUse& use : op.weights) {
+      if (use.form == engine::Form::matrix) need = std::max(need, MomentSum::bytes(use.cols, kExpertRows));
+    }
+    bool follows = n > 0 && last_expert_ == n - 1;
+    if (!follows || expert_bytes_ + need > options_.stream.memory / 4) {
+      at.insert(n);
+      expert_bytes_ = 0;
+    }
+    expert_bytes_ += need;
+    last_expert_ = n;
+  }
+
+  void quantize(Input& input) {
+    bool done = std::ranges::all_of(input.entries, [&](size_t e) { return results_.has(e); });
+    if (done) return;  // an earlier run's
+    gptq::Moments moments;
+    uint64_t rows = 0;
+    if (input.sum) {
+      rows = input.sum->rows();
+      moments = input.sum->take();
+    }
+    std::map<std::string, std::optional<gptq::Factor>> factors;  // by what they depend on beside the moments
+    for (size_t i = 0; i < input.entries.size(); ++i) {
+      throw_if_interrupted();
+      const PlanEntry& entry = plan_.entries[input.entries[i]];
+      const Scheme& scheme = plan_.schemes[static_cast<size_t>(entry.scheme)];
+      gptq::Options options = gptq_options(parse_algorithm(entry.algorithm).back());
+      size_t group = scheme.group_of(input.uses[i].cols);
+      auto [it, fresh] = factors.try_emplace(entry.algorithm + " " + std::to_string(group));
+      if (fresh && rows > 0) it->second = gptq::factor(moments, group, options);
+      LayerLog log = one(input.entries[i], input.uses[i], moments, it->second, options, rows);
+      if (options_.log) options_.log(log);
+    }
+  }
+
+  // One matrix: by GPTQ, unless there is no factor or the result is worse than rounding.
+  LayerLog one(size_t index, const WeightUse& use, const gptq::Moments& moments,
+               const std::optional<gptq::Factor>& factor, const gptq::Options& options, uint64_t rows) {
+    auto start = std::chrono::steady_clock::now();
+    const PlanEntry& entry = plan_.entries[index];
+    const Tensor& t = *entry.tensor;
+    const Scheme& scheme = plan_.schemes[static_cast<size_t>(entry.scheme)];
+    LayerLog log{.tensor = t.name, .algorithm = "gptq", .note = {}, .rows = rows};
+    std::vector<float> w = read(t), q = w;
+    float range = scheme.weights.strategy == Strategy::tensor || scheme.weights.strategy == Strategy::tensor_group
+                      ? range_of(entry) : 0;
+    auto make = [&](Clip clip) {
+      Grid grid(scheme, t.dtype, use.rows, use.cols, range);
+      grid.fit_all(w.data(), {}, clip);
+      return grid;
+    };
+    Grid rtn = make({});
+    std::vector<float> r = round(rtn, w);
+    auto error = [&](const Grid& grid, const std::vector<float>& codes) {
+      return rows == 0 ? 0 : gptq::output_error(moments, difference(grid, codes, w).data(), use.rows) / static_cast<double>(rows);
+    };
+    log.error_rtn = error(rtn, r);
+    std::optional<Grid> chosen;
+    if (factor) {
+      chosen.emplace(scheme, t.dtype, use.rows, use.cols, range);
+      gptq::quantize(*factor, options, *chosen, q.data());
+      log.error = error(*chosen, q);
+      log.damp = factor->damp;
+      if (!std::isfinite(log.error) || log.error > log.error_rtn) {
+        log.note = std::isfinite(log.error) ? "the output would be worse than with rtn" : "the result is not finite";
+        chosen.reset();
+      }
+    } else {
+      log.note = rows == 0 ? "no token came to its input" : "the moments of its input cannot be factored";
+    }
+    if (!chosen) {
+      bool spans = scheme.weights.strategy == Strategy::tensor;
+      log.algorithm = spans ? "rtn" : "mse";
+      chosen.emplace(spans ? rtn : make({.search = true}));
+      q = round(*chosen, w);
+      log.error = error(*chosen, q);
+      if (log.error > log.error_rtn) {
+        log.algorithm = "rtn";
+        log.error = log.error_rtn;
+        chosen.emplace(rtn);
+        q = std::move(r);
+      }
+    }
+    std::vector<std::byte> codes(use.rows * chosen->code_bytes());
+    parallel_for(use.rows, [&](size_t row, int) {
+      chosen->encode(q.data() + row * use.cols, 1, reinterpret_cast<uint8_t*>(codes.data()) + row * chosen->code_bytes());
+    });
+    results_.put(index, codes, chosen->finish());
+    log.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return log;
+  }
+
+  std::vector<float> read(const Tensor& t) const {
+    RowSource source(store_, t);
+    std::vector<float> w(source.rows() * source.cols());
+    std::vector<RowScratch> scratch(static_cast<size_t>(threads()));
+    for (const Part& p : t.parts) store_.verify(t, p);
+    parallel_for(source.rows(), [&](size_t r, int worker) {
+      const float* row = source.get_f32(r, 1, scratch[static_cast<size_t>(worker)], false);
+      std::copy(row, row + source.cols(), w.data() + r * source.cols());
+      for (size_t c = 0; c < source.cols(); ++c) {
+        if (!std::isfinite(row[c])) refuse_nonfinite(store_, t, r);
+      }
+    });
+    store_.throw_if_changed(t);
+    return w;
+  }
+
+  std::vector<float> round(const Grid& grid, const std::vector<float>& w) const {
+    std::vector<float> q(w.size());
+    size_t cols = grid.cols(), strips = (grid.rows() + kernels::kStrip - 1) / kernels::kStrip;
+    std::vector<std::vector<float>> room(static_cast<size_t>(threads()));
+    parallel_for(strips, [&](size_t s, int worker) {
+      std::vector<float>& strip = room[static_cast<size_t>(worker)];
+      strip.resize(2 * grid.group() * kernels::kStrip);
+      size_t row = s * kernels::kStrip, count = std::min(kernels::kStrip, grid.rows() - row);
+      for (size_t g = 0; g < grid.groups(); ++g) {
+        size_t begin = g * grid.group(), n = std::min(grid.group(), cols - begin);
+        float scale[kernels::kStrip], zero[kernels::kStrip], *out = strip.data() + grid.group() * kernels::kStrip;
+        kernels::lanes().to_strip(w.data() + row * cols + begin, cols, count, n, strip.data());
+        grid.lanes(row, g, scale, zero);
+        kernels::lanes().round(grid.rounding(), strip.data(), n, scale, zero, out);
+        kernels::lanes().from_strip(out, count, n, q.data() + row * cols + begin, cols);
+      }
+    });
+    return q;
+  }
+
+  std::vector<float> difference(const Grid& grid, const std::vector<float>& q, const std::vector<float>& w) const {
+    std::vector<float> d(w.size());
+    parallel_for(grid.rows(), [&](size_t row, int) {
+      float* out = d.data() + row * grid.cols();
+      grid.values(q.data() + row * grid.cols(), row, out);
+      for (size_t c = 0; c < grid.cols(); ++c) out[c] -= w[row * grid.cols() + c];
+    });
+    return d;
+  }
+
+  // The range behind a scale of the whole tensor; fused tensors share NVFP4's.
+  float range_of(const PlanEntry& entry) {
+    bool fused = !entry.info.fused.empty() &&
+                 plan_.schemes[static_cast<size_t>(entry.scheme)].weights.strategy == Strategy::tensor_group;
+    if (!fused) return tensor_absmax(store_, *entry.tensor);
+    auto [it, fresh] = ranges_.try_emplace(entry.info.fused, 0.0f);
+    for (const PlanEntry& other : plan_.entries) {
+      if (fresh && other.scheme >= 0 && other.info.fused == entry.info.fused) {
+        it->second = std::max(it->second, tensor_absmax(store_, *other.tensor));
+      }
+    }
+    return it->second;
+  }
+
+  const Store& store_;
+  const Plan& plan_;
+  const QuantizedWeights& weights_;
+  const LayerwiseOptions& options_;
+  ResultStore& results_;
+  const Graph* graph_ = nullptr;
+  std::map<size_t, Input> inputs_;             // of linears, by the node their part begins at
+  std::map<std::string, ExpertInput> experts_;  // by the module that names the input
+  std::map<std::string, ExpertInput*> watched_;
+  size_t stage_ = 0, last_expert_ = 0;
+  uint64_t expert_bytes_ = 0;
+  std::map<std::string, float> ranges_;
+};
+
+}  // namespace
+
+namespace {
+
+// A column order that only a g_idx can tell.
+bool needs_g_idx(const PlanEntry& entry, const Scheme& scheme) {
+  AlgorithmStep step = parse_algorithm(entry.algorithm).back();
+  if (step.algorithm->name != "gptq" || scheme.weights.strategy != Strategy::group) return false;
+  gptq::Options o = gptq_options(step);
+  return o.order == gptq::Order::desc_act && !o.static_groups;
+}
+
+// What is left for the stream when the largest matrix is worked on.
+uint64_t beside(const Plan& plan, uint64_t memory) {
+  uint64_t most = 0;
+  const Tensor* largest = nullptr;
+  for (const PlanEntry& e : plan.entries) {
+    if (e.scheme < 0 || !parse_algorithm(e.algorithm).back().algorithm->runs_model) continue;
+    uint64_t k = e.tensor->shape.cols(), n = e.tensor->shape.rows();
+    uint64_t need = 4 * (5 * n * k + 4 * k * k + kDenseRows * k);
+    if (need > most) most = need, largest = e.tensor;
+  }
+  if (most * 5 / 4 > memory) {
+    throw limit_error("needs " + std::to_string(most * 5 / 4 / 1'000'000 + 1) + "MB of memory to be quantized (allowed are " +
+                      std::to_string(memory / 1'000'000) + "MB)")
+        .tensor(largest->name)
+        .hint("use --max-memory " + std::to_string(most * 5 / 4 / 1'000'000 + 1) + "MB or more, or -a mse");
+  }
+  return memory - most;
+}
+
+}  // namespace
+
+std::vector<PartSpec> layerwise_parts(const PlanEntry& entry, const Scheme& scheme) {
+  if (!needs_g_idx(entry, scheme)) return {};
+  return {{Role::g_idx, DType::i32, Shape{entry.tensor->shape.cols()}}};
+}
+
+void check_layerwise(const PlanEntry& entry, const Scheme& scheme) {
+  AlgorithmStep step = parse_algorithm(entry.algorithm).back();
+  if (!step.algorithm->runs_model) return;
+  gptq::Options o = gptq_options(step);
+  if (o.order == gptq::Order::desc_act && scheme.weights.strategy == Strategy::tensor_group) {
+    throw usage_error("gptq: order=desc_act goes with integers in groups, not with " + scheme.name).hint("use order=group");
+  }
+}
+
+Json to_json(const LayerLog& log) {
+  Json j = {{"tensor", log.tensor}, {"algorithm", log.algorithm}, {"tokens", log.rows}, {"error_rtn", log.error_rtn},
+            {"error", log.error}, {"damp", log.damp}, {"seconds", log.seconds}};
+  if (!log.note.empty()) j["note"] = log.note;
+  return j;
+}
+
+std::vector<size_t> layerwise_entries(const Plan& plan, const arch::Architecture& model) {
+  std::set<std::string> reached;
+  for (size_t i = 0; i < model.layers; ++i) {
+    Graph graph = model.layer(i);
+    for (const engine::Node& node : graph.nodes()) {
+      for (size_t k = 0; k < node.op->linears.size(); ++k) {
+        const WeightUse& use = node.op->weights[k];
+        if (!use.part && !use.transposed) reached.insert(use.tensor);
+      }
+    }
+  }
+  std::vector<size_t> entries;
+  for (size_t i = 0; i < plan.entries.size(); ++i) {
+    const PlanEntry& e = plan.entries[i];
+    if (e.scheme < 0 || !parse_algorithm(e.algorithm).back().algorithm->runs_model) continue;
+    if (reached.contains(e.tensor->name)) entries.push_back(i);
+  }
+  return entries;
+}
+
+void run_layerwise(const Store& store, const Plan& plan, const arch::Architecture& model,
+                   const Windows& windows, const LayerwiseOptions& options, ResultStore& results,
+                   Progress& progress) {
+  LayerwiseOptions within = options;
+  within.stream.memory = beside(plan, options.stream.memory);
+  QuantizedWeights weights(store, plan, results);
+  Stream stream(model, weights, windows, within.stream, spill_states());
+  Layerwise work(store, plan, weights, within, results);
+  progress.begin("quantizing by layers", uint64_t{stream.rows()} * model.layers, Progress::Unit::steps);
+  stream.embed();
+  for (size_t i = 0; i < model.layers; ++i) {
+    progress.item(model.layer_name(i));
+    stream.layer(i, work, progress);
+  }
+  progress.end();
+}
+
+}  // namespace qp

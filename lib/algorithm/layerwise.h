@@ -1,0 +1,61 @@
+// Algorithms that run the model: one decoder layer after the other, each seeing the inputs that the
+// quantized layers before it make. Inside a layer, linears that read one input are quantized together,
+// and what follows runs with their quantized weights (GPTQ's true_sequential).
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lib/algorithm/small_parts.h"
+#include "lib/arch/arch.h"
+#include "lib/base/progress.h"
+#include "lib/plan/plan.h"
+#include "lib/stream/stream.h"
+
+namespace qp {
+
+// What became of a tensor, a line of `qquantize --log`.
+struct LayerLog {
+  std::string tensor, algorithm;  // that chose the codes in the end
+  std::string note;               // why it is another than asked for
+  uint64_t rows = 0;              // tokens that its input was seen of
+  double error = 0, error_rtn = 0;  // of the output, over those tokens: mean square per token
+  double damp = 0, seconds = 0;
+};
+Json to_json(const LayerLog& log);
+
+// Where the results of a run are kept: read again as the weights of what runs next.
+class ResultStore {
+ public:
+  virtual ~ResultStore() = default;
+  // Tensor `entry` of the plan is quantized, by this run or one that it continues.
+  virtual bool has(size_t entry) const = 0;
+  virtual void put(size_t entry, std::span<const std::byte> codes, const SmallParts& small) = 0;
+  // The quantized tensor, its parts as blobs of the model.
+  virtual Tensor get(size_t entry, Model& model) const = 0;
+};
+
+struct LayerwiseOptions {
+  StreamOptions stream;
+  std::function<void(const LayerLog&)> log;
+};
+
+// Entries of the plan that this can quantize: 2-D weights of linears inside decoder layers, as the
+// engine runs them. Others are left to data-free algorithms.
+std::vector<size_t> layerwise_entries(const Plan& plan, const arch::Architecture& model);
+
+// What their tensors hold beside part_specs().
+std::vector<PartSpec> layerwise_parts(const PlanEntry& entry, const Scheme& scheme);
+// Errors: usage, options of an entry's algorithm that do not go with its scheme.
+void check_layerwise(const PlanEntry& entry, const Scheme& scheme);
+
+// Quantizes them. Memory beside the stream's: the moments of the inputs of one part of a layer (of as
+// many experts as fit), one matrix in f32 three times over and the factor. Errors: as Stream; limit.
+void run_layerwise(const Store& store, const Plan& plan, const arch::Architecture& model,
+                   const Windows& windows, const LayerwiseOptions& options, ResultStore& results,
+                   Progress& progress);
+
+}  // namespace qp

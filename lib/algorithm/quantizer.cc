@@ -1,0 +1,56 @@
+#include "lib/algorithm/quantizer.h"
+
+#include "lib/algorithm/codebook.h"
+#include "lib/algorithm/grid.h"
+#include "lib/algorithm/rtn.h"
+#include "lib/algorithm/search.h"
+#include "lib/base/error.h"
+#include "lib/config/algorithms.h"
+
+namespace qp {
+
+std::unique_ptr<Quantizer> make_quantizer(std::string_view algorithm, const Store& store, const Tensor& t,
+                                          const Scheme& scheme, float range) {
+  if (algorithm == "rtn") return std::make_unique<RtnQuantizer>(store, t, scheme, range);
+  if (algorithm == "mse") return std::make_unique<SearchQuantizer>(store, t, scheme, range, Fit::mse);
+  if (algorithm == "hqq") return std::make_unique<SearchQuantizer>(store, t, scheme, range, Fit::hqq);
+  throw defect_error("'" + std::string(algorithm) + "' is not data-free").tensor(t.name);
+}
+
+uint64_t rows_unit(const Scheme& scheme, const Shape& shape) {
+  if (scheme.code_kind() == CodeKind::codebook) return CodebookQuantizer::unit_of(scheme, shape);
+  if (scheme.weights.strategy != Strategy::block) return 1;
+  return static_cast<uint64_t>(scheme.weights.block_rows);
+}
+
+std::string why_not(std::string_view algorithm, const Scheme& scheme) {
+  if (algorithm == "rtn") return "";
+  std::string why = Grid::why_not(scheme);
+  bool one = scheme.weights.strategy == Strategy::tensor;
+  if (why.empty() && one && !find_algorithm(algorithm).runs_model) {
+    why = "its one scale spans the tensor, and groups, rows or blocks are searched";
+  }
+  if (algorithm == "hqq" && scheme.code_kind() != CodeKind::integer) why = "its codes are no integers";
+  return why.empty() ? "" : why + "; use rtn" + (algorithm == "hqq" && Grid::why_not(scheme).empty() && !one ? " or mse" : "");
+}
+
+// Two ways for weights to be no weights.
+
+void refuse_nonfinite(const Store& store, const Tensor& t, uint64_t row) {
+  throw input_error("has NaN or infinite weights in row " + std::to_string(row))
+      .file(store.where(t))
+      .tensor(t.name)
+      .hint("the source is damaged; --ignore the tensor to keep it as it is");
+}
+
+// Finite weights whose scale is not: a range above the dtype's largest number (zero points), a power
+// of two that carries past it (E8M0). The reference stores the infinity; engines then compute NaN.
+void refuse_overflow(const Store& store, const Tensor& t, uint64_t row) {
+  throw limit_error("has weights so large that their scale overflows " +
+                    std::string(dtype_name(t.dtype)) + ", in row " + std::to_string(row))
+      .file(store.label())
+      .tensor(t.name)
+      .hint("use a scheme with symmetric, float scales (w4a16, fp8-dynamic ..), or --ignore it");
+}
+
+}  // namespace qp

@@ -1,0 +1,109 @@
+#include "lib/config/algorithms.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+
+#include "lib/base/error.h"
+
+namespace qp {
+namespace {
+
+const Algorithm kAlgorithms[] = {
+    {"rtn", "round to nearest: scales from the range of each group", false, {}},
+    {"mse", "clip search: the scale of each group that rounds its weights with the least error", false, {}},
+    {"hqq", "half-quadratic: zero points (or scales) that spare outliers, by turns with the codes", false, {}},
+    {"gptq", "errors are made up for in the columns that follow, by the inputs' second moments", true,
+     {"damp", "order", "clip", "static_groups", "alpha"}},
+};
+
+std::string short_number(double x) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", x);
+  return text;
+}
+
+std::vector<std::string> split(std::string_view text, char at) {
+  std::vector<std::string> parts(1);
+  for (char c : text) {
+    if (c == at) parts.emplace_back();
+    else parts.back() += c;
+  }
+  return parts;
+}
+
+Error wrong(const AlgorithmStep& step, std::string_view key, const std::string& expected) {
+  return usage_error(std::string(step.algorithm->name) + ": " + std::string(key) + " is '" +
+                     printable(step.options.find(key)->second) + "' (expected " + expected + ")");
+}
+
+}  // namespace
+
+std::span<const Algorithm> algorithms() { return kAlgorithms; }
+
+const Algorithm& find_algorithm(std::string_view name) {
+  std::vector<std::string_view> names;
+  for (const Algorithm& a : kAlgorithms) {
+    if (a.name == name) return a;
+    names.push_back(a.name);
+  }
+  std::string all, hint = did_you_mean(name, names);
+  for (std::string_view n : names) all += (all.empty() ? "" : ", ") + std::string(n);
+  throw usage_error("unknown algorithm '" + printable(name) + "' (expected " + all + ")").hint(hint);
+}
+
+double AlgorithmStep::number(std::string_view key, double otherwise, double lo, double hi) const {
+  auto it = options.find(key);
+  if (it == options.end()) return otherwise;
+  double x = 0;
+  const char* end = it->second.data() + it->second.size();
+  auto [stop, error] = std::from_chars(it->second.data(), end, x);
+  if (error != std::errc() || stop != end || !(x >= lo && x <= hi)) {
+    throw wrong(*this, key, "a number from " + short_number(lo) + " to " + short_number(hi));
+  }
+  return x;
+}
+
+bool AlgorithmStep::flag(std::string_view key, bool otherwise) const {
+  constexpr std::string_view kWords[] = {"false", "true"};
+  return word(key, kWords, otherwise ? 1 : 0) == 1;
+}
+
+size_t AlgorithmStep::word(std::string_view key, std::span<const std::string_view> words, size_t otherwise) const {
+  auto it = options.find(key);
+  if (it == options.end()) return otherwise;
+  auto found = std::ranges::find(words, it->second);
+  if (found != words.end()) return static_cast<size_t>(found - words.begin());
+  std::string all;
+  for (std::string_view w : words) all += (all.empty() ? "" : " or ") + std::string(w);
+  throw wrong(*this, key, all);
+}
+
+std::vector<AlgorithmStep> parse_algorithm(std::string_view text) {
+  std::vector<AlgorithmStep> steps;
+  for (const std::string& part : split(text, ',')) {
+    std::vector<std::string> words = split(part, ':');
+    AlgorithmStep step{&find_algorithm(words[0]), {}};
+    for (size_t i = 1; i < words.size(); ++i) {
+      size_t eq = words[i].find('=');
+      std::string key = words[i].substr(0, eq);
+      const auto& known = step.algorithm->options;
+      if (eq == std::string::npos || std::ranges::find(known, key) == known.end()) {
+        std::string all;
+        for (std::string_view k : known) all += (all.empty() ? "" : ", ") + std::string(k);
+        throw usage_error(words[0] + ": unknown option '" + printable(words[i]) + "' (expected KEY=VALUE" +
+                          (known.empty() ? "; it has none)" : ", KEY one of " + all + ")"))
+            .hint(did_you_mean(key, known));
+      }
+      step.options[key] = words[i].substr(eq + 1);
+    }
+    steps.push_back(std::move(step));
+  }
+  if (steps.size() > 1) {
+    throw usage_error("'" + printable(text) + "': '" + std::string(steps[0].algorithm->name) +
+                      "' chooses codes already; nothing can follow it");
+  }
+  return steps;
+}
+
+}  // namespace qp
