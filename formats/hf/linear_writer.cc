@@ -140,7 +140,7 @@ std::vector<std::string> unquantized_linears(const Model& m, bool embeddings) {
     }
   }
   // A tied head has no tensor, yet engines build it.
-  if (!head) out.push_back("lm_head");
+  if (!head && !is_diffusion_model(m.config)) out.push_back("lm_head");
   std::ranges::sort(out);
   out.erase(std::unique(out.begin(), out.end()), out.end());
   return out;
