@@ -96,7 +96,7 @@ void self_check(const Store& store, const ExportPlan& plan, const std::string& d
   }
   for (const Companion* c : plan.companions) {
     const Companion* w = written.model().companion(c->name);
-    if (w == nullptr || written.text(w->extent) != store.text(c->extent)) {
+    if (w == nullptr || !std::ranges::equal(written.stored(w->extent), store.stored(c->extent))) {
       fail(directory, c->name, "the companion file differs");
     }
   }

@@ -24,8 +24,8 @@ std::string why_kept(ModuleKind kind) {
     case ModuleKind::conv: return "convolutions have no quantized layout";
     case ModuleKind::mtp: return "multi-token-prediction layers are kept as they are";
     case ModuleKind::conditioning:
-      return "embedders, modulation and output projection of a diffusion transformer are small and "
-             "decide about quality: kept, as ModelSlim, torchao and diffusers' examples keep them";
+      return "engines build embedders, modulation and output projection of diffusion transformers "
+             "unquantized";
     case ModuleKind::stack: return "experts stacked in one 3-D tensor are kept as they are";
     case ModuleKind::bias: return "biases and other 1-D parameters are never quantized";
     case ModuleKind::other: return "no float weight";
