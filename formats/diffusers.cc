@@ -48,28 +48,33 @@ Model load_transformer(const Directory& d, const PipelineComponent& c, const Loa
   return m;
 }
 
-// -f diffusers: the family that diffusers' engines take for what a transformer is.
+// The family in which engines take such a transformer: diffusers loads torchao's and bitsandbytes',
+// SGLang the others.
+std::string_view family_of(const Scheme& s) {
+  for (std::string_view own : {"torchao", "bitsandbytes"}) {
+    if (s.numerics == own) return own;
+  }
+  Strategy strategy = s.weights.strategy;
+  if (s.code_kind() == CodeKind::codebook) return "bitsandbytes";
+  if (s.code_kind() == CodeKind::e2m1 && s.scale_kind() == ScaleKind::e4m3_global) return "modelopt";
+  bool blocks = strategy == Strategy::tensor || strategy == Strategy::block;
+  return s.code_kind() == CodeKind::e4m3 && blocks ? "fp8" : "modelslim";
+}
+
+// -f diffusers
 ExportPlan plan(const Store& store, const ExportOptions& options) {
   const Model& m = store.model();
   if (!is_diffusion_model(m.config)) {
-    throw usage_error("is no diffusers pipeline and no component of one").file(store.label()).hint("qexport --list-formats shows formats for other models");
+    throw usage_error("is no diffusers pipeline and no component of one")
+        .file(store.label())
+        .hint("qexport --list-formats shows what other models are written in");
   }
-  const char* family = "safetensors";
-  for (const Tensor& t : m.tensors) {
-    if (t.scheme < 0 || !t.quantized()) continue;
-    const Scheme& s = m.schemes[static_cast<size_t>(t.scheme)];
-    const Strategy strategy = s.weights.strategy;
-    bool fp8 = s.code_kind() == CodeKind::e4m3 && (strategy == Strategy::tensor || strategy == Strategy::block);
-    family = fp8 ? "fp8" : "modelslim";
-    break;
+  auto quantized = std::ranges::find_if(m.tensors, &Tensor::quantized);
+  std::string_view family = "safetensors";
+  if (quantized != m.tensors.end() && quantized->scheme >= 0) {
+    family = family_of(m.schemes[static_cast<size_t>(quantized->scheme)]);
   }
-  try {
-    return find_format(family)->plan(store, options);
-  } catch (const Error& e) {
-    if (e.kind() != ErrorKind::limit) throw;
-    throw Error(e.kind(), e.reason()).file(e.file()).tensor(e.tensor())
-        .hint("fp8-tensor, fp8-block, int8 and w4a4 fit; -f FAMILY writes the pipeline with transformers of any other family");
-  }
+  return find_format(family)->plan(store, options);
 }
 
 }  // namespace
@@ -127,7 +132,7 @@ Model load_pipeline(const Directory& d, const LoadOptions& options) {
 
 const Format& diffusers_format() {
   static const Format format = {
-      "diffusers", "a pipeline: transformers as FP8 or ModelSlim, by their scheme, or unquantized", plan, "", nullptr};
+      "diffusers", "a pipeline, its transformers in the family that fits their scheme", plan, "", nullptr};
   return format;
 }
 
