@@ -18,7 +18,9 @@ bool is_folder_name(std::string_view s) {
   return !s.empty() && s.front() != '.' && s.find_first_of(std::string_view("/\\\0", 3)) == s.npos;
 }
 
-std::string label_of(const Directory& d, const PipelineComponent& c) { return d.full(c.folder); }
+std::string label_of(const Directory& d, const PipelineComponent& c) {
+  return d.full(c.folder);
+}
 
 void check_transformer(const Directory& d, const PipelineComponent& c) {
   if (!has_component(d, c)) {
@@ -30,7 +32,9 @@ void check_transformer(const Directory& d, const PipelineComponent& c) {
     throw input_error("is a pipeline inside a pipeline").file(label_of(d, c));
   }
   if (!d.has(c.folder + "/config.json")) {
-    throw input_error("has no config.json").file(label_of(d, c)).hint("the download is incomplete; fetch it again");
+    throw input_error("has no config.json")
+        .file(label_of(d, c))
+        .hint("the download is incomplete; fetch it again");
   }
 }
 
@@ -38,11 +42,14 @@ Model load_transformer(const Directory& d, const PipelineComponent& c, const Loa
   check_transformer(d, c);
   Model m = load_checkpoint(d.full(c.folder), options);
   if (!is_diffusion_model(m.config)) {
-    throw input_error("has no '_class_name', which diffusers writes").file(label_of(d, c) + "/config.json");
+    throw input_error("has no '_class_name', which diffusers writes")
+        .file(label_of(d, c) + "/config.json");
   }
   for (const Tensor& t : m.tensors) {
     if (t.name.find('/') != t.name.npos) {
-      throw input_error("'/' in a tensor's name has no meaning inside a pipeline").file(label_of(d, c)).tensor(t.name);
+      throw input_error("'/' in a tensor's name has no meaning inside a pipeline")
+          .file(label_of(d, c))
+          .tensor(t.name);
     }
   }
   return m;
@@ -52,11 +59,14 @@ Model load_transformer(const Directory& d, const PipelineComponent& c, const Loa
 // SGLang the others.
 std::string_view family_of(const Scheme& s) {
   for (std::string_view own : {"torchao", "bitsandbytes"}) {
-    if (s.numerics == own) return own;
+    if (s.numerics == own)
+      return own;
   }
   Strategy strategy = s.weights.strategy;
-  if (s.code_kind() == CodeKind::codebook) return "bitsandbytes";
-  if (s.code_kind() == CodeKind::e2m1 && s.scale_kind() == ScaleKind::e4m3_global) return "modelopt";
+  if (s.code_kind() == CodeKind::codebook)
+    return "bitsandbytes";
+  if (s.code_kind() == CodeKind::e2m1 && s.scale_kind() == ScaleKind::e4m3_global)
+    return "modelopt";
   bool blocks = strategy == Strategy::tensor || strategy == Strategy::block;
   return s.code_kind() == CodeKind::e4m3 && blocks ? "fp8" : "modelslim";
 }
@@ -82,12 +92,14 @@ ExportPlan plan(const Store& store, const ExportOptions& options) {
 Pipeline read_pipeline(const Directory& d) {
   std::string path = d.full(kModelIndex);
   Json json = parse_json(read_text_file(path, kMaxIndex), path);
-  if (!json.is_object()) throw input_error("is no JSON object").file(path);
+  if (!json.is_object())
+    throw input_error("is no JSON object").file(path);
   Pipeline out;
   out.type = json_string(json, "_class_name", "");
   for (const auto& [name, value] : json.items()) {
     // What is no [library, class] is an option of the pipeline.
-    if (name.starts_with('_') || !value.is_array() || value.size() < 2 || !value[1].is_string()) continue;
+    if (name.starts_with('_') || !value.is_array() || value.size() < 2 || !value[1].is_string())
+      continue;
     if (!is_folder_name(name)) {
       throw input_error("its component '" + printable(name) + "' leaves the directory").file(path);
     }
@@ -113,14 +125,18 @@ Model load_pipeline(const Directory& d, const LoadOptions& options) {
       add_folder(out, load_transformer(d, c, options), c.folder);
       read.push_back(c.folder + "/");
     } else if (!has_component(d, c)) {
-      options.warn(d.path + ": model_index.json names " + printable(c.folder) + ", which is not there");
+      options.warn(d.path + ": model_index.json names " + printable(c.folder) +
+                   ", which is not there");
     }
   }
   if (read.empty()) {
-    throw input_error("names no transformer").file(d.full(kModelIndex)).hint("pipelines around a UNet are not supported; give the directory of one of its models");
+    throw input_error("names no transformer")
+        .file(d.full(kModelIndex))
+        .hint("pipelines around a UNet are not supported; give the directory of one of its models");
   }
   for (const std::string& name : d.files) {
-    if (std::ranges::any_of(read, [&](const std::string& in) { return name.starts_with(in); })) continue;
+    if (std::ranges::any_of(read, [&](const std::string& in) { return name.starts_with(in); }))
+      continue;
     if (name.find('/') == name.npos && is_weight_file(name)) {
       out.dropped.emplace_back(name, "in no component's folder: the same weights in another form");
     } else {
@@ -131,8 +147,9 @@ Model load_pipeline(const Directory& d, const LoadOptions& options) {
 }
 
 const Format& diffusers_format() {
-  static const Format format = {
-      "diffusers", "a pipeline, its transformers in the family that fits their scheme", plan, "", nullptr};
+  static const Format format = {"diffusers",
+                                "a pipeline, its transformers in the family that fits their scheme",
+                                plan, "", nullptr};
   return format;
 }
 

@@ -34,7 +34,8 @@ Renumber take_files(Model& whole, Model& part) {
   for (FileRef& f : part.files) {
     auto it = std::ranges::find(whole.files, f.path, &FileRef::path);
     out.files.push_back(static_cast<uint32_t>(it - whole.files.begin()) + 1);
-    if (it == whole.files.end()) whole.files.push_back(std::move(f));
+    if (it == whole.files.end())
+      whole.files.push_back(std::move(f));
   }
   out.first_blob = whole.blobs.size();
   std::ranges::move(part.blobs, std::back_inserter(whole.blobs));
@@ -47,9 +48,11 @@ void join(const Model& whole, const std::string& folder, ExportPlan part, Export
     t.name.insert(0, in);
     out.tensors.push_back(std::move(t));
   }
-  for (const Companion* c : part.companions) out.companions.push_back(whole.companion(in + c->name));
+  for (const Companion* c : part.companions)
+    out.companions.push_back(whole.companion(in + c->name));
   for (OutFile& f : part.files) out.files.push_back({in + f.name, std::move(f.text)});
-  if (!part.config.empty()) out.files.push_back({in + "config.json", std::move(part.config)});
+  if (!part.config.empty())
+    out.files.push_back({in + "config.json", std::move(part.config)});
   for (LedgerEntry& e : part.ledger) {
     out.ledger.push_back({in + e.source, std::move(e.fate), std::move(e.detail)});
   }
@@ -67,7 +70,8 @@ std::vector<std::string> folders_of(const Model& model) {
   std::vector<std::string> out;
   for (const Tensor& t : model.tensors) {
     std::string_view folder = folder_of(t.name);
-    if (!folder.empty() && std::ranges::find(out, folder) == out.end()) out.emplace_back(folder);
+    if (!folder.empty() && std::ranges::find(out, folder) == out.end())
+      out.emplace_back(folder);
   }
   return out;
 }
@@ -77,7 +81,8 @@ void add_folder(Model& whole, Model part, const std::string& folder) {
   std::string in = folder + "/";
   for (Tensor& t : part.tensors) {
     t.name.insert(0, in);
-    if (t.scheme >= 0) t.scheme = whole.scheme_index(part.schemes[static_cast<size_t>(t.scheme)]);
+    if (t.scheme >= 0)
+      t.scheme = whole.scheme_index(part.schemes[static_cast<size_t>(t.scheme)]);
     for (Part& p : t.parts) renumber(p.extent);
     whole.tensors.push_back(std::move(t));
   }
@@ -97,13 +102,16 @@ Model folder_view(const Model& whole, const std::string& folder) {
   out.blobs = whole.blobs;
   size_t skip = folder.size() + 1;
   for (const Tensor& t : whole.tensors) {
-    if (folder_of(t.name) == folder) out.tensors.emplace_back(t).name.erase(0, skip);
+    if (folder_of(t.name) == folder)
+      out.tensors.emplace_back(t).name.erase(0, skip);
   }
   for (const Companion& c : whole.companions) {
-    if (inside(c.name, folder)) out.companions.emplace_back(c).name.erase(0, skip);
+    if (inside(c.name, folder))
+      out.companions.emplace_back(c).name.erase(0, skip);
   }
   for (const auto& [name, why] : whole.dropped) {
-    if (inside(name, folder)) out.dropped.emplace_back(name.substr(skip), why);
+    if (inside(name, folder))
+      out.dropped.emplace_back(name.substr(skip), why);
   }
   return out;
 }
@@ -113,7 +121,8 @@ ExportPlan plan_folders(const Store& store, const std::function<ExportPlan(const
   std::vector<std::string> folders = folders_of(m);
   ExportPlan out;
   for (const Tensor& t : m.tensors) {
-    if (!folder_of(t.name).empty()) continue;
+    if (!folder_of(t.name).empty())
+      continue;
     throw limit_error("is in no folder, and others are").file(store.label()).tensor(t.name);
   }
   for (const std::string& folder : folders) {
@@ -134,12 +143,14 @@ ExportPlan plan_folders(const Store& store, const std::function<ExportPlan(const
     return std::ranges::none_of(folders, [&](const auto& f) { return inside(name, f); });
   };
   for (const Companion& c : m.companions) {
-    if (!elsewhere(c.name)) continue;
+    if (!elsewhere(c.name))
+      continue;
     out.companions.push_back(&c);
     out.ledger.push_back({c.name, "kept", "byte for byte"});
   }
   for (const auto& [name, why] : m.dropped) {
-    if (elsewhere(name)) out.ledger.push_back({name, "dropped", why});
+    if (elsewhere(name))
+      out.ledger.push_back({name, "dropped", why});
   }
   return out;
 }
@@ -147,7 +158,8 @@ ExportPlan plan_folders(const Store& store, const std::function<ExportPlan(const
 ExportPlan plan_export(const Format& format, const Store& store, const ExportOptions& options) {
   auto one = [&](const Store& part) {
     ExportPlan out = format.plan(part, options);
-    if (is_diffusion_model(part.model().config)) out.weights_name = kDiffusersWeights;
+    if (is_diffusion_model(part.model().config))
+      out.weights_name = kDiffusersWeights;
     return out;
   };
   return folders_of(store.model()).empty() ? one(store) : plan_folders(store, one);

@@ -1,6 +1,6 @@
 // Parts of a checkpoint in folders of their own (transformer/, transformer_2/ of a pipeline): one
-// Model, whose tensors are named FOLDER/NAME. '/' occurs in no name inside a part, so names tell the
-// folder. A part by itself is a checkpoint like any other, so every family reads and writes it.
+// Model, whose tensors are named FOLDER/NAME. '/' occurs in no name inside a part, so names tell
+// the folder. A part by itself is a checkpoint like any other, so every family reads and writes it.
 #pragma once
 
 #include <functional>

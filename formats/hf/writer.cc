@@ -300,20 +300,29 @@ class ShardWriter {
   std::vector<Buffers> buffers_{static_cast<size_t>(ordered_slots())};
 };
 
-// A file of the directory, written in pieces: companions may be the weights of a text encoder.
-void write_file(const std::string& path, std::span<const std::byte> bytes, bool sync) {
-  constexpr size_t kPiece = 16 << 20;
+Fd create(const std::string& path) {
   Fd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
   if (!fd) throw system_error("cannot create", errno).file(path);
-  for (size_t at = 0; at < bytes.size(); at += kPiece) {
-    throw_if_interrupted();
-    write_all(fd.get(), bytes.subspan(at, std::min(kPiece, bytes.size() - at)), at, path);
-  }
-  if (sync) sync_fd(fd.get(), path);
+  return fd;
 }
 
 void write_text(const std::string& path, std::string_view text, bool sync) {
-  write_file(path, std::as_bytes(std::span(text)), sync);
+  Fd fd = create(path);
+  write_all(fd.get(), std::as_bytes(std::span(text)), 0, path);
+  if (sync) sync_fd(fd.get(), path);
+}
+
+void write_companion(const Store& store, const Companion& c, const std::string& path, bool sync,
+                     Progress& progress) {
+  progress.item(c.name);
+  store.verify(c.extent, "a companion file");
+  Fd fd = create(path);
+  Part bytes = bytes_of(c);
+  for_row_chunks(
+      RowSource(store, bytes), kChunk,
+      [&](const RowChunk& chunk) { write_all(fd.get(), chunk.rows, chunk.first, path); },
+      [&](const RowChunk& chunk) { progress.add(chunk.count); });
+  if (sync) sync_fd(fd.get(), path);
 }
 
 // The folders that files of the output are in.
@@ -416,10 +425,7 @@ WriteResult write_checkpoint(const Store& store, const ExportPlan& plan, const W
     write_text(directory.path() + "/" + name, index_text(set), options.sync);
   }
   for (const Companion* c : plan.companions) {
-    progress.item(c->name);
-    store.verify(c->extent, "a companion file");
-    write_file(directory.path() + "/" + c->name, store.stored(c->extent), options.sync);
-    progress.add(c->extent.length);
+    write_companion(store, *c, directory.path() + "/" + c->name, options.sync, progress);
   }
   for (const OutFile& f : plan.files) write_text(directory.path() + "/" + f.name, f.text, options.sync);
   progress.end();

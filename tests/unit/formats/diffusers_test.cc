@@ -24,7 +24,8 @@ using Files = std::map<std::string, std::string>;
 Files files_of(const std::string& directory) {
   Files out;
   for (const auto& entry : fs::recursive_directory_iterator(directory)) {
-    if (!entry.is_regular_file()) continue;
+    if (!entry.is_regular_file())
+      continue;
     std::ifstream in(entry.path(), std::ios::binary);
     out[fs::relative(entry.path(), directory)] = {std::istreambuf_iterator<char>(in), {}};
   }
@@ -54,7 +55,8 @@ struct TinyPipeline {
     write("scheduler/scheduler_config.json", "{}");
     write("vae/config.json", R"({"_class_name": "AutoencoderKL"})");
     add_folder_of("vae");
-    write_safetensors(dir / "vae/diffusion_pytorch_model.safetensors", {bf16_tensor("w.weight", {4, 4})});
+    write_safetensors(dir / "vae/diffusion_pytorch_model.safetensors",
+                      {bf16_tensor("w.weight", {4, 4})});
     write_index();
     write_transformer("transformer");
   }
@@ -95,8 +97,10 @@ struct TinyPipeline {
     tensors.push_back({"transformer_blocks.0.attn.to_q.weight", DType::f8_e4m3, {8, 8}, codes});
     tensors.push_back(f32_tensor("transformer_blocks.0.attn.to_q.weight_scale", {1}, {0.5f}));
     config["quantization_config"] = {
-        {"quant_method", "fp8"}, {"activation_scheme", "dynamic"},
-        {"modules_to_not_convert", {"proj_out", "transformer_blocks.0.norm1.linear", "x_embedder"}}};
+        {"quant_method", "fp8"},
+        {"activation_scheme", "dynamic"},
+        {"modules_to_not_convert",
+         {"proj_out", "transformer_blocks.0.norm1.linear", "x_embedder"}}};
     write_transformer("transformer");
   }
 
@@ -156,37 +160,49 @@ TEST(Diffusers, TransformersAreReadAndTheRestIsCarried) {
   EXPECT_EQ(kinds_of(*store), want);
   std::set<std::string> companions;
   for (const Companion& c : m.companions) companions.insert(c.name);
-  EXPECT_EQ(companions, (std::set<std::string>{"model_index.json", "scheduler/scheduler_config.json",
-                                               "transformer/config.json", "transformer_2/config.json", "vae/config.json",
-                                               "vae/diffusion_pytorch_model.safetensors"}));
-  EXPECT_TRUE(std::ranges::any_of(m.dropped, [](const auto& d) { return d.first == "flux1-dev.safetensors"; }));
-  EXPECT_EQ(values_of(*store, "transformer_2/x_embedder.weight"), values_of(*store, "transformer/x_embedder.weight"));
+  EXPECT_EQ(companions,
+            (std::set<std::string>{"model_index.json", "scheduler/scheduler_config.json",
+                                   "transformer/config.json", "transformer_2/config.json",
+                                   "vae/config.json", "vae/diffusion_pytorch_model.safetensors"}));
+  EXPECT_TRUE(std::ranges::any_of(
+      m.dropped, [](const auto& d) { return d.first == "flux1-dev.safetensors"; }));
+  EXPECT_EQ(values_of(*store, "transformer_2/x_embedder.weight"),
+            values_of(*store, "transformer/x_embedder.weight"));
 }
 
 TEST(Diffusers, WhatIsALinearOfABlock) {
   Json config = {{"_class_name", "X"}};
-  auto kind = [&](std::string name) { return name_of(classify(name + ".weight", DType::bf16, Shape{8, 8}, config).kind); };
+  auto kind = [&](std::string name) {
+    return name_of(classify(name + ".weight", DType::bf16, Shape{8, 8}, config).kind);
+  };
   // Flux, SD3; Wan; Qwen-Image; Z-Image, Lumina; HunyuanVideo; HiDream.
   for (const char* name :
-       {"transformer_blocks.0.attn.to_q", "transformer_blocks.3.ff.net.0.proj", "transformer_blocks.3.ff_context.net.2",
-        "single_transformer_blocks.12.proj_out", "single_transformer_blocks.12.proj_mlp", "blocks.0.attn1.to_out.0",
-        "blocks.0.attn2.add_k_proj", "blocks.0.ffn.net.0.proj", "transformer_blocks.0.img_mlp.net.2",
-        "layers.4.attention.to_q", "layers.4.feed_forward.w1", "noise_refiner.0.feed_forward.w2"}) {
+       {"transformer_blocks.0.attn.to_q", "transformer_blocks.3.ff.net.0.proj",
+        "transformer_blocks.3.ff_context.net.2", "single_transformer_blocks.12.proj_out",
+        "single_transformer_blocks.12.proj_mlp", "blocks.0.attn1.to_out.0",
+        "blocks.0.attn2.add_k_proj", "blocks.0.ffn.net.0.proj",
+        "transformer_blocks.0.img_mlp.net.2", "layers.4.attention.to_q", "layers.4.feed_forward.w1",
+        "noise_refiner.0.feed_forward.w2"}) {
     EXPECT_EQ(kind(name), "Linear") << name;
   }
   for (const char* name :
-       {"x_embedder", "context_embedder", "proj_out", "norm_out.linear", "time_text_embed.timestep_embedder.linear_1",
-        "transformer_blocks.0.norm1.linear", "transformer_blocks.0.norm1_context.linear",
-        "single_transformer_blocks.0.norm.linear", "condition_embedder.time_proj",
-        "condition_embedder.image_embedder.ff.net.0.proj", "transformer_blocks.0.img_mod.1", "img_in", "txt_in",
-        "layers.4.adaLN_modulation.0", "cap_embedder.1", "all_x_embedder.2-1", "double_stream_modulation_img.linear",
+       {"x_embedder", "context_embedder", "proj_out", "norm_out.linear",
+        "time_text_embed.timestep_embedder.linear_1", "transformer_blocks.0.norm1.linear",
+        "transformer_blocks.0.norm1_context.linear", "single_transformer_blocks.0.norm.linear",
+        "condition_embedder.time_proj", "condition_embedder.image_embedder.ff.net.0.proj",
+        "transformer_blocks.0.img_mod.1", "img_in", "txt_in", "layers.4.adaLN_modulation.0",
+        "cap_embedder.1", "all_x_embedder.2-1", "double_stream_modulation_img.linear",
         "context_embedder.token_refiner.refiner_blocks.0.attn.to_q"}) {
     EXPECT_EQ(kind(name), "Conditioning") << name;
   }
   EXPECT_EQ(kind("double_stream_blocks.0.block.ff_i.experts.0.w1"), "Expert");
   EXPECT_EQ(kind("double_stream_blocks.0.block.ff_i.gate"), "Router");
-  EXPECT_EQ(name_of(classify("patch_embedding.weight", DType::bf16, Shape{8, 4, 1, 2, 2}, config).kind), "Conv");
-  EXPECT_EQ(name_of(classify("blocks.0.scale_shift_table", DType::bf16, Shape{1, 6, 8}, config).kind), "Other");
+  EXPECT_EQ(
+      name_of(classify("patch_embedding.weight", DType::bf16, Shape{8, 4, 1, 2, 2}, config).kind),
+      "Conv");
+  EXPECT_EQ(
+      name_of(classify("blocks.0.scale_shift_table", DType::bf16, Shape{1, 6, 8}, config).kind),
+      "Other");
 }
 
 TEST(Diffusers, UnquantizedComesOutByteForByte) {
@@ -204,15 +220,19 @@ TEST(Diffusers, ShardsAndIndexStayInTheirFolder) {
   auto store = p.open();
   Files out = written(*store, "diffusers", 300);
   for (std::string folder : {"transformer/", "transformer_2/"}) {
-    Json index = parse_json(out[folder + "diffusion_pytorch_model.safetensors.index.json"], "index");
+    Json index =
+        parse_json(out[folder + "diffusion_pytorch_model.safetensors.index.json"], "index");
     EXPECT_EQ(index["metadata"]["total_size"], 8 + 64 + 128 + 256 + 64);
-    EXPECT_EQ(index["weight_map"]["x_embedder.weight"], "diffusion_pytorch_model-00003-of-00003.safetensors");
+    EXPECT_EQ(index["weight_map"]["x_embedder.weight"],
+              "diffusion_pytorch_model-00003-of-00003.safetensors");
     for (int i = 1; i <= 3; ++i) {
-      EXPECT_TRUE(out.contains(folder + "diffusion_pytorch_model-0000" + std::to_string(i) + "-of-00003.safetensors"));
+      EXPECT_TRUE(out.contains(folder + "diffusion_pytorch_model-0000" + std::to_string(i) +
+                               "-of-00003.safetensors"));
     }
     EXPECT_FALSE(out.contains(folder + "diffusion_pytorch_model.safetensors"));
   }
-  EXPECT_EQ(out["vae/diffusion_pytorch_model.safetensors"], files_of(p.dir.path())["vae/diffusion_pytorch_model.safetensors"]);
+  EXPECT_EQ(out["vae/diffusion_pytorch_model.safetensors"],
+            files_of(p.dir.path())["vae/diffusion_pytorch_model.safetensors"]);
 }
 
 TEST(Diffusers, QuantizedTransformerLoadsAsItIs) {
@@ -247,7 +267,8 @@ TEST(Diffusers, FamiliesWriteTheirFilesIntoTheFolder) {
   EXPECT_TRUE(contains(out["transformer/config.json"], "float-quantized"));
   EXPECT_FALSE(contains(out["transformer/config.json"], "lm_head"));
   EXPECT_EQ(written(*store, "gptq")[""].substr(0, 3), "5: ");
-  EXPECT_TRUE(contains(written(*store, "gptq")[""], "transformer/transformer_blocks.0.attn.to_q.weight"));
+  EXPECT_TRUE(
+      contains(written(*store, "gptq")[""], "transformer/transformer_blocks.0.attn.to_q.weight"));
 }
 
 TEST(Diffusers, ModelSlimIsAFileOfTheFolder) {
@@ -259,7 +280,8 @@ TEST(Diffusers, ModelSlimIsAFileOfTheFolder) {
   p.tensors.push_back(f32_tensor(q + "_scale", {8, 1}, Values(8, 0.25f)));
   p.tensors.push_back(f32_tensor(q + "_offset", {8, 1}, Values(8, 0.0f)));
   Json description;
-  for (const TestTensor& t : p.tensors) description[t.name] = t.name.starts_with(q) ? "W8A8_DYNAMIC" : "FLOAT";
+  for (const TestTensor& t : p.tensors)
+    description[t.name] = t.name.starts_with(q) ? "W8A8_DYNAMIC" : "FLOAT";
   p.write_transformer("transformer");
   p.write("transformer/quant_model_description.json", description.dump());
   auto store = p.open();
@@ -271,7 +293,8 @@ TEST(Diffusers, ModelSlimIsAFileOfTheFolder) {
   Json found = parse_json(out["transformer/quant_model_description.json"], "description");
   for (const auto& [name, label] : description.items()) EXPECT_EQ(found[name], label) << name;
   EXPECT_TRUE(out.contains("transformer/diffusion_pytorch_model.safetensors"));
-  EXPECT_FALSE(parse_json(out["transformer/config.json"], "config").contains("quantization_config"));
+  EXPECT_FALSE(
+      parse_json(out["transformer/config.json"], "config").contains("quantization_config"));
 }
 
 TEST(Diffusers, OneComponentAlone) {
@@ -303,29 +326,38 @@ TEST(DiffusersBad, Index) {
   TinyPipeline p;
   for (const char* text : {"[]", "7", "null"}) {
     p.write("model_index.json", text);
-    EXPECT_TRUE(contains(p.refusal(), "3: ") && contains(p.refusal(), "is no JSON object")) << p.refusal();
+    EXPECT_TRUE(contains(p.refusal(), "3: ") && contains(p.refusal(), "is no JSON object"))
+        << p.refusal();
   }
   p.write("model_index.json", "{\"transformer\": [");
-  EXPECT_TRUE(contains(p.refusal(), "3: ") && contains(p.refusal(), "model_index.json")) << p.refusal();
-  for (const char* name : {"transformer/../../etc", "../transformer", "/transformer", "..", "", ".git", "a\\b"}) {
+  EXPECT_TRUE(contains(p.refusal(), "3: ") && contains(p.refusal(), "model_index.json"))
+      << p.refusal();
+  for (const char* name :
+       {"transformer/../../etc", "../transformer", "/transformer", "..", "", ".git", "a\\b"}) {
     TinyPipeline other;
     other.index[name] = {"diffusers", "X"};
     other.write_index();
-    EXPECT_TRUE(contains(other.refusal(), "3: ") && contains(other.refusal(), "leaves the directory")) << name << other.refusal();
+    EXPECT_TRUE(contains(other.refusal(), "3: ") &&
+                contains(other.refusal(), "leaves the directory"))
+        << name << other.refusal();
   }
   TinyPipeline unet;
   unet.index.erase("transformer");
   unet.write_index();
-  EXPECT_TRUE(contains(unet.refusal(), "3: ") && contains(unet.refusal(), "names no transformer")) << unet.refusal();
+  EXPECT_TRUE(contains(unet.refusal(), "3: ") && contains(unet.refusal(), "names no transformer"))
+      << unet.refusal();
 }
 
 TEST(DiffusersBad, Folder) {
   TinyPipeline p;
   p.index["transformer_2"] = {"diffusers", "X"};
   p.write_index();
-  EXPECT_TRUE(contains(p.refusal(), "3: ") && contains(p.refusal(), "transformer_2: is named by model_index.json")) << p.refusal();
+  EXPECT_TRUE(contains(p.refusal(), "3: ") &&
+              contains(p.refusal(), "transformer_2: is named by model_index.json"))
+      << p.refusal();
   p.write("transformer_2/diffusion_pytorch_model.safetensors", "");
-  EXPECT_TRUE(contains(p.refusal(), "3: ") && contains(p.refusal(), "has no config.json")) << p.refusal();
+  EXPECT_TRUE(contains(p.refusal(), "3: ") && contains(p.refusal(), "has no config.json"))
+      << p.refusal();
   p.write("transformer_2/config.json", "{}");
   EXPECT_TRUE(contains(p.refusal(), "3: ")) << p.refusal();
   write_safetensors(p.dir / "transformer_2/diffusion_pytorch_model.safetensors", p.tensors);
@@ -349,29 +381,35 @@ TEST(DiffusersBad, Weights) {
   TinyPipeline p;
   p.add_second();
   Json map = {{"x_embedder.weight", "../vae/diffusion_pytorch_model.safetensors"}};
-  p.write("transformer_2/diffusion_pytorch_model.safetensors.index.json", Json{{"weight_map", map}}.dump());
-  EXPECT_TRUE(contains(p.refusal(), "3: ") && contains(p.refusal(), "leaves the directory")) << p.refusal();
+  p.write("transformer_2/diffusion_pytorch_model.safetensors.index.json",
+          Json{{"weight_map", map}}.dump());
+  EXPECT_TRUE(contains(p.refusal(), "3: ") && contains(p.refusal(), "leaves the directory"))
+      << p.refusal();
   map["x_embedder.weight"] = "diffusion_pytorch_model-00003-of-00003.safetensors";
-  p.write("transformer_2/diffusion_pytorch_model.safetensors.index.json", Json{{"weight_map", map}}.dump());
+  p.write("transformer_2/diffusion_pytorch_model.safetensors.index.json",
+          Json{{"weight_map", map}}.dump());
   EXPECT_TRUE(contains(p.refusal(), "3: ") && contains(p.refusal(), "is missing")) << p.refusal();
 
   TinyPipeline slash;
   slash.tensors.push_back(bf16_tensor("a/b.weight", {2, 2}));
   slash.write_transformer("transformer");
-  EXPECT_TRUE(contains(slash.refusal(), "3: ") && contains(slash.refusal(), "a/b.weight")) << slash.refusal();
+  EXPECT_TRUE(contains(slash.refusal(), "3: ") && contains(slash.refusal(), "a/b.weight"))
+      << slash.refusal();
 
   TinyPipeline shape;
   shape.quantize_fp8();
   shape.tensors.back() = f32_tensor("transformer_blocks.0.attn.to_q.weight_scale", {3}, {1, 1, 1});
   shape.write_transformer("transformer");
-  EXPECT_TRUE(contains(shape.refusal(), "3: ") && contains(shape.refusal(), "to_q")) << shape.refusal();
+  EXPECT_TRUE(contains(shape.refusal(), "3: ") && contains(shape.refusal(), "to_q"))
+      << shape.refusal();
 }
 
 // ---- qverify
 
 std::vector<std::string> rules_of(const TinyPipeline& p) {
   std::vector<std::string> out;
-  for (const Finding& f : check_directory(p.dir.path()).findings) out.push_back(f.rule + " " + f.what);
+  for (const Finding& f : check_directory(p.dir.path()).findings)
+    out.push_back(f.rule + " " + f.what);
   return out;
 }
 
@@ -402,12 +440,14 @@ TEST(DiffusersCheck, ComponentsAndIndexes) {
 TEST(DiffusersCheck, QuantizedAgainstItsConfig) {
   TinyPipeline p;
   p.quantize_fp8();
-  p.config["quantization_config"]["modules_to_not_convert"].push_back("transformer_blocks.0.attn.to_q");
+  p.config["quantization_config"]["modules_to_not_convert"].push_back(
+      "transformer_blocks.0.attn.to_q");
   p.write_transformer("transformer");
   std::vector<Finding> found = check_directory(p.dir.path()).findings;
   ASSERT_EQ(found.size(), 1u);
   EXPECT_EQ(found[0].rule, "ignored-quantized");
-  EXPECT_TRUE(found[0].tensor.starts_with("transformer/transformer_blocks.0.attn.to_q.")) << found[0].tensor;
+  EXPECT_TRUE(found[0].tensor.starts_with("transformer/transformer_blocks.0.attn.to_q."))
+      << found[0].tensor;
 }
 
 }  // namespace
