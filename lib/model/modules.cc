@@ -137,7 +137,7 @@ bool is_conditioning(std::string_view module) {
   bool modulation = false;
   each_component(rest, [&](std::string_view c) {
     modulation |= c.starts_with("norm") || c.ends_with("norm") || c.ends_with("_mod") ||
-                  has(c, "modulation") || has(c, "adaln");
+                  has(c, "modulation") || has(c, "adaln") || has(c, "time_emb");
   });
   return modulation;
 }

@@ -95,11 +95,16 @@ class Diffusers(CliTest):
                 self.assertEqual(self.files("out"), self.files("same"))
 
     def test_pipe_and_ledger(self):
+        with open(self.dir / "wan/vae/big.bin", "wb") as big:  # companions of this size are referred to
+            big.truncate(70 << 20)
+            big.seek(69 << 20)
+            big.write(b"the end")
         self.pipe("qload wan | qquantize -s int8 | qexport -f diffusers -o out --ledger l.json")
         ledger = {e["source"]: e["fate"] for e in json.loads((self.dir / "l.json").read_text())}
         self.assertEqual(ledger["transformer_2/blocks.0.ffn.net.2.weight"], "quantized")
         self.assertEqual(ledger["vae/diffusion_pytorch_model.safetensors"], "kept")
         self.assertEqual(ledger["transformer/config.json"], "rewritten")
+        self.assertEqual(self.carried("wan"), self.carried("out"))
 
     def test_one_of_two(self):
         self.ok("qquantize", "wan", "-s", "fp8-tensor", "--ignore", "re:transformer_2/.*", "-o", "q.qmap")

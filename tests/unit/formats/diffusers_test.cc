@@ -190,8 +190,9 @@ TEST(Diffusers, WhatIsALinearOfABlock) {
         "time_text_embed.timestep_embedder.linear_1", "transformer_blocks.0.norm1.linear",
         "transformer_blocks.0.norm1_context.linear", "single_transformer_blocks.0.norm.linear",
         "condition_embedder.time_proj", "condition_embedder.image_embedder.ff.net.0.proj",
-        "transformer_blocks.0.img_mod.1", "img_in", "txt_in", "layers.4.adaLN_modulation.0",
-        "cap_embedder.1", "all_x_embedder.2-1", "double_stream_modulation_img.linear",
+        "transformer_blocks.0.img_mod.1", "img_in", "txt_in",
+        "down_blocks.0.resnets.1.time_emb_proj", "layers.4.adaLN_modulation.0", "cap_embedder.1",
+        "all_x_embedder.2-1", "double_stream_modulation_img.linear",
         "context_embedder.token_refiner.refiner_blocks.0.attn.to_q"}) {
     EXPECT_EQ(kind(name), "Conditioning") << name;
   }
