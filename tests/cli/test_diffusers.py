@@ -125,6 +125,18 @@ class Diffusers(CliTest):
         self.fails(5, "qexport", "q.qmap", "-f", "gptq", "-o", "out", says=["transformer/blocks.0."])
         self.assert_clean("out")
 
+    def test_namesakes(self):
+        """A Flux has proj_out and single_transformer_blocks.0.proj_out: engines read lists by parts of names."""
+        self.component("wan/transformer", "X", {**SHAPES, "single_transformer_blocks.0.proj_out.weight": (128, 128)}, 3)
+        self.pipe("qload wan | qquantize -s fp8-tensor | qexport -f fp8 -o out")
+        config = json.loads((self.dir / "out/transformer/config.json").read_text())
+        self.assertEqual(config["quantization_config"]["modules_to_not_convert"],
+                         ["condition_embedder.text_embedder.linear_1"])
+        self.ok("qquantize", "wan", "-s", "bnb-nf4", "-o", "q.qmap")
+        self.fails(5, "qexport", "q.qmap", "-f", "diffusers", "-o", "no", says=["proj_out.weight", "--ignore"])
+        self.ok("qquantize", "wan", "-s", "bnb-nf4", "--ignore", "re:.*proj_out.weight", "-o", "q.qmap", "--force")
+        self.ok("qexport", "q.qmap", "-f", "diffusers", "-o", "yes")
+
     def test_damaged(self):
         self.ok("qexport", "wan", "-f", "diffusers", "-o", "bad")
         (self.dir / "bad/transformer_2/diffusion_pytorch_model.safetensors").unlink()
