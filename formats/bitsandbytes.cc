@@ -226,6 +226,7 @@ class Writer {
     for (const Tensor& t : m_.tensors) {
       t.quantized() ? add(t) : keep_tensor(t, out_);
     }
+    refuse_namesakes();
     keep_companions(m_, out_);
     if (first_ == nullptr) options.warn("nothing is quantized; -f safetensors writes the same without quantization_config");
     Json config = unquantized_config_json(m_);
@@ -330,6 +331,21 @@ class Writer {
     if (std::ranges::equal(table, codebook::nf4())) return "nf4";
     if (std::ranges::equal(table, codebook::fp4())) return "fp4";
     refuse(t, "has a codebook of its own");
+  }
+
+  // diffusers skips modules by the last part of their names: a Flux's proj_out and those of its blocks
+  // are one to it.
+  void refuse_namesakes() const {
+    if (!is_diffusion_model(m_.config)) return;
+    for (const Tensor& plain : m_.tensors) {
+      if (plain.quantized() || plain.shape.rank() != 2 || plain.name.find('.') != plain.name.rfind(".weight")) continue;
+      for (const Tensor& t : m_.tensors) {
+        if (!t.quantized() || !t.name.ends_with("." + plain.name)) continue;
+        throw limit_error("is quantized and " + plain.name + " is not, which diffusers cannot tell apart")
+            .tensor(t.name)
+            .hint("leave both as they are: qquantize --ignore 're:.*" + plain.name + "'");
+      }
+    }
   }
 
   Json quantization_config() const {

@@ -61,6 +61,12 @@ struct OutFile {
   std::string name, text;
 };
 
+// A part of the checkpoint in a folder of its own: the tensors FOLDER/NAME, stored there as NAME.
+struct OutFolder {
+  std::string name, weights_name;
+  std::vector<std::pair<std::string, std::string>> metadata;
+};
+
 struct ExportPlan {
   std::vector<OutTensor> tensors;             // in the order of writing
   std::string config;                         // text of config.json ("" when there is none)
@@ -70,6 +76,8 @@ struct ExportPlan {
   std::vector<std::pair<std::string, std::string>> metadata;
   std::vector<const Companion*> companions;   // copied byte for byte
   std::vector<LedgerEntry> ledger;
+  std::vector<OutFolder> folders;             // none: all tensors are in the directory itself
+  std::vector<std::shared_ptr<const Store>> views;  // whose parts the tensors of folders point at
 };
 
 struct ExportOptions {

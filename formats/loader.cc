@@ -10,6 +10,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "formats/diffusers.h"
 #include "formats/format.h"
 #include "formats/gguf.h"
 #include "formats/hf/directory.h"
@@ -82,12 +83,8 @@ std::vector<std::string> model_files(const Probe& p, std::string_view pattern) {
   return files;
 }
 
-// Mistral publishes consolidated*.safetensors beside the same weights in HF names.
 std::vector<std::string> safetensors_files(const Probe& p) {
-  auto files = model_files(p, "*.safetensors");
-  auto others = files;
-  std::erase_if(others, [](const std::string& f) { return f.starts_with("consolidated"); });
-  return others.empty() ? files : others;
+  return p.is_directory ? unindexed_safetensors(p.dir) : std::vector<std::string>();
 }
 
 Model load_single(const Probe& p, AddFile add, std::string_view format, const Options& options) {
@@ -173,15 +170,15 @@ const Row kRows[] = {
    [](const Probe& p, const Options& o) { return load_single(p, add_safetensors, "safetensors", o); }},
 
   // Directories that are something else than one model.
-  {{"diffusers pipeline", "refused", "model_index.json: several models"},
-   [](const Probe& p) { return p.dir.has("model_index.json"); },
-   [](const Probe& p, const Options&) -> Model { refuse(p, "is a diffusers pipeline (model_index.json)", "give the directory of one of its models, for example transformer/"); }},
   {{"LoRA adapter", "refused", "adapter_config.json without base weights"},
    [](const Probe& p) { return p.dir.has("adapter_config.json") && !p.dir.has("config.json"); },
    [](const Probe& p, const Options&) -> Model { refuse(p, "is a LoRA adapter, not a model", "merge it into its base model first"); }},
   {{"unfinished output", "refused", "DIR.partial of an interrupted qexport"},
    [](const Probe& p) { return p.unfinished; },
    [](const Probe& p, const Options&) -> Model { refuse(p, "is the unfinished output of qexport", "run qexport again"); }},
+  {{"diffusers pipeline", "read", "model_index.json: its transformers, and everything else as it is"},
+   [](const Probe& p) { return p.dir.has("model_index.json"); },
+   [](const Probe& p, const Options& o) { return load_pipeline(p.dir, o); }},
   {{"distributed checkpoint", "refused", ".metadata with *.distcp"},
    [](const Probe& p) { return p.has("*.distcp"); },
    [](const Probe& p, const Options&) -> Model { refuse(p, "is a PyTorch distributed checkpoint", "consolidate it first (torch.distributed.checkpoint.format_utils)"); }},
@@ -196,10 +193,10 @@ const Row kRows[] = {
      add_indexed(p.dir, index.front(), add_safetensors, o, m);
      return finish_directory(p, std::move(m), o); }},
   {{"sharded safetensors", "read", "model.safetensors.index.json decides which files and tensors count"},
-   [](const Probe& p) { return p.dir.has("model.safetensors.index.json"); },
+   [](const Probe& p) { return !weights_index(p.dir).empty(); },
    [](const Probe& p, const Options& o) {
      Model m = start(p, "safetensors");
-     add_indexed(p.dir, "model.safetensors.index.json", add_safetensors, o, m);
+     add_indexed(p.dir, weights_index(p.dir), add_safetensors, o, m);
      return finish_directory(p, std::move(m), o); }},
   {{"safetensors directory", "read", "model.safetensors, or shards without an index; over .bin, .pt and .gguf beside them"},
    [](const Probe& p) { return !safetensors_files(p).empty(); },

@@ -8,6 +8,7 @@
 
 #include "cmd/tool/input.h"
 #include "cmd/tool/table.h"
+#include "formats/hf/folders.h"
 #include "formats/hf/writer.h"
 #include "lib/base/file.h"
 #include "lib/pipe/handover.h"
@@ -109,7 +110,7 @@ int ExportCommand::run(Tool& tool) {
   options.warn = load.warn;
   ExportPlan plan;
   try {
-    plan = format->plan(*in.store, options);
+    plan = plan_export(*format, *in.store, options);
   } catch (Error& e) {
     throw std::move(e).file(in.store->label());
   }

@@ -8,9 +8,9 @@ int main(int argc, char** argv) {
       "open any LLM checkpoint, in any format, quantized or not",
       "Opens a checkpoint and writes a qmap that the other programs read. Only headers are parsed: "
       "the qmap refers to the files, so a model of any size loads in milliseconds. The input is a "
-      "directory or file of safetensors, PyTorch (.bin, .pt, .pth), GGUF, compressed-tensors, or a "
-      "qmap; qload --list-inputs shows every kind. Without -o, the result goes to the next program "
-      "in the pipe.",
+      "directory or file of safetensors, PyTorch (.bin, .pt, .pth), GGUF, compressed-tensors, a "
+      "diffusers pipeline, or a qmap; qload --list-inputs shows every kind. Without -o, the result goes "
+      "to the next program in the pipe.",
       {{"qload ./model | qquantize -s fp8-dynamic -o fp8.qmap", "quantize without a temporary file"},
        {"qload ./model --list", "see every tensor, its kind, dtype, shape and size"},
        {"qload ./model.gguf --dequantize | qexport -f safetensors -o ./bf16", "GGUF back to bf16 safetensors"},

@@ -124,6 +124,7 @@ int QuantizeCommand::run(Tool& tool) {
   }
   QuantizeOptions q;
   q.refer = refer_;
+  q.refer_big_companions = out.unnamed() && !output_.stream;
   q.kv_cache = !kv_cache_.empty();
   Json asked = rules.to_json();
   if (q.kv_cache) asked["kv_cache"] = kv_cache_;

@@ -49,7 +49,7 @@ std::vector<std::string> ignore_list(const Model& m, const std::vector<ModuleInf
     }
   }
   // A tied head has no tensor, yet it is a Linear to transformers.
-  if (!head) out.push_back("lm_head");
+  if (!head && !is_diffusion_model(m.config)) out.push_back("lm_head");
   std::ranges::sort(out);
   out.erase(std::unique(out.begin(), out.end()), out.end());
   return out;

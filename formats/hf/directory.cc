@@ -41,6 +41,22 @@ void collect(const fs::path& root, const fs::path& relative, int depth,
   if (ec) throw system_error("cannot read the directory", ec.value()).file((root / relative).string());
 }
 
+struct stat stat_of(const std::string& path) {
+  struct stat st {};
+  if (stat(path.c_str(), &st) != 0) throw system_error("cannot stat", errno).file(path);
+  return st;
+}
+
+void push_companion(const std::string& path, const std::string& name, const struct stat& st, Model& model) {
+  auto mtime = int64_t{st.st_mtim.tv_sec} * 1'000'000'000 + st.st_mtim.tv_nsec;
+  auto size = static_cast<uint64_t>(st.st_size);
+  model.files.push_back({path, size, mtime});
+  Companion& c = model.companions.emplace_back();
+  c.name = name;
+  c.extent.file = static_cast<uint32_t>(model.files.size());
+  c.extent.length = size;
+}
+
 }  // namespace
 
 bool glob_match(std::string_view pattern, std::string_view name) {
@@ -96,8 +112,7 @@ uint32_t file_number(Model& model, const MappedFile& file) {
 void add_companions(const Directory& d, Model& model) {
   for (const std::string& name : d.files) {
     std::string full = d.full(name);
-    struct stat st {};
-    if (stat(full.c_str(), &st) != 0) throw system_error("cannot stat", errno).file(full);
+    struct stat st = stat_of(full);
     if (is_weight_file(name)) {
       bool used = std::ranges::any_of(model.files, [&](const FileRef& f) { return f.path == full; });
       bool index = name.ends_with(".index.json");
@@ -111,14 +126,29 @@ void add_companions(const Directory& d, Model& model) {
       model.dropped.emplace_back(name, "larger than 1 GiB, not taken for a companion file");
       continue;
     }
-    auto mtime = int64_t{st.st_mtim.tv_sec} * 1'000'000'000 + st.st_mtim.tv_nsec;
-    model.files.push_back({full, static_cast<uint64_t>(st.st_size), mtime});
-    Companion c;
-    c.name = name;
-    c.extent.file = static_cast<uint32_t>(model.files.size());
-    c.extent.length = static_cast<uint64_t>(st.st_size);
-    model.companions.push_back(std::move(c));
+    push_companion(full, name, st, model);
   }
+}
+
+void add_companion(const Directory& d, const std::string& name, Model& model) {
+  push_companion(d.full(name), name, stat_of(d.full(name)), model);
+}
+
+std::string_view weights_index(const Directory& d) {
+  for (std::string_view name : {"model.safetensors.index.json", "diffusion_pytorch_model.safetensors.index.json"}) {
+    if (d.has(name)) return name;
+  }
+  return "";
+}
+
+std::vector<std::string> unindexed_safetensors(const Directory& d) {
+  auto files = d.glob("*.safetensors"), others = files;
+  std::erase_if(others, [&](const std::string& f) {
+    auto first = f.find('.'), last = f.rfind(".safetensors");
+    bool variant = first < last && d.has(f.substr(0, first) + ".safetensors");
+    return f.starts_with("consolidated") || variant;
+  });
+  return others.empty() ? files : others;
 }
 
 std::vector<std::pair<std::string, std::string>> read_index(const Directory& d,

@@ -9,6 +9,9 @@
 
 namespace qp {
 
+// What diffusers calls a component's weights; transformers calls them "model".
+constexpr const char* kDiffusersWeights = "diffusion_pytorch_model";
+
 struct Directory {
   std::string path;                // absolute
   std::vector<std::string> files;  // relative, sorted; files in hidden folders left out
@@ -31,6 +34,15 @@ bool is_weight_file(std::string_view name);
 // Adds every other file of the directory to the model, as references. Files over 1 GiB are left
 // out and said so in Model::dropped.
 void add_companions(const Directory& directory, Model& model);
+// One file of the directory as a companion, whatever it is.
+void add_companion(const Directory& directory, const std::string& name, Model& model);
+
+// The index of safetensors shards, "" when there is none.
+std::string_view weights_index(const Directory& directory);
+
+// The safetensors of a directory without an index: not Mistral's consolidated*.safetensors beside
+// the same weights in HF names, not NAME.fp16.safetensors (a variant) beside NAME.safetensors.
+std::vector<std::string> unindexed_safetensors(const Directory& directory);
 
 // weight_map of an index.json: tensor -> file. Errors: input (escaping names, no weight_map).
 std::vector<std::pair<std::string, std::string>> read_index(const Directory& directory,

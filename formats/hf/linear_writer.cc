@@ -140,7 +140,16 @@ std::vector<std::string> unquantized_linears(const Model& m, bool embeddings) {
     }
   }
   // A tied head has no tensor, yet engines build it.
-  if (!head) out.push_back("lm_head");
+  if (!head && !is_diffusion_model(m.config)) out.push_back("lm_head");
+  // A Flux's "proj_out" would take "single_transformer_blocks.0.proj_out" along; engines leave what is
+  // outside the blocks alone by themselves.
+  if (is_diffusion_model(m.config)) {
+    std::erase_if(out, [&](const std::string& entry) {
+      return std::ranges::any_of(m.tensors, [&](const Tensor& t) {
+        return t.quantized() && names_module(entry, module_of(t));
+      });
+    });
+  }
   std::ranges::sort(out);
   out.erase(std::unique(out.begin(), out.end()), out.end());
   return out;

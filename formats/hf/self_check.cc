@@ -60,6 +60,13 @@ bool same_form(const Tensor& a, const Tensor& b) {
 
 }  // namespace
 
+Part bytes_of(const Companion& c) {
+  Part p;
+  p.shape = Shape{c.extent.length, 1};
+  p.extent = c.extent;
+  return p;
+}
+
 void self_check(const Store& store, const ExportPlan& plan, const std::string& directory,
                 Progress& progress) {
   LoadOptions options;
@@ -96,9 +103,9 @@ void self_check(const Store& store, const ExportPlan& plan, const std::string& d
   }
   for (const Companion* c : plan.companions) {
     const Companion* w = written.model().companion(c->name);
-    if (w == nullptr || written.text(w->extent) != store.text(c->extent)) {
-      fail(directory, c->name, "the companion file differs");
-    }
+    if (w == nullptr) fail(directory, c->name, "the companion file is missing");
+    Part want = bytes_of(*c), found_bytes = bytes_of(*w);
+    compare(RowSource(store, want), RowSource(written, found_bytes), directory, c->name, "the companion file");
   }
   written.throw_if_changed();
   progress.end();

@@ -9,6 +9,9 @@
 
 namespace qp {
 
+// A companion's bytes as rows of one: it may be the weights of a text encoder.
+Part bytes_of(const Companion& companion);
+
 // Every tensor is there, with equal codes, scales, zero points or elements; no scale is NaN,
 // infinite, zero or negative, no code is NaN; companions are equal byte for byte.
 // Errors: defect, naming the tensor.

@@ -14,6 +14,7 @@
 #include <set>
 
 #include "formats/container/safetensors.h"
+#include "formats/hf/folders.h"
 #include "formats/hf/partial_dir.h"
 #include "formats/hf/self_check.h"
 #include "lib/base/checked.h"
@@ -35,7 +36,8 @@ constexpr uint64_t kArranged = 16 << 20;
 constexpr uint64_t kScatteredChunk = 8 << 20;  // many rows, so that transposed lines are long
 
 struct Shard {
-  std::string name;
+  std::string name;       // relative to the directory
+  size_t folder = 0;      // characters of its tensors' names that are their folder's, with '/'
   std::vector<const OutTensor*> tensors;
   uint64_t bytes = 0;
 };
@@ -87,13 +89,19 @@ bool before(std::string_view a, std::string_view b) {
   return i == a.size();
 }
 
+// Files of tensors that one index lists.
+struct ShardSet {
+  OutFolder folder;  // name "": the directory itself
+  std::vector<Shard> shards;
+  std::string in() const { return folder.name.empty() ? "" : folder.name + "/"; }
+};
+
 // Greedy in order, as huggingface_hub splits; a tensor larger than the limit gets its own shard.
 // The order is that of names, so exporting what was loaded from an export gives the same shards.
-std::vector<Shard> split(const ExportPlan& plan, uint64_t limit) {
-  std::vector<const OutTensor*> tensors;
-  for (const OutTensor& t : plan.tensors) tensors.push_back(&t);
+ShardSet split(std::vector<const OutTensor*> tensors, OutFolder folder, uint64_t limit) {
+  ShardSet set{std::move(folder), {}};
+  std::vector<Shard>& shards = set.shards;
   std::ranges::sort(tensors, before, [](const OutTensor* t) -> std::string_view { return t->name; });
-  std::vector<Shard> shards;
   for (const OutTensor* t : tensors) {
     uint64_t bytes = out_bytes(*t);
     if (shards.empty() || (shards.back().bytes > 0 && shards.back().bytes + bytes > limit)) {
@@ -106,12 +114,30 @@ std::vector<Shard> split(const ExportPlan& plan, uint64_t limit) {
   for (size_t i = 0; i < shards.size(); ++i) {
     char number[64] = "";
     if (shards.size() > 1) std::snprintf(number, sizeof number, "-%05zu-of-%05zu", i + 1, shards.size());
-    shards[i].name = plan.weights_name + number + ".safetensors";
+    shards[i].name = set.in() + set.folder.weights_name + number + ".safetensors";
+    shards[i].folder = set.in().size();
     // Larger elements first: every tensor then starts on a multiple of its element size.
     std::ranges::stable_sort(shards[i].tensors, std::greater(),
                              [](const OutTensor* t) { return dtype_bits(t->dtype); });
   }
-  return shards;
+  return set;
+}
+
+std::vector<ShardSet> split(const ExportPlan& plan, uint64_t limit) {
+  std::vector<ShardSet> out;
+  std::vector<OutFolder> folders = plan.folders;
+  if (folders.empty()) folders.push_back({"", plan.weights_name, plan.metadata});
+  size_t placed = 0;
+  for (OutFolder& folder : folders) {
+    std::vector<const OutTensor*> tensors;
+    for (const OutTensor& t : plan.tensors) {
+      if (plan.folders.empty() || folder_of(t.name) == folder.name) tensors.push_back(&t);
+    }
+    placed += tensors.size();
+    out.push_back(split(std::move(tensors), std::move(folder), limit));
+  }
+  if (placed != plan.tensors.size()) throw defect_error("tensors of the plan are in none of its folders");
+  return out;
 }
 
 class ShardWriter {
@@ -124,7 +150,7 @@ class ShardWriter {
     fd_.reset(open(path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
     if (!fd_) throw system_error("cannot create", errno).file(path_);
     std::vector<SafetensorsEntry> entries;
-    for (const OutTensor* t : shard.tensors) entries.push_back({t->name, t->dtype, t->shape, 0, 0});
+    for (const OutTensor* t : shard.tensors) entries.push_back({t->name.substr(shard.folder), t->dtype, t->shape, 0, 0});
     std::string header = safetensors_header(entries, metadata);
     reserve_space(fd_.get(), header.size() + shard.bytes, path_);
     write_all(fd_.get(), std::as_bytes(std::span(header)), 0, path_);
@@ -274,25 +300,57 @@ class ShardWriter {
   std::vector<Buffers> buffers_{static_cast<size_t>(ordered_slots())};
 };
 
-void write_text(const std::string& path, std::string_view text, bool sync) {
-  fs::path parent = fs::path(path).parent_path();
-  std::error_code ec;
-  fs::create_directories(parent, ec);
+Fd create(const std::string& path) {
   Fd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
   if (!fd) throw system_error("cannot create", errno).file(path);
+  return fd;
+}
+
+void write_text(const std::string& path, std::string_view text, bool sync) {
+  Fd fd = create(path);
   write_all(fd.get(), std::as_bytes(std::span(text)), 0, path);
   if (sync) sync_fd(fd.get(), path);
 }
 
-std::string index_text(const std::vector<Shard>& shards) {
+void write_companion(const Store& store, const Companion& c, const std::string& path, bool sync,
+                     Progress& progress) {
+  progress.item(c.name);
+  store.verify(c.extent, "a companion file");
+  Fd fd = create(path);
+  Part bytes = bytes_of(c);
+  for_row_chunks(
+      RowSource(store, bytes), kChunk,
+      [&](const RowChunk& chunk) { write_all(fd.get(), chunk.rows, chunk.first, path); },
+      [&](const RowChunk& chunk) { progress.add(chunk.count); });
+  if (sync) sync_fd(fd.get(), path);
+}
+
+// The folders that files of the output are in.
+std::set<std::string> make_folders(const std::string& directory, const ExportPlan& plan, const std::vector<ShardSet>& sets) {
+  std::set<std::string> out;
+  auto add = [&](const std::string& file) {
+    for (fs::path p = fs::path(file).parent_path(); !p.empty(); p = p.parent_path()) out.insert(p);
+  };
+  for (const ShardSet& set : sets) add(set.shards.front().name);
+  for (const Companion* c : plan.companions) add(c->name);
+  for (const OutFile& f : plan.files) add(f.name);
+  for (const std::string& folder : out) {
+    std::error_code ec;
+    fs::create_directories(fs::path(directory) / folder, ec);
+    if (ec) throw system_error("cannot create", ec.value()).file(directory + "/" + folder);
+  }
+  return out;
+}
+
+std::string index_text(const ShardSet& set) {
   uint64_t bytes = 0, parameters = 0;
   Json map = Json::object();
   std::vector<std::pair<std::string, std::string>> sorted;
-  for (const Shard& s : shards) {
+  for (const Shard& s : set.shards) {
     bytes += s.bytes;
     for (const OutTensor* t : s.tensors) {
       parameters += t->shape.elements().value_or(0);
-      sorted.emplace_back(t->name, s.name);
+      sorted.emplace_back(t->name.substr(s.folder), s.name.substr(s.folder));
     }
   }
   std::ranges::sort(sorted);
@@ -326,6 +384,11 @@ void check_ledger(const Store& store, const ExportPlan& plan) {
   }
 }
 
+void sync_directory(const std::string& path) {
+  Fd fd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (fd) sync_fd(fd.get(), path);
+}
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -335,11 +398,15 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 WriteResult write_checkpoint(const Store& store, const ExportPlan& plan, const WriteOptions& options,
                              Progress& progress) {
   check_ledger(store, plan);
-  std::vector<Shard> shards = split(plan, options.shard_bytes);
+  std::vector<ShardSet> sets = split(plan, options.shard_bytes);
   WriteResult result;
-  result.shards = shards.size();
-  for (const Shard& s : shards) result.bytes += s.bytes;
-  uint64_t need = result.bytes + (16 << 20), have = free_space(options.directory);
+  uint64_t carried = 0;
+  for (const ShardSet& set : sets) {
+    result.shards += set.shards.size();
+    for (const Shard& s : set.shards) result.bytes += s.bytes;
+  }
+  for (const Companion* c : plan.companions) carried += c->extent.length;
+  uint64_t need = result.bytes + carried + (16 << 20), have = free_space(options.directory);
   if (have < need) {
     throw system_error("needs " + std::to_string(need) + " bytes, " + std::to_string(have) +
                        " are free", ENOSPC)
@@ -348,20 +415,26 @@ WriteResult write_checkpoint(const Store& store, const ExportPlan& plan, const W
   }
   auto start = std::chrono::steady_clock::now();
   PartialDirectory directory(options.directory, options.force, options.inputs);
-  progress.begin("writing", result.bytes);
+  progress.begin("writing", result.bytes + carried);
+  std::set<std::string> folders = make_folders(directory.path(), plan, sets);
   ShardWriter writer(store, directory.path(), progress, options.sync);
-  for (const Shard& s : shards) writer.write(s, plan.metadata);
-  if (shards.size() > 1) {
-    write_text(directory.path() + "/" + plan.weights_name + ".safetensors.index.json", index_text(shards), options.sync);
+  for (const ShardSet& set : sets) {
+    for (const Shard& s : set.shards) writer.write(s, set.folder.metadata);
+    if (set.shards.size() == 1) continue;
+    std::string name = set.in() + set.folder.weights_name + ".safetensors.index.json";
+    write_text(directory.path() + "/" + name, index_text(set), options.sync);
   }
   for (const Companion* c : plan.companions) {
-    write_text(directory.path() + "/" + c->name, store.text(c->extent), options.sync);
+    write_companion(store, *c, directory.path() + "/" + c->name, options.sync, progress);
   }
   for (const OutFile& f : plan.files) write_text(directory.path() + "/" + f.name, f.text, options.sync);
   progress.end();
   store.throw_if_changed();
   if (!plan.config.empty()) {
     write_text(directory.path() + "/config.json", plan.config, options.sync);
+  }
+  for (const std::string& folder : folders) {
+    if (options.sync) sync_directory(directory.path() + "/" + folder);
   }
   result.write_seconds = seconds_since(start);
   if (options.verify) {

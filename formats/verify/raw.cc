@@ -14,7 +14,6 @@ namespace qp {
 namespace {
 
 constexpr uint64_t kMaxJson = uint64_t{256} << 20;
-constexpr const char* kIndex = "model.safetensors.index.json";
 
 class RawReader {
  public:
@@ -25,10 +24,10 @@ class RawReader {
 
   RawCheckpoint run() {
     read_config();
-    if (dir_.has(kIndex)) {
+    if (!index_.empty()) {
       read_index();
     } else {
-      out_.files = unindexed_files();
+      out_.files = unindexed_safetensors(dir_);
       count_numbered_shards();
     }
     for (uint32_t i = 0; i < out_.files.size(); ++i) read_shard(i);
@@ -66,9 +65,9 @@ class RawReader {
   void read_index() {
     indexed_ = true;
     try {
-      Json json = parse_json(read_text_file(dir_.full(kIndex), kMaxJson), kIndex);
+      Json json = parse_json(read_text_file(dir_.full(index_), kMaxJson), index_);
       if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object()) {
-        throw input_error("has no 'weight_map'").file(kIndex);
+        throw input_error("has no 'weight_map'").file(index_);
       }
       if (auto meta = json.find("metadata"); meta != json.end() && meta->is_object()) {
         auto total = meta->find("total_size");
@@ -80,7 +79,7 @@ class RawReader {
       add("index", e);
       indexed_ = false;
       map_.clear();
-      out_.files = unindexed_files();
+      out_.files = unindexed_safetensors(dir_);
       return;
     }
     std::set<std::string> named;
@@ -112,12 +111,6 @@ class RawReader {
     map_.emplace(tensor, std::move(name));
   }
 
-  std::vector<std::string> unindexed_files() const {
-    auto files = dir_.glob("*.safetensors"), others = files;
-    std::erase_if(others, [](const std::string& f) { return f.starts_with("consolidated"); });
-    return others.empty() ? files : others;
-  }
-
   // model-00001-of-00003.safetensors without an index: all three must be there.
   void count_numbered_shards() {
     std::map<std::string, std::set<unsigned long>> seen;  // "PREFIX of N" -> numbers
@@ -139,7 +132,7 @@ class RawReader {
     }
     if (out_.files.size() > 1) {
       add(Severity::warning, "index", "",
-          std::to_string(out_.files.size()) + " shards without " + kIndex,
+          std::to_string(out_.files.size()) + " shards without an index",
           "transformers cannot load them; some engines can");
     }
   }
@@ -210,6 +203,7 @@ class RawReader {
   }
 
   Directory dir_;
+  std::string index_{weights_index(dir_)};
   std::vector<Finding>& findings_;
   RawCheckpoint out_;
   bool indexed_ = false;

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <array>
 
+#include "formats/diffusers.h"
 #include "formats/format.h"
 #include "formats/hf/directory.h"
 #include "formats/hf/quant_method.h"
 #include "formats/verify/raw.h"
 #include "lib/base/error.h"
 #include "lib/base/file.h"
+#include "lib/model/modules.h"
 
 namespace qp {
 namespace {
@@ -17,6 +19,7 @@ constexpr uint64_t kMaxJson = uint64_t{1} << 30;
 
 constexpr auto kRules = std::to_array<StructureRule>({
     {"load", Stage::load, "the checkpoint can be opened"},
+    {"pipeline", Stage::stored, "model_index.json parses and its components are there"},
     {"config", Stage::stored, "config.json is there and parses"},
     {"index", Stage::stored, "the index parses and names files of its directory"},
     {"missing-shard", Stage::stored, "every shard is there"},
@@ -51,6 +54,18 @@ constexpr auto kRules = std::to_array<StructureRule>({
     {"generation-config", Stage::companions, "generation_config.json is there"},
 });
 
+void check_json_files(const Directory& d, std::vector<Finding>& out) {
+  for (const std::string& name : d.glob("*.json")) {
+    if (name == "config.json" || name.ends_with(".index.json")) continue;  // read on their own
+    std::string text = read_text_file(d.full(name), kMaxJson);
+    if (!Json::accept(text)) {
+      out.push_back({Severity::error, "companion", "", printable(name) + " is no valid JSON",
+                     text.starts_with("version https://git-lfs") ? "it is a Git LFS pointer: run git lfs pull"
+                                                                 : "copy it again from the base model"});
+    }
+  }
+}
+
 void check_companions(const Directory& d, std::vector<Finding>& out) {
   auto any = [&](std::initializer_list<const char*> names) {
     return std::ranges::any_of(names, [&](const char* n) { return d.has(n); });
@@ -64,15 +79,7 @@ void check_companions(const Directory& d, std::vector<Finding>& out) {
     out.push_back({Severity::note, "generation-config", "", "there is no generation_config.json",
                    "engines fall back to greedy defaults; copy it from the base model if it has one"});
   }
-  for (const std::string& name : d.glob("*.json")) {
-    if (name == "config.json" || name.ends_with(".index.json")) continue;  // read on their own
-    std::string text = read_text_file(d.full(name), kMaxJson);
-    if (!Json::accept(text)) {
-      out.push_back({Severity::error, "companion", "", printable(name) + " is no valid JSON",
-                     text.starts_with("version https://git-lfs") ? "it is a Git LFS pointer: run git lfs pull"
-                                                                 : "copy it again from the base model"});
-    }
-  }
+  check_json_files(d, out);
 }
 
 // Tensors that only a quantized checkpoint has, in one that declares no quantization.
@@ -109,20 +116,71 @@ void check_quantization(const Directory& d, const RawCheckpoint& raw, std::vecto
 
 std::span<const StructureRule> structure_rules() { return kRules; }
 
-DirectoryCheck check_directory(const std::string& path) {
-  DirectoryCheck result;
-  std::vector<Finding>& out = result.findings;
-  Directory d = read_directory(path);
-  check_companions(d, out);
-  if (d.glob("*.safetensors").empty() && !d.has("model.safetensors.index.json")) return result;
-  result.stored = true;
-  RawCheckpoint raw = read_raw(path, out);
+namespace {
+
+// config.json, or null: what is wrong with it is found elsewhere.
+Json config_of(const Directory& d) { return Json::parse(read_text_file(d.full("config.json"), kMaxJson), nullptr, false); }
+
+bool has_safetensors(const Directory& d) {
+  return !d.glob("*.safetensors").empty() || !weights_index(d).empty();
+}
+
+void check_stored(const Directory& d, std::vector<Finding>& out) {
+  RawCheckpoint raw = read_raw(d.path, out);
   try {
     check_quantization(d, raw, out);
   } catch (const Error& e) {
     if (e.kind() == ErrorKind::system || e.kind() == ErrorKind::defect) throw;
     out.push_back({Severity::error, "quantization-config", e.tensor(), e.reason(), e.hint()});
   }
+}
+
+// Every component as a directory of its own; the tokenizers of a pipeline are components, too.
+void check_pipeline(const Directory& d, std::vector<Finding>& out) {
+  Pipeline pipeline;
+  try {
+    pipeline = read_pipeline(d);
+  } catch (const Error& e) {
+    if (e.kind() == ErrorKind::system) throw;
+    out.push_back({Severity::error, "pipeline", "", std::string(kModelIndex) + ": " + e.reason(), "copy it again from the base model"});
+    return;
+  }
+  for (const PipelineComponent& c : pipeline.components) {
+    if (!has_component(d, c)) {
+      out.push_back({Severity::error, "pipeline", "", "model_index.json names " + c.folder + " (" + printable(c.type) + "), which is not there",
+                     "copy the folder from the base pipeline"});
+      continue;
+    }
+    Directory folder = read_directory(d.full(c.folder));
+    std::vector<Finding> found;
+    check_json_files(folder, found);
+    if (has_safetensors(folder)) {
+      check_stored(folder, found);
+    } else if (c.transformer()) {
+      found.push_back({Severity::error, "pipeline", "", "there are no safetensors", "copy them from the base pipeline"});
+    }
+    for (Finding& f : found) {
+      f.what = c.folder + ": " + f.what;
+      if (!f.tensor.empty()) f.tensor = c.folder + "/" + f.tensor;
+      out.push_back(std::move(f));
+    }
+  }
+}
+
+}  // namespace
+
+DirectoryCheck check_directory(const std::string& path) {
+  DirectoryCheck result;
+  Directory d = read_directory(path);
+  if (d.has(kModelIndex)) {
+    result.stored = true;
+    check_pipeline(d, result.findings);
+    return result;
+  }
+  bool component = d.has("config.json") && is_diffusion_model(config_of(d));
+  component ? check_json_files(d, result.findings) : check_companions(d, result.findings);
+  result.stored = has_safetensors(d);
+  if (result.stored) check_stored(d, result.findings);
   return result;
 }
 

@@ -31,6 +31,8 @@
 namespace qp {
 namespace {
 
+constexpr uint64_t kBigCompanion = 64 << 20;
+
 class Run : public ResultStore {
  public:
   Run(const Store& store, const Plan& plan, const QuantizeOptions& options, QmapOutput& output,
@@ -83,10 +85,13 @@ class Run : public ResultStore {
     model_.kv_cache = from.kv_cache;
     model_.provenance = from.provenance;
     model_.provenance.push_back(options_.provenance);
-    if (options_.refer) model_.files = from.files;
+    auto refers = [&](const Companion& c) {
+      return options_.refer || (options_.refer_big_companions && c.extent.length >= kBigCompanion);
+    };
+    if (options_.refer || std::ranges::any_of(from.companions, refers)) model_.files = from.files;
     for (const Companion& c : from.companions) {
       Companion to = c;
-      if (!options_.refer || refer_extent(store_, model_, to.extent)) {
+      if (!refers(c) || refer_extent(store_, model_, to.extent)) {
         copy_companion(store_, c, to, writer_);
       }
       model_.companions.push_back(std::move(to));

@@ -14,6 +14,9 @@ namespace qp {
 
 struct QuantizeOptions {
   bool refer = false;     // kept tensors stay references to the source's files
+  // Companions of a pipeline's size (text encoders) stay references, too: for a result that lives no
+  // longer than the pipe.
+  bool refer_big_companions = false;
   bool kv_cache = false;  // FP8 scales of keys and values, from the calibration
   Json provenance;        // this run's entry
   uint64_t memory = uint64_t{4} << 30;  // anonymous bytes that running the model may use

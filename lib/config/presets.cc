@@ -192,7 +192,10 @@ Scheme find_scheme(std::string_view name) {
 }
 
 bool accepts(const Scheme& scheme, ModuleKind kind) {
-  if (kind == ModuleKind::linear || kind == ModuleKind::expert || kind == ModuleKind::head) return true;
+  if (kind == ModuleKind::linear || kind == ModuleKind::expert || kind == ModuleKind::head ||
+      kind == ModuleKind::conditioning) {
+    return true;
+  }
   return kind == ModuleKind::embedding && scheme.code_kind() == CodeKind::integer &&
          !scheme.input_activations;
 }

@@ -9,13 +9,14 @@
 namespace qp {
 namespace {
 
-constexpr std::array<std::string_view, 12> kKindNames = {
-    "Linear", "Expert", "ExpertStack", "Embedding", "Head", "Norm",
-    "Router", "Vision", "Conv",        "MTP",       "Bias", "Other"};
-constexpr std::array<ModuleKind, 12> kKinds = {
+constexpr std::array<std::string_view, 13> kKindNames = {
+    "Linear", "Expert", "ExpertStack", "Embedding",    "Head", "Norm", "Router",
+    "Vision", "Conv",   "MTP",         "Conditioning", "Bias", "Other"};
+constexpr std::array<ModuleKind, 13> kKinds = {
     ModuleKind::linear, ModuleKind::expert, ModuleKind::stack,  ModuleKind::embedding,
     ModuleKind::head,   ModuleKind::norm,   ModuleKind::router, ModuleKind::vision,
-    ModuleKind::conv,   ModuleKind::mtp,    ModuleKind::bias,   ModuleKind::other};
+    ModuleKind::conv,   ModuleKind::mtp,    ModuleKind::conditioning,
+    ModuleKind::bias,   ModuleKind::other};
 
 // A dotted name matches a row when one of its components equals (or, with a leading '*', ends
 // with) the word. First row wins.
@@ -119,9 +120,45 @@ std::optional<ModuleKind> kind_by_component(std::string_view module) {
   return std::nullopt;
 }
 
+bool is_number(std::string_view s) {
+  return !s.empty() && s.find_first_not_of("0123456789") == s.npos;
+}
+
+// What in a diffusion transformer is no linear of its blocks: everything outside its lists of blocks
+// ("x_embedder", "proj_out", "condition_embedder.text_embedder.linear_1"), and what scales and
+// shifts by the timestep inside them ("norm1.linear", "img_mod.1", "adaLN_modulation.1").
+bool is_conditioning(std::string_view module) {
+  auto dot = module.find('.');
+  if (dot == module.npos) return true;
+  std::string_view list = module.substr(0, dot), rest = module.substr(dot + 1);
+  if (!is_number(rest.substr(0, rest.find('.')))) return true;
+  auto has = [](std::string_view s, std::string_view part) { return s.find(part) != s.npos; };
+  if (has(list, "embed") || has(list, "proj")) return true;
+  bool modulation = false;
+  each_component(rest, [&](std::string_view c) {
+    modulation |= c.starts_with("norm") || c.ends_with("norm") || c.ends_with("_mod") ||
+                  has(c, "modulation") || has(c, "adaln") || has(c, "time_emb");
+  });
+  return modulation;
+}
+
+ModuleKind diffusion_kind(std::string_view name, std::string_view module, const Shape& shape) {
+  if (shape.rank() < 2) {
+    return name.find("norm") != name.npos ? ModuleKind::norm : ModuleKind::bias;
+  }
+  if (!name.ends_with(".weight")) return ModuleKind::other;
+  if (shape.rank() > 2) return ModuleKind::conv;
+  if (is_conditioning(module)) return ModuleKind::conditioning;
+  if (last_component(module) == "gate") return ModuleKind::router;
+  return module.find(".experts.") != module.npos ? ModuleKind::expert : ModuleKind::linear;
+}
+
 ModuleKind kind_of(std::string_view name, std::string_view module, DType dtype, const Shape& shape,
                    const Json& config) {
   if (!is_float(dtype)) return ModuleKind::other;
+  auto slash = module.rfind('/');
+  if (slash != module.npos) return diffusion_kind(name, module.substr(slash + 1), shape);
+  if (is_diffusion_model(config)) return diffusion_kind(name, module, shape);
   auto by_name = kind_by_component(module);
   if (by_name == ModuleKind::vision) return *by_name;  // towers count their layers on their own
   int64_t layers = layer_count(config);
@@ -154,6 +191,10 @@ std::optional<ModuleKind> kind_from_name(std::string_view name) {
   return std::nullopt;
 }
 
+bool is_diffusion_model(const Json& config) {
+  return config.is_object() && config.contains("_class_name");
+}
+
 ModuleInfo classify(std::string_view name, DType dtype, const Shape& shape, const Json& config) {
   ModuleInfo info;
   std::string_view module = name;
@@ -180,7 +221,7 @@ std::string_view layer_prefix(std::string_view name) {
   for (size_t at = 0, end; at < name.size(); at = end + 1) {
     end = std::min(name.find('.', at), name.size());
     std::string_view word = name.substr(at, end - at);
-    if (!word.empty() && word.find_first_not_of("0123456789") == word.npos) return name.substr(0, end);
+    if (is_number(word)) return name.substr(0, end);
   }
   return {};
 }

@@ -24,6 +24,7 @@ enum class ModuleKind : uint8_t {
   vision,     // towers and projectors of other modalities
   conv,       // convolutions and GPT-2's transposed Conv1D
   mtp,        // multi-token-prediction layers
+  conditioning,  // of a diffusion transformer: embedders, modulation, output projection
   bias,       // and other 1-D parameters
   other,      // not a float tensor, or already quantized
 };
@@ -40,7 +41,11 @@ struct ModuleInfo {
   std::string agree;
 };
 
-// `config` is config.json (or null): it tells the layer count, and so which layers are MTP.
+// A diffusers component, by its config.json: its linears are those inside its lists of blocks.
+bool is_diffusion_model(const Json& config);
+
+// `config` is config.json (or null): it tells the layer count, and so which layers are MTP, and
+// whether the model is a diffusion transformer. In a pipeline names tell: "transformer/blocks.0..".
 ModuleInfo classify(std::string_view name, DType dtype, const Shape& shape, const Json& config);
 
 // The decoder layer that a tensor belongs to: its name up to the first number ("model.layers.3"),

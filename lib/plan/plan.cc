@@ -24,6 +24,9 @@ std::string why_kept(ModuleKind kind) {
     case ModuleKind::vision: return "towers of other modalities stay unquantized";
     case ModuleKind::conv: return "convolutions have no quantized layout";
     case ModuleKind::mtp: return "multi-token-prediction layers are kept as they are";
+    case ModuleKind::conditioning:
+      return "engines build embedders, modulation and output projection of diffusion transformers "
+             "unquantized";
     case ModuleKind::stack: return "experts stacked in one 3-D tensor are kept as they are";
     case ModuleKind::bias: return "biases and other 1-D parameters are never quantized";
     case ModuleKind::other: return "no float weight";

@@ -65,9 +65,16 @@ std::string QmapWriter::read(const Extent& e) const {
 }
 
 Extent QmapWriter::append(std::span<const std::byte> bytes) {
+  constexpr size_t kPiece = 16 << 20;  // a signal need not wait for a large file
   Extent e = place(bytes.size());
-  e.xxh3 = xxh3_64(bytes);
-  write(e.offset, bytes);
+  Hasher64 hasher;
+  for (size_t at = 0; at < bytes.size(); at += kPiece) {
+    throw_if_interrupted();
+    auto piece = bytes.subspan(at, std::min(kPiece, bytes.size() - at));
+    hasher.update(piece);
+    write(e.offset + at, piece);
+  }
+  e.xxh3 = hasher.digest();
   return e;
 }
 

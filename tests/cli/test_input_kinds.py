@@ -118,8 +118,8 @@ class Kinds(CliTest):
 
     def test_diffusers(self):
         write_llama(self.dir / "d")
-        self.put("d/model_index.json", "{}")
-        self.refused(self.dir / "d", "diffusers pipeline", "one of its models")
+        self.put("d/model_index.json", '{"unet": ["diffusers", "UNet2DConditionModel"]}')
+        self.refused(self.dir / "d", "names no transformer", "one of its models")
 
     def test_lora(self):
         self.put("d/adapter_config.json", "{}")

@@ -1,7 +1,7 @@
 // libFuzzer over readers of quantized checkpoints: a small checkpoint of one family, whose config comes
 // from the input and whose tensors may have another shape, dtype and content than they should.
 // Input: family, tensor to change, its new first dimension, its new dtype, a byte that fills the data;
-// then config.json.
+// then config.json (quant_model_description.json, model_index.json).
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
@@ -55,6 +55,7 @@ const std::vector<Family>& families() {
       {"modelslim", {{"weight", DType::i8, {8, 32}}, {"weight_scale", DType::f32, {8, 1}}, {"weight_offset", DType::f32, {8, 1}}}},
       {"modelslim-static", {{"weight", DType::i8, {8, 32}}, {"deq_scale", DType::f32, {8}}, {"input_scale", DType::f32, {1}},
                             {"input_offset", DType::f32, {1}}, {"quant_bias", DType::i32, {8}}}},
+      {"diffusers", {{"weight", DType::f8_e4m3, {8, 32}}, {"weight_scale", DType::f32, {1}}}},
   };
   return all;
 }
@@ -97,30 +98,51 @@ void write_weights(const std::string& path, std::span<const uint8_t> head) {
   std::ofstream(path, std::ios::binary) << header << data;
 }
 
-}  // namespace
+void write(const std::string& path, std::string_view text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const Directory directory;
-  if (size < 5) return 0;
-  write_weights(directory.path() + "/model.safetensors", {data, 5});
-  std::ofstream(directory.path() + "/config.json", std::ios::binary)
-      .write(reinterpret_cast<const char*>(data + 5), static_cast<std::streamsize>(size - 5));
-  // ModelSlim's config is a file of its own.
-  std::string description = directory.path() + "/quant_model_description.json";
-  if (std::string_view(families()[data[0] % families().size()].name).starts_with("modelslim")) {
-    std::filesystem::copy_file(directory.path() + "/config.json", description, std::filesystem::copy_options::overwrite_existing);
-  } else {
-    std::filesystem::remove(description);
+// A pipeline, whose index comes from the input: its components may be anything.
+void write_pipeline(const std::string& path, std::string_view index, std::span<const uint8_t> head) {
+  for (std::string folder : {"transformer", "transformer_2", "vae"}) {
+    std::filesystem::create_directories(path + "/" + folder);
+    write_weights(path + "/" + folder + "/diffusion_pytorch_model.safetensors", head);
+    write(path + "/" + folder + "/config.json",
+          R"({"_class_name": "X", "quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic"}})");
   }
+  write(path + "/model_index.json", index);
+}
+
+void load(const std::string& path) {
   for (bool dequantize : {false, true}) {
     try {
       qp::LoadOptions options;
       options.dequantize = dequantize;
-      qp::Store store(qp::load_checkpoint(directory.path(), options), nullptr, "fuzz");
+      qp::Store store(qp::load_checkpoint(path, options), nullptr, "fuzz");
       qp::fuzz::read_all(store);
     } catch (const qp::Error& e) {
       qp::fuzz::require(e.kind() == qp::ErrorKind::input || e.kind() == qp::ErrorKind::limit);
     }
   }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static const Directory directory, pipeline;
+  if (size < 5) return 0;
+  std::string_view family = families()[data[0] % families().size()].name;
+  std::string_view text(reinterpret_cast<const char*>(data + 5), size - 5);
+  if (family == "diffusers") {
+    write_pipeline(pipeline.path(), text, {data, 5});
+    load(pipeline.path());
+    return 0;
+  }
+  write_weights(directory.path() + "/model.safetensors", {data, 5});
+  write(directory.path() + "/config.json", text);
+  // ModelSlim's config is a file of its own.
+  std::string description = directory.path() + "/quant_model_description.json";
+  family.starts_with("modelslim") ? write(description, text) : void(std::filesystem::remove(description));
+  load(directory.path());
   return 0;
 }

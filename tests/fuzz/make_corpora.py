@@ -215,6 +215,12 @@ def formats():
                                       ("modelslim-static", 13, "W8A8", 0x3f)):
         text = json.dumps({"torch_dtype": "bfloat16", "model.layers.0.mlp.up_proj.weight": label})
         put("formats", name, bytes([family, 255, 0, 0, fill]) + text.encode())
+    transformer = ["diffusers", "FluxTransformer2DModel"]
+    for name, index in (("diffusers", {"_class_name": "WanPipeline", "transformer": transformer,
+                                       "transformer_2": transformer, "vae": ["diffusers", "AutoencoderKL"]}),
+                        ("diffusers-outside", {"transformer/../..": transformer}),
+                        ("diffusers-missing", {"transformer_3": transformer})):
+        put("formats", name, bytes([14, 255, 0, 0, 0x38]) + json.dumps(index).encode())
 
 
 def main():

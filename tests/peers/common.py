@@ -60,6 +60,10 @@ KINDS = {
     "bytes": "both quantize; every stored tensor, byte for byte",
     "transcode": "we export to one family, turn that into the library's; its values and ours",
     "state": "`qload --modelopt-state` and export; every stored tensor of the library's own export",
+    "carry": "we export as it is; the library loads it: files, weights of every component, outputs",
+    "decode": "we quantize and export; stored codes times scales by torch, and our dequantized values",
+    "save": "the library saves a pipeline, plain or quantized; our (dequantized) values and its own",
+    "refuse": "the library says that it has no loader for the form",
     "function": "the library's function on plain tensors; our stored tensors, byte for byte",
 }
 
