@@ -98,6 +98,7 @@ int QuantizeCommand::run(Tool& tool) {
   Store& store = *in.store;
   store.set_check(!no_check_);
   Plan plan = make_plan(store.model(), rules, store.label());
+  check_algorithms(store, plan);
   ActivationScales(store, plan);  // refuses what lacks statistics, before anything is printed
   for (const std::string& w : plan.warnings) tool.warn(w);
   if (tool.options.strict && tool.warnings() > 0) return 0;  // run_tool turns it into exit 2

@@ -185,11 +185,6 @@ class Run : public ResultStore {
     }
     done_.resize(plan_.entries.size());
     if (!any) return;
-    if (!store_.model().calibration) {
-      throw usage_error("holds no token windows to run through the model")
-          .file(store_.label())
-          .hint("make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that");
-    }
     windows_ = read_windows(store_);
     weights_ = std::make_unique<engine::WeightSource>(store_);
     arch_ = arch::make_architecture(store_.model(), *weights_);
@@ -449,6 +444,24 @@ class Run : public ResultStore {
 };
 
 }  // namespace
+
+void check_algorithms(const Store& store, const Plan& plan) {
+  for (const PlanEntry& e : plan.entries) {
+    if (e.scheme < 0) continue;
+    const Scheme& scheme = plan.schemes[static_cast<size_t>(e.scheme)];
+    std::string_view name = parse_algorithm(e.algorithm).back().algorithm->name;
+    if (std::string why = why_not(name, scheme); !why.empty()) {
+      throw usage_error(std::string(name) + " cannot choose the codes of " + scheme.name + ": " + why)
+          .file(store.label())
+          .tensor(e.tensor->name);
+    }
+    check_layerwise(e, scheme);
+    if (!find_algorithm(name).runs_model || store.model().calibration) continue;
+    throw usage_error(std::string(name) + " needs token windows to run through the model, and there are none")
+        .file(store.label())
+        .hint("make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that");
+  }
+}
 
 QuantizeResult run_plan(const Store& store, const Plan& plan, const QuantizeOptions& options,
                         QmapOutput& output, Progress& progress) {

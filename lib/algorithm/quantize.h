@@ -30,9 +30,11 @@ struct QuantizeResult {
   size_t resumed = 0;  // tensors taken over from an unfinished run
 };
 
+// Errors: usage, an algorithm that does not go with its scheme, or needs the token windows of qcalibrate.
+void check_algorithms(const Store& store, const Plan& plan);
+
 // Extent offsets follow from the plan alone, so thread count and resuming change nothing.
-// Errors: as Quantizer and run_layerwise; usage (algorithms that run the model, without the token windows
-// of qcalibrate); system (disk). The output is committed by the caller.
+// Errors: as Quantizer and run_layerwise; system (disk). The output is committed by the caller.
 QuantizeResult run_plan(const Store& store, const Plan& plan, const QuantizeOptions& options,
                         QmapOutput& output, Progress& progress);
 

@@ -1,0 +1,106 @@
+"""Algorithms beside rounding: what they promise about errors, and that threads, memory and kills change
+nothing."""
+
+import json
+import random
+import signal
+import time
+
+from support import TINY, CliTest, main
+
+
+class Algorithms(CliTest):
+    def calibrated(self):
+        self.ok("qcalibrate", TINY, "--text", TINY / "heldout.txt", "-n", "16", "--seqlen", "64", "-o", "c.qmap")
+
+    def quantized(self, out, *options, scheme="w3a16"):
+        self.ok("qquantize", "c.qmap", "-s", scheme, *options, "-o", out)
+        return (self.dir / out).read_bytes()
+
+    def mse_of(self, path):
+        report = json.loads(self.ok("qverify", path, TINY, "--json").out)
+        return {t["name"]: t["mse"] for t in report["tensors"] if t.get("mse")}
+
+    def test_searches_do_not_lose_to_rounding(self):
+        for scheme in ("w4a16", "w2a16", "w4a16-asym", "fp8-block", "int8"):
+            self.ok("qquantize", TINY, "-s", scheme, "-o", f"{scheme}.rtn")
+            self.ok("qquantize", TINY, "-s", scheme, "-a", "mse", "-o", f"{scheme}.mse")
+            rtn, mse = self.mse_of(f"{scheme}.rtn"), self.mse_of(f"{scheme}.mse")
+            self.assertEqual(rtn.keys(), mse.keys())
+            self.assertLess(sum(mse.values()), sum(rtn.values()), scheme)
+        self.ok("qquantize", TINY, "-s", "w2a16", "--symmetric", "false", "-a", "hqq", "-o", "h.qmap")
+        self.ok("qverify", "h.qmap")
+
+    def test_error_of_the_output_falls(self):
+        self.calibrated()
+        for scheme, options in (("w3a16", "gptq"), ("w4a16-asym", "gptq:order=none:clip=false"), ("nvfp4", "gptq"),
+                                ("mxfp4", "gptq"), ("fp8-dynamic", "gptq"), ("int8", "gptq"),
+                                ("w4a16", "gptq:order=desc_act")):
+            self.ok("qquantize", "c.qmap", "-s", scheme, "-a", options, "--log", "log", "-o", "q.qmap", "--force")
+            log = [json.loads(line) for line in (self.dir / "log").read_text().splitlines()]
+            self.assertEqual(len(log), 21, scheme)  # 7 linears of 3 layers
+            for line in log:
+                self.assertLessEqual(line["error"], line["error_rtn"], line)
+                self.assertEqual(line["tokens"], 16 * 64)
+            by_gptq = [line for line in log if line["algorithm"] == "gptq"]
+            self.assertGreater(len(by_gptq), 18, log)
+            self.assertLess(sum(line["error"] for line in by_gptq), 0.8 * sum(line["error_rtn"] for line in by_gptq))
+            self.ok("qverify", "q.qmap")
+
+    def test_desc_act_round_trips_through_gptq(self):
+        self.calibrated()
+        self.quantized("q.qmap", "-a", "gptq:order=desc_act", scheme="w4a16")
+        self.ok("qexport", "q.qmap", "-f", "gptq", "-o", "out")
+        self.ok("qverify", "out", "q.qmap", "--min-sqnr", "200")
+        config = json.loads((self.dir / "out/config.json").read_text())["quantization_config"]
+        self.assertTrue(config["desc_act"])
+
+    def test_threads_and_memory_change_nothing(self):
+        self.calibrated()
+        first = self.quantized("1.qmap", "-a", "gptq", "-j", "1")
+        self.assertEqual(first, self.quantized("2.qmap", "-a", "gptq", "-j", "2"))
+        self.assertEqual(first, self.quantized("7.qmap", "-a", "gptq", "-j", "7"))
+        self.assertEqual(first, self.quantized("m.qmap", "-a", "gptq", "--max-memory", "100MB"))
+
+    def test_killed_and_resumed(self):
+        self.calibrated()
+        whole = self.quantized("whole.qmap", "-a", "gptq")
+        command = ["qquantize", "c.qmap", "-s", "w3a16", "-a", "gptq", "-o", "k.qmap"]
+        rng, resumed = random.Random(3), 0
+        for _ in range(12):
+            process = self.popen(*command, *(["--resume"] if resumed else []))
+            time.sleep(rng.uniform(0.02, 0.6))
+            process.send_signal(signal.SIGKILL if rng.random() < 0.5 else signal.SIGINT)
+            process.communicate()
+            if (self.dir / "k.qmap").exists():
+                break
+            resumed = (self.dir / "k.qmap.partial").exists()
+            if not resumed:  # killed before anything was kept
+                continue
+        if not (self.dir / "k.qmap").exists():
+            self.ok(*command, *(["--resume"] if resumed else []))
+        self.assertEqual(whole, (self.dir / "k.qmap").read_bytes())
+
+    def test_wrong_use(self):
+        self.calibrated()
+        self.fails(2, "qquantize", TINY, "-s", "w4a16", "-a", "gptq", "-o", "x.qmap", says=["token windows", "qcalibrate"])
+        self.fails(2, "qquantize", "c.qmap", "-s", "w4a16", "-a", "gtpq", "-o", "x.qmap", says=["unknown algorithm", "gptq"])
+        self.fails(2, "qquantize", "c.qmap", "-s", "w4a16", "-a", "gptq:dam=1", "-o", "x.qmap", says=["dam=1", "damp"])
+        self.fails(2, "qquantize", "c.qmap", "-s", "w4a16", "-a", "gptq:damp=x", "-o", "x.qmap", says=["damp", "number"])
+        self.fails(2, "qquantize", "c.qmap", "-s", "w4a16", "-a", "rtn,gptq", "-o", "x.qmap", says="nothing can follow")
+        self.fails(2, "qquantize", "c.qmap", "-s", "nvfp4", "-a", "gptq:order=desc_act", "-o", "x.qmap", says="desc_act")
+        self.fails(2, "qquantize", "c.qmap", "-s", "fp8-dynamic", "-a", "hqq", "-o", "x.qmap", says=["hqq", "integers"])
+        self.fails(2, "qquantize", "c.qmap", "-s", "fp8-tensor", "-a", "mse", "-o", "x.qmap", says="mse")
+        self.fails(2, "qquantize", "c.qmap", "-s", "bnb-nf4", "-a", "gptq", "-o", "x.qmap", says="bitsandbytes")
+        self.fails(5, "qquantize", "c.qmap", "-s", "w4a16", "-a", "gptq", "--max-memory", "20MB", "-o", "x.qmap", says="--max-memory")
+
+    def test_list(self):
+        names = self.ok("qquantize", "--list-algorithms", "-q").out.split()
+        self.assertEqual(names, ["rtn", "mse", "hqq", "gptq"])
+        self.ok("qquantize", "--list-algorithms")
+        listed = json.loads(self.ok("qquantize", "--list-algorithms", "--json").out)
+        self.assertEqual([a["name"] for a in listed], names)
+
+
+if __name__ == "__main__":
+    main()
