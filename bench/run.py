@@ -28,7 +28,7 @@ parser.add_argument("--runs", type=int, default=5)
 parser.add_argument("--sync", action="store_true")
 parser.add_argument("--llama-quantize", help="llama-quantize, and --gguf its bf16 input of the same tensors")
 parser.add_argument("--gguf")
-parser.add_argument("--only", help="one part: load, quantize, export, llama or memory")
+parser.add_argument("--only", help="one part: load, quantize, export, formats, llama or memory")
 args = parser.parse_args()
 BIN = pathlib.Path(args.bin).resolve()
 WORK = pathlib.Path(tempfile.mkdtemp(dir=args.work, prefix="qpipe-bench-"))
@@ -155,6 +155,29 @@ def bench_export():
     row("qexport w4a16, self-check", f"{size / last['verify_seconds'] / 1e9:.2f} GB/s", "-", "-", "counted apart")
 
 
+def bench_formats():
+    """Export and transcoding without self-check, in bytes written, beside the kernel's copy of the result."""
+    def sh(command):
+        return run(["sh", "-c", command])[0]
+    made = f"--force --no-verify {' '.join(SYNC)}"
+    for scheme, family in (("w4a16", "gptq"), ("fp8-block", "fp8")):
+        sh(f"{BIN}/qquantize {WORK}/m.qmap -s {scheme} -o {WORK}/{family}.qmap {made.replace('--no-verify', '')}")
+        sh(f"{BIN}/qexport {WORK}/{family}.qmap -f {family} -o {WORK}/{family} {made}")
+    cases = (("qexport -f gptq", f"{BIN}/qexport {WORK}/gptq.qmap -f gptq"),
+             ("qexport -f awq", f"{BIN}/qexport {WORK}/gptq.qmap -f awq"),
+             ("gptq -> awq", f"{BIN}/qload {WORK}/gptq | {BIN}/qexport -f awq"),
+             ("gptq -> compressed-tensors", f"{BIN}/qload {WORK}/gptq | {BIN}/qexport -f compressed-tensors"),
+             ("fp8 blocks -> bf16", f"{BIN}/qload {WORK}/fp8 --dequantize | {BIN}/qexport -f safetensors"))
+    for name, command in cases:
+        sh(f"{command} -o {WORK}/to {made}")
+        produced = WORK / "produced.safetensors"
+        shutil.move(WORK / "to" / "model.safetensors", produced)
+        a, b, ratio, low, high = alternate(lambda c=command: sh(f"{c} -o {WORK}/to {made}"),
+                                           lambda: timed(copy_file, produced, WORK / "copy.bin", args.sync))
+        size = produced.stat().st_size
+        row(name, f"{size / a / 1e9:.2f} GB/s", f"copy {size / b / 1e9:.2f} GB/s", f"{ratio:.2f} [{low:.2f}..{high:.2f}]", ">= 0.5")
+
+
 def bench_llama():
     if not args.llama_quantize:
         return
@@ -178,7 +201,7 @@ print("| what | qpipe | against | ratio | target |\n| --- | --- | --- | --- | --
 try:
     if args.only not in (None, "load"):
         run([BIN / "qload", MODEL, "-o", WORK / "m.qmap", "--force"])
-    for name, part in (("load", bench_load), ("quantize", bench_quantize), ("export", bench_export),
+    for name, part in (("load", bench_load), ("quantize", bench_quantize), ("export", bench_export), ("formats", bench_formats),
                        ("llama", bench_llama), ("memory", bench_memory)):
         if args.only in (None, name):
             part()
