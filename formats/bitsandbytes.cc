@@ -389,7 +389,7 @@ ExportPlan plan(const Store& store, const ExportOptions& options) {
 
 const Format& bitsandbytes_format() {
   static const Format format = {"bitsandbytes", "transformers: NF4, FP4 (double quantization too), LLM.int8()", plan,
-                                "bitsandbytes", adopt};
+                                "bitsandbytes", adopt, nullptr, false, false, true};
   return format;
 }
 

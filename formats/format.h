@@ -100,6 +100,9 @@ struct Format {
   // Holds the stored layout against the quantization config (qverify). Null: nothing to check.
   void (*check)(const RawCheckpoint&, const Json& quantization_config, std::vector<Finding>&) = nullptr;
   bool transforms = false;  // the writer honours ExportOptions::group_size and num_bits
+  bool stacks = false;      // quantized stacks of experts are written as they are
+  // Engines that load this family know GPT-2's Conv1D, quantized as any linear, [out, in].
+  bool conv1d = false;
 };
 
 std::span<const Format> formats();

@@ -245,7 +245,7 @@ ExportPlan plan(const Store& store, const ExportOptions& options) { return Write
 }  // namespace
 
 const Format& gptq_format() {
-  static const Format format = {"gptq", "GPTQModel, vLLM, SGLang: 2, 3, 4 and 8 bits, weights only", plan, "gptq marlin gptq_marlin", adopt, nullptr, true};
+  static const Format format = {"gptq", "GPTQModel, vLLM, SGLang: 2, 3, 4 and 8 bits, weights only", plan, "gptq marlin gptq_marlin", adopt, nullptr, true, false, true};
   return format;
 }
 

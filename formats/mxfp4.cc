@@ -148,7 +148,7 @@ ExportPlan plan(const Store& store, const ExportOptions&) {
 const Format& mxfp4_format() {
   static const Format format = {"mxfp4",
                                 "gpt-oss: stacks of experts in MXFP4; vLLM, SGLang, transformers",
-                                plan, "mxfp4", adopt};
+                                plan, "mxfp4", adopt, nullptr, false, true};
   return format;
 }
 

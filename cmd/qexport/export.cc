@@ -9,6 +9,7 @@
 #include "cmd/tool/input.h"
 #include "cmd/tool/table.h"
 #include "formats/hf/folders.h"
+#include "formats/hf/prepare.h"
 #include "formats/hf/writer.h"
 #include "lib/base/file.h"
 #include "lib/pipe/handover.h"
@@ -110,7 +111,16 @@ int ExportCommand::run(Tool& tool) {
   options.warn = load.warn;
   ExportPlan plan;
   try {
-    plan = plan_export(*format, *in.store, options);
+    auto other = prepared(*in.store, *format);
+    const Store& store = other ? *other : *in.store;
+    plan = plan_export(*format, store, options);
+    if (other) {
+      auto there = other->model().index();
+      for (const Tensor& t : in.store->model().tensors) {
+        if (!there.contains(t.name)) plan.ledger.push_back({t.name, "split", "experts apart"});
+      }
+      in.store = std::move(other);
+    }
   } catch (Error& e) {
     throw std::move(e).file(in.store->label());
   }

@@ -23,12 +23,12 @@ uint64_t memory_need(const Plan& plan, int threads) {
   constexpr uint64_t kBase = 24 << 20, kChunk = 1 << 20;
   uint64_t worst = 0;
   for (const PlanEntry& e : plan.entries) {
-    uint64_t row = e.tensor->shape.cols() * dtype_bits(e.tensor->dtype) / 8;
+    uint64_t row = e.source->shape.cols() * dtype_bits(e.tensor->dtype) / 8;
     uint64_t chunk = std::max(kChunk, row), small = 0;
     if (e.scheme >= 0) {
       const Scheme& s = plan.schemes[static_cast<size_t>(e.scheme)];
       if (s.weights.strategy == Strategy::block) chunk = std::max(chunk, row * static_cast<uint64_t>(s.weights.block_rows));
-      small = scale_shape(s.weights, e.tensor->shape).elements().value_or(0) * (s.weights.symmetric ? 6 : 12);
+      small = scale_shape(s.weights, e.source->shape).elements().value_or(0) * (s.weights.symmetric ? 6 : 12);
     }
     worst = std::max(worst, static_cast<uint64_t>(ordered_slots(threads)) * 4 * chunk + small);
   }
@@ -69,6 +69,7 @@ Recipe QuantizeCommand::recipe() const {
     Rule rule = scheme_rule(compose_scheme(scheme_, overrides_), "--scheme " + (scheme_.empty() ? "(composed)" : scheme_));
     parse_algorithm(algorithm_);
     rule.algorithm = algorithm_;
+    if (!scheme_.empty() && !overrides_.any()) rule.experts = expert_scheme(scheme_);
     r.rules.push_back(std::move(rule));
   }
   if (r.rules.empty()) {
@@ -177,6 +178,7 @@ void QuantizeCommand::list_schemes(Tool& tool) const {
       Json row = {{"name", p.name}, {"summary", p.summary}, {"aliases", p.aliases}};
       if (p.refusal.empty()) {
         row["scheme"] = to_json(p.scheme);
+        if (p.experts) row["experts"] = to_json(*p.experts);
       } else {
         row["refusal"] = p.refusal;
       }
@@ -262,10 +264,10 @@ void QuantizeCommand::explain(const Store& store, const Plan& plan) const {
   std::cout << "scheme   " << s.name << " by " << e.reason << ", algorithm " << e.algorithm << ", numerics " << s.numerics
             << "\nargs     " << to_json(s.weights).dump() << "\n";
   if (s.input_activations) std::cout << "inputs   " << to_json(*s.input_activations).dump() << "\n";
-  for (const PartSpec& p : part_specs(s, t.shape, t.dtype)) {
+  for (const PartSpec& p : part_specs(s, e.source->shape, t.dtype)) {
     std::cout << "part     " << name_of(p.role) << " " << dtype_name(p.dtype) << " " << p.shape.str() << "\n";
   }
-  std::cout << "bytes    " << t.stored_bytes() << " -> " << e.output_bytes << " (" << s.bits_per_weight(t.shape, t.dtype)
+  std::cout << "bytes    " << t.stored_bytes() << " -> " << e.output_bytes << " (" << s.bits_per_weight(e.source->shape, t.dtype)
             << " bits per weight)\n";
 }
 

@@ -10,6 +10,7 @@
 #include "lib/base/error.h"
 #include "lib/base/interrupt.h"
 #include "lib/base/parallel.h"
+#include "lib/qmap/stacks.h"
 
 namespace qp {
 namespace {
@@ -137,6 +138,7 @@ int VerifyCommand::run(Tool& tool) {
     report_.format = model.format;
     report_.architecture = model.architecture;
     std::ranges::move(check_promises(model), std::back_inserter(report_.findings));
+    if (base) take_experts_apart(model, *base);
     if (base) check_names(model, base->store->model());
     check_tensors(*in->store, base ? base->store.get() : nullptr, tool);
     check_tied_head(*in->store);
@@ -189,6 +191,15 @@ bool VerifyCommand::ignored(const Tensor& t, const Model& m) const {
   // Kinds are those of the float tensor, whatever dtype its codes have.
   ModuleInfo info = classify(t.name, is_float(t.dtype) ? t.dtype : DType::bf16, t.shape, m.config);
   return std::ranges::any_of(ignored_, [&](const Match& match) { return match(t.name, info); });
+}
+
+// Experts that the base stacks and the checkpoint has apart are compared one by one.
+void VerifyCommand::take_experts_apart(const Model& model, OpenedInput& base) {
+  auto here = model.index();
+  auto apart = [&](const ExpertStack& s) { return !here.contains(s.gate_up->name); };
+  auto stacks = find_stacks(base.store->model());
+  bool any = std::ranges::any_of(stacks, [&](const auto& s) { return apart(s.second); });
+  if (any) base.store = base.store->with(with_experts_apart(base.store->model(), apart));
 }
 
 void VerifyCommand::check_names(const Model& model, const Model& base) {

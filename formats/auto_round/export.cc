@@ -252,7 +252,7 @@ namespace qp {
 
 const Format& auto_round_format() {
   static const Format format = {"auto-round", "Intel AutoRound, vLLM, SGLang: 2, 3, 4 and 8 bits, MXFP4, MXFP8, NVFP4",
-                                auto_round::plan, "auto-round auto_round intel/auto-round", auto_round::adopt, nullptr, true};
+                                auto_round::plan, "auto-round auto_round intel/auto-round", auto_round::adopt, nullptr, true, false, true};
   return format;
 }
 

@@ -108,6 +108,29 @@ void refuse_tied_head(const Store& store, const Model& m, const std::vector<Modu
   }
 }
 
+// Engines look up gate, up and down of the first expert and want one scheme for all experts of a
+// layer (section 1.7 of the reference).
+void refuse_uneven_experts(const Store& store, const Model& m, const std::vector<ModuleInfo>& infos) {
+  std::map<std::string, const Tensor*> first;
+  for (size_t i = 0; i < m.tensors.size(); ++i) {
+    const Tensor& t = m.tensors[i];
+    if (infos[i].kind != ModuleKind::expert) continue;
+    auto [it, fresh] = first.emplace(infos[i].agree.substr(0, infos[i].agree.rfind('.')), &t);
+    const Tensor& other = *it->second;
+    if (fresh || (t.quantized() == other.quantized() && (!t.quantized() || t.scheme == other.scheme))) {
+      continue;
+    }
+    auto name = [&](const Tensor& x) {
+      return x.quantized() ? m.schemes[static_cast<size_t>(x.scheme)].name : "unquantized";
+    };
+    throw limit_error("is " + name(t) + " and '" + printable(other.name) + "' is " + name(other) +
+                      ": vLLM and SGLang load the experts of a layer in one scheme")
+        .file(store.label())
+        .tensor(t.name)
+        .hint("give all experts of a layer one scheme, or use -f modelslim, which decides w13 and w2 apart");
+  }
+}
+
 }  // namespace
 
 ExportPlan plan(const Store& store, const ExportOptions& options) {
@@ -122,7 +145,7 @@ ExportPlan plan(const Store& store, const ExportOptions& options) {
           .tensor(t.name)
           .hint("load it with qload --dequantize and quantize it again");
     }
-    infos.push_back(classify(t.name, t.dtype, t.shape, m.config));
+    infos.push_back(classify(t.name, t.quantized() ? DType::bf16 : t.dtype, t.shape, m.config));
     if (m.kv_cache && is_kv_scale(t)) {
       keep_kv_scale(store, t, out);
     } else if (!t.quantized()) {
@@ -132,6 +155,7 @@ ExportPlan plan(const Store& store, const ExportOptions& options) {
     }
   }
   refuse_tied_head(store, m, infos);
+  refuse_uneven_experts(store, m, infos);
   keep_companions(m, out);
   if (m.config.is_null()) {
     options.warn("the source has no config.json: the one written holds only quantization_config");

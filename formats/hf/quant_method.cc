@@ -7,6 +7,7 @@
 #include "lib/base/error.h"
 #include "lib/base/file.h"
 #include "lib/base/json.h"
+#include "lib/model/modules.h"
 
 namespace qp {
 namespace {
@@ -103,6 +104,20 @@ DeclaredQuantization declared_quantization(
   return {};
 }
 
+namespace {
+
+// GPT-2's Conv1D is stored [in, out], and quantized as the linear that it is.
+void turn_conv1d(Model& model) {
+  for (Tensor& t : model.tensors) {
+    if (t.scheme < 0 || t.transposed || t.shape.rank() != 2) continue;
+    if (!classify(t.name, DType::bf16, t.shape, model.config).transposed) continue;
+    std::swap(t.shape[0], t.shape[1]);
+    t.transposed = true;
+  }
+}
+
+}  // namespace
+
 void finish_model(Model& model, const std::string& path, const LoadOptions& options) {
   auto read = [&](const Companion& c) { return read_companion(model, c); };
   if (const Companion* c = model.companion("config.json")) {
@@ -119,6 +134,7 @@ void finish_model(Model& model, const std::string& path, const LoadOptions& opti
     q = declared_quantization(model, read);
     if (const Format* f = format_reading(q.method)) {
       f->adopt(model, q.config, options);
+      if (f->conv1d) turn_conv1d(model);
       bool quantized = std::ranges::any_of(model.tensors, [](const Tensor& t) { return t.scheme >= 0; });
       if (!quantized && options.warn) {
         options.warn(path + " declares " + q.method + " (" + q.place + "), but no tensor is quantized");

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 
 #include "lib/base/error.h"
 #include "lib/qmap/decode.h"
 #include "lib/qmap/row_jobs.h"
+#include "lib/qmap/stacks.h"
 #include "lib/qmap/store.h"
 #include "lib/verify/numbers.h"
 
@@ -76,11 +78,14 @@ void self_check(const Store& store, const ExportPlan& plan, const std::string& d
   uint64_t total = 0;
   for (const Tensor& t : store.model().tensors) total += t.stored_bytes();
   progress.begin("checking", total);
+  std::deque<Tensor> seen;
   for (const Tensor& t : store.model().tensors) {
     progress.item(t.name);
     auto it = found.find(t.name);
     if (it == found.end()) fail(directory, t.name, "is missing");
-    const Tensor& w = *it->second;
+    // Conv1D is written as the linear that it is, and read as [in, out] again.
+    bool turn = it->second->transposed && !t.transposed;
+    const Tensor& w = turn ? seen.emplace_back(turned(*it->second)) : *it->second;
     if (t.quantized()) {
       if (same_form(t, w)) {
         for (const Part& p : t.parts) {

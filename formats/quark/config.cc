@@ -106,7 +106,8 @@ Scheme scheme_of(Kind kind, std::optional<QuantArgs> input) {
     case Kind::mxfp4: s.name = "mxfp4", s.weights = mx4(); break;
     case Kind::int4_channel: s.name = "int4", s.weights = args(4, I, Strategy::channel); break;
     case Kind::int4_fp8:
-      s.name = "quark_int4fp8_moe", s.weights = args(4, I, Strategy::channel);
+      s.name = "int4fp8", s.weights = args(4, I, Strategy::channel);
+      s.weights.fp8_stage = true;
       break;
   }
   return s;

@@ -49,15 +49,21 @@ ActivationScales::ActivationScales(const Store& store, const Plan& plan) : store
     for (const std::string& reader : s.readers) ranges_[reader] = s.rows > 0 ? s.observed : 0;
   }
   for (const PlanEntry& e : plan.entries) {
-    auto it = ranges_.find(e.info.module);
+    auto it = find(e);
     if (e.info.kind != ModuleKind::expert || it == ranges_.end()) continue;
     float& most = experts_[e.info.agree];
     most = std::max(most, it->second);
   }
 }
 
-float ActivationScales::range_of(const PlanEntry& e) const {
+// By its own name, or as an expert of a stack.
+std::map<std::string, float>::const_iterator ActivationScales::find(const PlanEntry& e) const {
   auto it = ranges_.find(e.info.module);
+  return it != ranges_.end() || e.input.empty() ? it : ranges_.find(e.input);
+}
+
+float ActivationScales::range_of(const PlanEntry& e) const {
+  auto it = find(e);
   if (it == ranges_.end()) no_statistics(store_, "has no statistics of its input", e.tensor->name);
   if (it->second > 0) return it->second;
   auto other = experts_.find(e.info.agree);

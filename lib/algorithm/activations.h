@@ -29,6 +29,7 @@ class ActivationScales {
 
  private:
   float range_of(const PlanEntry& entry) const;
+  std::map<std::string, float>::const_iterator find(const PlanEntry& entry) const;
 
   const Store& store_;
   std::map<std::string, float> ranges_;   // by module; 0: no token came

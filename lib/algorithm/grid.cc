@@ -49,6 +49,7 @@ std::string Grid::why_not(const Scheme& scheme) {
     return "its codes are bitsandbytes' own";
   }
   if (scheme.numerics == "torchao" && !w.symmetric) return "its zero points are torchao's floats";
+  if (w.fp8_stage) return "its scales stand under another one";
   if (w.strategy == Strategy::tensor && !w.symmetric) return "it has one zero point for a tensor";
   return "";
 }

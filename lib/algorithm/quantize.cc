@@ -26,6 +26,7 @@
 #include "lib/qmap/decode.h"
 #include "lib/qmap/identity.h"
 #include "lib/qmap/row_jobs.h"
+#include "lib/qmap/stacks.h"
 #include "lib/qmap/writer.h"
 
 namespace qp {
@@ -103,8 +104,9 @@ class Run : public ResultStore {
         const Scheme& scheme = plan_.schemes[static_cast<size_t>(e.scheme)];
         t.scheme = model_.scheme_index(scheme);
         t.dequantize = false;
+        if (e.source != e.tensor) t.transposed = true;
         t.parts.clear();
-        for (const PartSpec& spec : part_specs(scheme, t.shape, t.dtype)) {
+        for (const PartSpec& spec : part_specs(scheme, e.source->shape, t.dtype)) {
           Part p{spec.role, spec.dtype, spec.shape, {}, nullptr};
           p.extent = writer_.place(*byte_size(spec.dtype, spec.shape));
           t.parts.push_back(std::move(p));
@@ -176,6 +178,17 @@ class Run : public ResultStore {
     return true;
   }
 
+  // The model that runs has the experts of a stack apart where the plan has them apart.
+  void take_experts_apart() {
+    std::set<std::string_view> planned;
+    for (const PlanEntry& e : plan_.entries) planned.insert(e.tensor->name);
+    auto apart = [&](const ExpertStack& s) { return !planned.contains(s.gate_up->name); };
+    auto stacks = find_stacks(store_.model());
+    if (std::ranges::none_of(stacks, [&](const auto& s) { return apart(s.second); })) return;
+    apart_ = store_.with(with_experts_apart(store_.model(), apart));
+  }
+  const Store& running() const { return apart_ ? *apart_ : store_; }
+
   // Which tensors are quantized by running the model, and what does it.
   void prepare_layers() {
     bool any = false;
@@ -186,8 +199,9 @@ class Run : public ResultStore {
     done_.resize(plan_.entries.size());
     if (!any) return;
     windows_ = read_windows(store_);
-    weights_ = std::make_unique<engine::WeightSource>(store_);
-    arch_ = arch::make_architecture(store_.model(), *weights_);
+    take_experts_apart();
+    weights_ = std::make_unique<engine::WeightSource>(running());
+    arch_ = arch::make_architecture(running().model(), *weights_);
     for (size_t i : layerwise_entries(plan_, *arch_)) by_layers_.insert(i);
     std::vector<std::string> others;
     for (size_t i = 0; i < plan_.entries.size(); ++i) {
@@ -210,7 +224,7 @@ class Run : public ResultStore {
     LayerwiseOptions options;
     options.stream.memory = options_.memory;
     options.log = options_.log;
-    run_layerwise(store_, plan_, *arch_, windows_, options, *this, progress_);
+    run_layerwise(running(), plan_, *arch_, windows_, options, *this, progress_);
   }
 
   bool has(size_t entry) const override { return done_[entry]; }
@@ -338,11 +352,11 @@ class Run : public ResultStore {
     auto state = std::make_shared<State>();
     uint64_t begin = t.parts[0].extent.offset;
     batch_.push_back(
-        {.source = RowSource(store_, *e.tensor),
+        {.source = RowSource(store_, *e.source),
          .chunk_bytes = Quantizer::kChunkBytes,
-         .unit = rows_unit(scheme, e.tensor->shape),
+         .unit = rows_unit(scheme, e.source->shape),
          .open = [this, &e, &scheme, algorithm, range, state] {
-           state->quantizer = make_quantizer(algorithm, store_, *e.tensor, scheme, range);
+           state->quantizer = make_quantizer(algorithm, store_, *e.source, scheme, range);
          },
          .work = [this, state](const RowChunk& c) {
            state->quantizer->chunk(c.rows.data(), c.first, c.count, scratch_[c.slot]);
@@ -373,7 +387,7 @@ class Run : public ResultStore {
   // The range that a tensor-wide scale needs; fused tensors share NVFP4's.
   float range_of(const PlanEntry& e) {
     const Scheme& scheme = plan_.schemes[static_cast<size_t>(e.scheme)];
-    if (scheme.weights.strategy == Strategy::tensor) return absmax(*e.tensor);
+    if (scheme.weights.strategy == Strategy::tensor || scheme.weights.fp8_stage) return absmax(*e.tensor);
     if (scheme.weights.strategy != Strategy::tensor_group) return 0;
     if (e.info.fused.empty()) return absmax(*e.tensor);
     if (fused_.empty()) {
@@ -433,6 +447,7 @@ class Run : public ResultStore {
   std::vector<bool> done_;     // by entry
   std::set<size_t> by_layers_;  // entries that are quantized by running the model ..
   Windows windows_;             // .. over these
+  std::unique_ptr<Store> apart_;
   std::unique_ptr<engine::WeightSource> weights_;
   std::unique_ptr<arch::Architecture> arch_;
   std::optional<Journal> journal_;

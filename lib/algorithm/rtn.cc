@@ -61,6 +61,7 @@ RtnQuantizer::RtnQuantizer(const Store& store, const Tensor& t, const Scheme& sc
   } else if (w_.strategy == Strategy::tensor) {
     set_tensor_scale(range);
   }
+  if (w_.fp8_stage) global_ = range > 0 ? range / 448.0f : 1.0f;
 }
 
 void RtnQuantizer::chunk(const std::byte* rows, uint64_t first, uint64_t count, RowsScratch& w) {

@@ -35,11 +35,15 @@ SmallParts encode_small_parts(const Scheme& scheme, const numerics::Rules& rules
   if (scheme.scale_kind() != ScaleKind::source) {
     parts.scale = copy(std::as_bytes(small_codes));
   } else {
-    parts.scale = rounded(rules.f32 ? DType::f32 : source, scale);
+    std::vector<float> under(scale.begin(), scale.end());
+    if (scheme.weights.fp8_stage) {
+      for (float& s : under) s /= second_stage;
+    }
+    parts.scale = rounded(rules.f32 ? DType::f32 : source, under);
   }
   auto offset = static_cast<float>(1 << (scheme.weights.num_bits - 1));
   for (float z : zero) parts.zero_point.push_back(static_cast<std::byte>(z + offset));
-  if (scheme.scale_kind() == ScaleKind::e4m3_global) {
+  if (scheme.scale_kind() == ScaleKind::e4m3_global || scheme.weights.fp8_stage) {
     parts.second_stage = copy(std::as_bytes(std::span(&second_stage, 1)));
   }
   return parts;

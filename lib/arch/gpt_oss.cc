@@ -1,5 +1,5 @@
 // gpt-oss: attention sinks, a sliding window on every other layer, experts stored [in, out] with
-// gate and up in alternating columns.
+// gate and up in alternating columns (or experts apart, [out, in], in quantized checkpoints).
 #include "lib/arch/moe.h"
 
 namespace qp::arch {
@@ -44,7 +44,18 @@ class GptOss : public MoeDecoder {
   engine::ExpertSpec expert(const std::string& module, size_t e) const override {
     engine::ExpertSpec spec = expert_spec(e);
     size_t inner = spec.inner;
+    spec.clamp = static_cast<float>(limit_);
     std::string both = module + ".experts.gate_up_proj", down = module + ".experts.down_proj";
+    std::string own = module + ".experts." + std::to_string(e) + ".";
+    if (weights_.has(own + "gate_proj.weight")) {  // experts apart, as quantized checkpoints have them
+      for (size_t m = 0; m < parts_.size(); ++m) {
+        size_t rows = m == 2 ? hidden : inner, cols = m == 2 ? inner : hidden;
+        spec.modules.push_back(own + parts_[m]);
+        spec.matrices.push_back({spec.modules[m] + ".weight", Form::matrix, rows, cols});
+        spec.biases.push_back({spec.modules[m] + ".bias", Form::values, 1, rows});
+      }
+      return spec;
+    }
     check_stack(both, hidden, 2 * inner);
     check_stack(down, inner, hidden);
     spec.matrices = {{both, Form::matrix, 2 * inner, hidden, true, true, e * hidden},
@@ -53,7 +64,6 @@ class GptOss : public MoeDecoder {
                    {down + "_bias", Form::values, 1, hidden, false, true, e}};
     std::string at = "[" + std::to_string(e) + "]";
     spec.modules = {both + at, down + at};
-    spec.clamp = static_cast<float>(limit_);
     return spec;
   }
 

@@ -50,7 +50,7 @@ Scheme make(std::string_view name, QuantArgs weights, std::optional<QuantArgs> i
 std::vector<Preset> build() {
   std::vector<Preset> p;
   auto add = [&](std::string_view summary, Scheme scheme, std::vector<std::string_view> aliases) {
-    p.push_back({"", summary, std::move(scheme), std::move(aliases), ""});
+    p.push_back({"", summary, std::move(scheme), std::move(aliases), "", {}});
   };
   QuantArgs f8 = fp8(Strategy::tensor), i8 = int_channel(8);
   add("FP8 weights per channel, FP8 activations per token at run time",
@@ -137,9 +137,18 @@ std::vector<Preset> build() {
           fp8(Strategy::channel), dynamic(f8, Strategy::token));
   torchao("torchao-fp8dq-per_tensor", "torchao's FP8 weights and run-time activations per tensor", f8, dynamic(f8, Strategy::tensor));
 
+  // SGLang's online scheme for ROCm, as Quark stores it: fp8-torchao-quark-modelslim.md 4.4.
+  Scheme quark_fp8 = make("quark_int4fp8_moe", fp8(Strategy::channel), dynamic(f8, Strategy::token));
+  Scheme int4fp8 = make("int4fp8", i4, dynamic(f8, Strategy::token));
+  int4fp8.weights.fp8_stage = true;
+  quark_fp8.numerics = int4fp8.numerics = "quark";
+  add("experts in INT4 per row under FP8, other linears in FP8 per row; FP8 activations at run time",
+      quark_fp8, {"int4fp8_moe", "quark_int4_fp8_moe"});
+  p.back().experts = int4fp8;
+
   auto refuse = [&](std::string_view name, std::string_view summary, std::string_view why,
                     std::vector<std::string_view> aliases) {
-    p.push_back({name, summary, Scheme{}, std::move(aliases), why});
+    p.push_back({name, summary, Scheme{}, std::move(aliases), why, {}});
   };
   refuse("ggml", "llama.cpp's types and mixes", "ggml schemes come with the gguf exporter",
          {"GGUF:Q4_K_M", "Q4_K_M", "GGUF:Q4_0", "Q4_0", "GGUF:Q8_0", "Q8_0", "GGUF:Q5_K_M", "Q5_K_M",
@@ -189,6 +198,14 @@ Scheme find_scheme(std::string_view name) {
                       std::string(found->refusal));
   }
   return found->scheme;
+}
+
+std::optional<Scheme> expert_scheme(std::string_view name) {
+  for (const Preset& p : presets()) {
+    bool is = same(p.name, name) || std::ranges::any_of(p.aliases, [&](auto a) { return same(a, name); });
+    if (is) return p.experts;
+  }
+  return std::nullopt;
 }
 
 bool accepts(const Scheme& scheme, ModuleKind kind) {

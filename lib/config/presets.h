@@ -3,6 +3,7 @@
 
 #include <span>
 #include <string>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct Preset {
   std::vector<std::string_view> aliases;  // what peers call it, matched without case
   // Why it cannot be used yet, and what to use instead; "" when it can.
   std::string_view refusal;
+  std::optional<Scheme> experts = {};  // what experts get instead
 };
 
 std::span<const Preset> presets();
@@ -25,6 +27,8 @@ std::span<const Preset> presets();
 // The scheme of a preset name or alias, without case. Errors: usage; an unknown name gets a
 // "did you mean", a known one that cannot be made yet says what to use instead.
 Scheme find_scheme(std::string_view name);
+// What experts get instead, for presets that say so. Errors: none, an unknown name has none.
+std::optional<Scheme> expert_scheme(std::string_view name);
 
 // Module kinds a scheme can be applied to when a rule names them: linears and experts, the head
 // under every scheme, embeddings under weight-only integers (what engines load;

@@ -69,6 +69,7 @@ Rule read_rule(const Json& json, const std::string& where) {
   if (!json.contains(key)) throw usage_error(where + " has no 'match'");
   rule.match = read_matches(json.at(key), where);
   rule.scheme = read_scheme(json, where);
+  if (json.at("scheme").is_string()) rule.experts = expert_scheme(json.at("scheme").get<std::string>());
   rule.algorithm = json_string(json, "algorithm", "rtn");
   rule.source = where;
   return rule;
@@ -133,6 +134,7 @@ Json Recipe::to_json() const {
     out["rules"].push_back({{"match", match},
                             {"scheme", rule.scheme ? qp::to_json(*rule.scheme) : Json()},
                             {"algorithm", rule.algorithm}});
+    if (rule.experts) out["rules"].back()["experts"] = qp::to_json(*rule.experts);
   }
   for (const Match& m : ignore) out["ignore"].push_back(m.text());
   return out;

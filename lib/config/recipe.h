@@ -33,6 +33,7 @@ class Match {
 struct Rule {
   std::vector<Match> match;
   std::optional<Scheme> scheme;  // none: keep unquantized
+  std::optional<Scheme> experts;  // what experts get instead (quark_int4fp8_moe)
   std::string algorithm = "rtn";
   std::string source;            // for messages: "--scheme w4a16", "recipe.json rule 2"
 };

@@ -175,7 +175,6 @@ ModuleKind kind_of(std::string_view name, std::string_view module, DType dtype, 
     return ModuleKind::router;
   }
   if (shape.rank() > 2) return ModuleKind::conv;
-  if (is_gpt2(config) && last.starts_with("c_")) return ModuleKind::conv;
   return in_experts ? ModuleKind::expert : ModuleKind::linear;
 }
 
@@ -204,6 +203,7 @@ ModuleInfo classify(std::string_view name, DType dtype, const Shape& shape, cons
   if (info.kind != ModuleKind::linear && info.kind != ModuleKind::expert) return info;
   std::string_view last = last_component(module);
   std::string parent(parent_of(module));
+  info.transposed = is_gpt2(config) && last.starts_with("c_");
   for (const FusedRow& row : kFused) {
     if (row.member == last) info.fused = parent + "." + std::string(row.group);
   }

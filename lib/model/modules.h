@@ -14,7 +14,7 @@
 namespace qp {
 
 enum class ModuleKind : uint8_t {
-  linear,     // 2-D projection of attention, MLP, shared expert
+  linear,     // 2-D projection of attention, MLP, shared expert; GPT-2's Conv1D
   expert,     // 2-D projection of one routed expert
   stack,      // all experts of a layer in one 3-D tensor
   embedding,
@@ -22,7 +22,7 @@ enum class ModuleKind : uint8_t {
   norm,
   router,     // and shared-expert gates: engines build them unquantized
   vision,     // towers and projectors of other modalities
-  conv,       // convolutions and GPT-2's transposed Conv1D
+  conv,       // convolutions
   mtp,        // multi-token-prediction layers
   conditioning,  // of a diffusion transformer: embedders, modulation, output projection
   bias,       // and other 1-D parameters
@@ -39,6 +39,7 @@ struct ModuleInfo {
   std::string fused;
   // Tensors with the same key must have one scheme (fused members, and all experts of a layer).
   std::string agree;
+  bool transposed = false;  // a linear stored [in, out]: GPT-2's Conv1D
 };
 
 // A diffusers component, by its config.json: its linears are those inside its lists of blocks.

@@ -6,6 +6,7 @@
 #include "lib/base/error.h"
 #include "lib/config/algorithms.h"
 #include "lib/config/presets.h"
+#include "lib/qmap/stacks.h"
 #include "lib/scheme/numerics.h"
 
 namespace qp {
@@ -27,7 +28,7 @@ std::string why_kept(ModuleKind kind) {
     case ModuleKind::conditioning:
       return "engines build embedders, modulation and output projection of diffusion transformers "
              "unquantized";
-    case ModuleKind::stack: return "experts stacked in one 3-D tensor are kept as they are";
+    case ModuleKind::stack: return "a stack of experts of no known layout is kept as it is";
     case ModuleKind::bias: return "biases and other 1-D parameters are never quantized";
     case ModuleKind::other: return "no float weight";
     case ModuleKind::linear:
@@ -40,18 +41,27 @@ struct Use {
   std::vector<size_t> of_rule, of_ignore;  // how many tensors each reached
 };
 
-bool rule_reaches(const Rule& rule, const Tensor& t, const ModuleInfo& info) {
+bool rule_reaches(const Rule& rule, const std::string& name, const ModuleInfo& info) {
   return std::ranges::any_of(rule.match, [&](const Match& m) {
-    if (!rule.scheme) return m(t.name, info);
+    if (!rule.scheme) return m(name, info);
     // A pattern is a net: it must not catch what engines cannot load. A name or kind is a wish.
-    return m(t.name, info) && (m.is_regex() ? by_default(info.kind) : accepts(*rule.scheme, info.kind));
+    bool stack = info.kind == ModuleKind::stack;  // its experts, by the name of the stack
+    return m(name, info) && (m.is_regex() ? by_default(info.kind) || stack
+                                          : accepts(*rule.scheme, info.kind) || stack);
   });
 }
 
-void decide(PlanEntry& e, const Recipe& recipe, Plan& plan, Use& use) {
-  const Tensor& t = *e.tensor;
+// What a recipe says about a tensor: by its own name, or as an expert by that of its stack.
+struct Named {
+  const std::string& name;
+  const ModuleInfo& info;
+};
+
+void decide(PlanEntry& e, std::initializer_list<Named> names, const Recipe& recipe, Plan& plan,
+            Use& use) {
   for (size_t i = 0; i < recipe.ignore.size(); ++i) {
-    if (recipe.ignore[i](t.name, e.info)) {
+    for (const Named& n : names) {
+      if (!recipe.ignore[i](n.name, n.info)) continue;
       ++use.of_ignore[i];
       e.reason = "ignored by '" + recipe.ignore[i].text() + "'";
       return;
@@ -60,14 +70,17 @@ void decide(PlanEntry& e, const Recipe& recipe, Plan& plan, Use& use) {
   e.reason = why_kept(e.info.kind);
   for (size_t i = 0; i < recipe.rules.size(); ++i) {
     const Rule& rule = recipe.rules[i];
-    if (!rule_reaches(rule, t, e.info)) continue;
+    auto reaches = [&](const Named& n) { return rule_reaches(rule, n.name, n.info); };
+    if (std::ranges::none_of(names, reaches)) continue;
     ++use.of_rule[i];
     e.reason = rule.source;
     if (!rule.scheme) return;
     e.algorithm = rule.algorithm;
-    auto it = std::ranges::find(plan.schemes, *rule.scheme);
+    bool other = e.info.kind == ModuleKind::expert && rule.experts;
+    const Scheme& scheme = other ? *rule.experts : *rule.scheme;
+    auto it = std::ranges::find(plan.schemes, scheme);
     e.scheme = static_cast<int32_t>(it - plan.schemes.begin());
-    if (it == plan.schemes.end()) plan.schemes.push_back(*rule.scheme);
+    if (it == plan.schemes.end()) plan.schemes.push_back(scheme);
     return;
   }
 }
@@ -82,7 +95,7 @@ void check_quantizable(const PlanEntry& e, const Scheme& scheme, const std::stri
         .hint("use qload --dtype F32");
   }
   std::string why = numerics::why_not(numerics::rules(scheme.numerics), scheme);
-  if (why.empty()) why = why_not(scheme, t.shape);
+  if (why.empty()) why = why_not(scheme, e.source->shape);
   if (!why.empty()) {
     throw usage_error("cannot be quantized with " + scheme.name + ": " + why)
         .file(label)
@@ -111,74 +124,207 @@ void check_agreement(const Plan& plan, const std::string& label) {
   }
 }
 
+class Planner {
+ public:
+  Planner(const Model& model, const Recipe& recipe, const std::string& label)
+      : model_(model), recipe_(recipe), label_(label), stacks_(find_stacks(model)),
+        use_{std::vector<size_t>(recipe.rules.size()), std::vector<size_t>(recipe.ignore.size())} {}
+
+  Plan make() {
+    plan_.entries.reserve(model_.tensors.size());
+    for (const auto& [prefix, stack] : stacks_) take_apart(stack);
+    for (const Tensor& t : model_.tensors) {
+      const ExpertStack* stack = stack_of(stacks_, t);
+      auto it = apart_.find(stack ? &t : nullptr);
+      if (it == apart_.end()) {
+        add(single(t));
+      } else {
+        for (PlanEntry& e : it->second) add(std::move(e));
+      }
+    }
+    finish();
+    return std::move(plan_);
+  }
+
+ private:
+  const Tensor* keep(Tensor t) { return &plan_.views->emplace_back(std::move(t)); }
+
+  PlanEntry single(const Tensor& t) {
+    PlanEntry e;
+    e.tensor = e.source = &t;
+    DType dtype = t.quantized() ? DType::bf16 : t.dtype;
+    e.info = classify(t.name, dtype, t.shape, model_.config);
+    size_t schemes = plan_.schemes.size();
+    decide(e, {{t.name, e.info}}, recipe_, plan_, use_);
+    if (e.info.kind == ModuleKind::stack && e.scheme >= 0) {
+      e.scheme = -1;
+      e.reason = why_kept(e.info.kind);
+    }
+    if (t.quantized()) {
+      if (e.scheme >= 0) refuse_again(t);
+      e.info = classify(t.name, DType::u8, t.shape, model_.config);
+      e.reason = "already quantized";
+    }
+    if (e.scheme < 0) plan_.schemes.resize(std::min(schemes, plan_.schemes.size()));
+    if (e.scheme >= 0 && e.info.kind == ModuleKind::linear && whole_ && is_mxfp4(plan_.schemes[static_cast<size_t>(e.scheme)]) &&
+        !named(e)) {
+      e.scheme = -1;
+      e.reason = "engines load gpt-oss in MXFP4 with everything but its experts unquantized";
+    }
+    bool turn = e.scheme >= 0 && (e.info.transposed || t.transposed);
+    if (turn && (e.source = keep(turned(t)))->parts.empty()) {
+      e.source = &t;
+      e.scheme = -1;
+      e.reason = "its bytes are stored in a form that cannot be turned to [out, in]";
+    }
+    return e;
+  }
+
+  [[noreturn]] void refuse_again(const Tensor& t) const {
+    std::string is = t.ggml.empty() ? model_.schemes[static_cast<size_t>(t.scheme)].name : t.ggml;
+    throw limit_error("is already quantized (" + is + ")")
+        .file(label_)
+        .tensor(t.name)
+        .hint("load it with qload --dequantize to quantize it again");
+  }
+
+  // The entries of one tensor of a stack, experts apart.
+  std::vector<PlanEntry> experts_of(const ExpertStack& stack, const Tensor& t) {
+    std::vector<PlanEntry> entries;
+    std::vector<std::string> inputs;
+    ModuleInfo whole = classify(t.name, DType::bf16, t.shape, model_.config);
+    std::vector<Tensor> linears = linears_of(model_, stack, t, &inputs);
+    for (size_t i = 0; i < linears.size(); ++i) {
+      PlanEntry e;
+      e.tensor = e.source = keep(std::move(linears[i]));
+      e.info = classify(e.tensor->name, DType::bf16, e.tensor->shape, model_.config);
+      e.input = inputs[i];
+      decide(e, {{e.tensor->name, e.info}, {t.name, whole}}, recipe_, plan_, use_);
+      entries.push_back(std::move(e));
+    }
+    return entries;
+  }
+
+  // A stack comes apart when any of its experts is quantized, and then wholly: engines expect the
+  // experts of a layer in one form.
+  void take_apart(const ExpertStack& stack) {
+    size_t views = plan_.views->size(), schemes = plan_.schemes.size();
+    std::map<const Tensor*, std::vector<PlanEntry>> of;
+    bool any = false, one = true;
+    int32_t scheme = -1;
+    for (const Tensor* t : {stack.gate_up, stack.down, stack.gate_up_bias, stack.down_bias}) {
+      if (t == nullptr) continue;
+      of[t] = experts_of(stack, *t);
+      if (of[t].empty()) return;
+      for (const PlanEntry& e : of[t]) {
+        if (e.scheme >= 0 && t->quantized()) refuse_again(*t);
+        if (t->shape.rank() == 2) continue;  // biases
+        any = any || e.scheme >= 0;
+        if (t == stack.gate_up && &e == &of[t].front()) scheme = e.scheme;
+        one = one && e.scheme == scheme;
+      }
+    }
+    if (!any) {
+      plan_.views->resize(views);
+      plan_.schemes.resize(schemes);
+      for (const Tensor* t : {stack.gate_up, stack.down}) why_whole_[t] = of[t].front().reason;
+      return;
+    }
+    if (!one || !stays_whole(stack, plan_.schemes[static_cast<size_t>(scheme)])) {
+      return apart_.merge(of);
+    }
+    for (const Tensor* t : {stack.gate_up, stack.down}) {
+      PlanEntry e = of[t].front();
+      e.tensor = t;
+      e.source = stack.transposed ? keep(turned(*t)) : t;
+      e.info = classify(t->name, DType::bf16, t->shape, model_.config);
+      e.input.clear();
+      apart_[t].push_back(std::move(e));
+    }
+    whole_ = true;
+  }
+
+  static bool is_mxfp4(const Scheme& s) {
+    return s.code_kind() == CodeKind::e2m1 && s.scale_kind() == ScaleKind::e8m0;
+  }
+  // gpt-oss in MXFP4: so it is published, and its rows know nothing of one another.
+  static bool stays_whole(const ExpertStack& stack, const Scheme& s) {
+    return stack.interleaved && stack.transposed && is_mxfp4(s);
+  }
+
+  // A rule asks for it by name or pattern, not by kind alone.
+  bool named(const PlanEntry& e) const {
+    return std::ranges::any_of(recipe_.rules, [&](const Rule& r) {
+      return r.scheme && std::ranges::any_of(r.match, [&](const Match& m) {
+        return !m.is_kind() && m(e.tensor->name, e.info);
+      });
+    });
+  }
+
+  void add(PlanEntry e) {
+    const Tensor& t = *e.tensor;
+    if (auto it = why_whole_.find(&t); it != why_whole_.end() && !t.quantized()) e.reason = it->second;
+    uint64_t n = t.shape.elements().value_or(0);
+    plan_.input_bytes += t.stored_bytes();
+    e.output_bytes = t.stored_bytes();
+    if (e.scheme >= 0) {
+      const Scheme& scheme = plan_.schemes[static_cast<size_t>(e.scheme)];
+      try {
+        check_quantizable(e, scheme, label_);
+      } catch (const Error& error) {
+        if (refused_++ == 0) refusal_ = error;
+        return;
+      }
+      e.output_bytes = 0;
+      for (const PartSpec& p : part_specs(scheme, e.source->shape, t.dtype)) {
+        e.output_bytes += byte_size(p.dtype, p.shape).value_or(0);
+      }
+      ++plan_.quantized;
+      plan_.quantized_params += n;
+    } else {
+      plan_.kept_params += n;
+    }
+    plan_.output_bytes += e.output_bytes;
+    plan_.entries.push_back(std::move(e));
+  }
+
+  void finish() {
+    if (refusal_) {
+      std::string more =
+          refused_ > 1 ? " (and " + std::to_string(refused_ - 1) + " more tensors)" : "";
+      throw Error(refusal_->kind(), refusal_->reason() + more)
+          .file(refusal_->file())
+          .tensor(refusal_->tensor())
+          .hint(refusal_->hint());
+    }
+    check_agreement(plan_, label_);
+    for (size_t i = 0; i < recipe_.rules.size(); ++i) {
+      if (use_.of_rule[i] > 0) continue;
+      plan_.warnings.push_back(recipe_.rules[i].source + " matches no tensor");
+    }
+    for (size_t i = 0; i < recipe_.ignore.size(); ++i) {
+      if (use_.of_ignore[i] > 0) continue;
+      plan_.warnings.push_back("--ignore '" + recipe_.ignore[i].text() + "' matches no tensor");
+    }
+  }
+
+  const Model& model_;
+  const Recipe& recipe_;
+  const std::string& label_;
+  std::map<std::string, ExpertStack> stacks_;
+  Use use_;
+  Plan plan_;
+  std::map<const Tensor*, std::vector<PlanEntry>> apart_;  // entries in the place of a stack
+  std::map<const Tensor*, std::string> why_whole_;
+  bool whole_ = false;  // some stack stays one quantized tensor
+  size_t refused_ = 0;
+  std::optional<Error> refusal_;
+};
+
 }  // namespace
 
 Plan make_plan(const Model& model, const Recipe& recipe, const std::string& label) {
-  Plan plan;
-  Use use{std::vector<size_t>(recipe.rules.size()), std::vector<size_t>(recipe.ignore.size())};
-  plan.entries.reserve(model.tensors.size());
-  size_t refused = 0;
-  std::optional<Error> refusal;
-  for (const Tensor& t : model.tensors) {
-    PlanEntry e;
-    e.tensor = &t;
-    e.info = classify(t.name, t.quantized() ? DType::u8 : t.dtype, t.shape, model.config);
-    decide(e, recipe, plan, use);
-    if (t.quantized()) {
-      auto as_float = classify(t.name, DType::bf16, t.shape, model.config);
-      bool wanted = std::ranges::any_of(recipe.rules, [&](const Rule& r) {
-        return r.scheme && rule_reaches(r, t, as_float);
-      });
-      if (wanted) {
-        throw limit_error("is already quantized (" +
-                          (t.ggml.empty() ? model.schemes[static_cast<size_t>(t.scheme)].name : t.ggml) +
-                          ")")
-            .file(label)
-            .tensor(t.name)
-            .hint("load it with qload --dequantize to quantize it again");
-      }
-      e.reason = "already quantized";
-    }
-    uint64_t n = t.shape.elements().value_or(0);
-    plan.input_bytes += t.stored_bytes();
-    e.output_bytes = t.stored_bytes();
-    if (e.scheme >= 0) {
-      const Scheme& scheme = plan.schemes[static_cast<size_t>(e.scheme)];
-      try {
-        check_quantizable(e, scheme, label);
-      } catch (const Error& error) {
-        if (refused++ == 0) refusal = error;
-        continue;
-      }
-      e.output_bytes = 0;
-      for (const PartSpec& p : part_specs(scheme, t.shape, t.dtype)) {
-        e.output_bytes += byte_size(p.dtype, p.shape).value_or(0);
-      }
-      ++plan.quantized;
-      plan.quantized_params += n;
-    } else {
-      plan.kept_params += n;
-    }
-    plan.output_bytes += e.output_bytes;
-    plan.entries.push_back(std::move(e));
-  }
-  if (refusal) {
-    std::string more = refused > 1 ? " (and " + std::to_string(refused - 1) + " more tensors)" : "";
-    throw Error(refusal->kind(), refusal->reason() + more)
-        .file(refusal->file())
-        .tensor(refusal->tensor())
-        .hint(refusal->hint());
-  }
-  check_agreement(plan, label);
-  for (size_t i = 0; i < recipe.rules.size(); ++i) {
-    if (use.of_rule[i] == 0) plan.warnings.push_back(recipe.rules[i].source + " matches no tensor");
-  }
-  for (size_t i = 0; i < recipe.ignore.size(); ++i) {
-    if (use.of_ignore[i] == 0) {
-      plan.warnings.push_back("--ignore '" + recipe.ignore[i].text() + "' matches no tensor");
-    }
-  }
-  return plan;
+  return Planner(model, recipe, label).make();
 }
 
 Json to_json(const Plan& plan, const Hash128& source) {

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,8 +13,11 @@
 namespace qp {
 
 struct PlanEntry {
-  const Tensor* tensor = nullptr;
+  const Tensor* tensor = nullptr;  // of the model, or a linear of one of its stacks of experts
+  // Whose rows are quantized, [.., out, in]: `tensor`, or it turned when it is stored [.., in, out].
+  const Tensor* source = nullptr;
   ModuleInfo info;
+  std::string input;       // the module that calibration knows its input by, when it is another
   int32_t scheme = -1;     // index into Plan::schemes, -1: kept as it is
   std::string algorithm;
   std::string reason;      // "rule 1 (--scheme w4a16) matches Linear", "ignored by default: ..."
@@ -21,7 +26,10 @@ struct PlanEntry {
 
 struct Plan {
   std::vector<Scheme> schemes;
-  std::vector<PlanEntry> entries;  // in the order of Model::tensors
+  // In the order of Model::tensors. A stack of experts that is quantized is as many entries as it has
+  // linears (lib/qmap/stacks.h), but MXFP4 stacks of gpt-oss stay one: so they are published.
+  std::vector<PlanEntry> entries;
+  std::shared_ptr<std::deque<Tensor>> views = std::make_shared<std::deque<Tensor>>();  // not the model's own
   std::vector<std::string> warnings;
   uint64_t input_bytes = 0, output_bytes = 0;
   uint64_t quantized_params = 0, kept_params = 0;

@@ -84,35 +84,136 @@ void decode_ggml_row(const Part& p, const std::byte* in, std::vector<float>& row
   cast_from_f32(p.dtype, row.data(), cols, out);
 }
 
-// PyTorch strides: element (i0, i1, ..) at sum(i_k * stride_k).
-void gather_row(const Part& p, const std::byte* in, uint64_t r, std::vector<std::byte>& row) {
+// Where row r begins, in elements: PyTorch strides, element (i0, i1, ..) at sum(i_k * stride_k).
+uint64_t strided_row(const Part& p, uint64_t r) {
   const Decode& d = *p.decode;
-  uint64_t unit = dtype_bits(d.stored) / 8, cols = p.shape.cols(), at = 0;
+  uint64_t at = 0;
   for (size_t k = p.shape.rank() - 1; k-- > 0;) {
     at += r % p.shape[k] * d.strides[k];
     r /= p.shape[k];
   }
-  uint64_t step = p.shape.rank() ? d.strides.back() : 0;
-  row.resize(cols * unit);
-  for (uint64_t c = 0; c < cols; ++c) std::memcpy(&row[c * unit], in + (at + c * step) * unit, unit);
+  return at;
+}
+
+// Elements of Unit bytes: rows x cols of them, `row_step` and `col_step` elements apart, made dense.
+template <size_t Unit>
+void gather(const std::byte* in, uint64_t rows, uint64_t cols, uint64_t row_step, uint64_t col_step,
+            std::byte* out) {
+  constexpr uint64_t kTile = 64;  // lines of both sides stay in the first cache
+  for (uint64_t r0 = 0; r0 < rows; r0 += kTile) {
+    uint64_t r1 = std::min(rows, r0 + kTile);
+    for (uint64_t c0 = 0; c0 < cols; c0 += kTile) {
+      uint64_t c1 = std::min(cols, c0 + kTile);
+      for (uint64_t r = r0; r < r1; ++r) {
+        const std::byte* from = in + r * row_step * Unit;
+        std::byte* to = out + r * cols * Unit;
+        for (uint64_t c = c0; c < c1; ++c) {
+          std::memcpy(to + c * Unit, from + c * col_step * Unit, Unit);
+        }
+      }
+    }
+  }
+}
+
+// Rows of one matrix, `row_step` elements apart.
+void gather_rows(const Part& p, const std::byte* in, uint64_t rows, uint64_t row_step,
+                 std::byte* out) {
+  uint64_t unit = dtype_bits(p.decode->stored) / 8, cols = p.shape.cols();
+  uint64_t col_step = p.shape.rank() ? p.decode->strides.back() : 0;
+  if (col_step == 1) {
+    for (uint64_t r = 0; r < rows; ++r) {
+      std::memcpy(out + r * cols * unit, in + r * row_step * unit, cols * unit);
+    }
+    return;
+  }
+  switch (unit) {
+    case 1: return gather<1>(in, rows, cols, row_step, col_step, out);
+    case 2: return gather<2>(in, rows, cols, row_step, col_step, out);
+    case 4: return gather<4>(in, rows, cols, row_step, col_step, out);
+    case 8: return gather<8>(in, rows, cols, row_step, col_step, out);
+    default: return gather<16>(in, rows, cols, row_step, col_step, out);
+  }
+}
+
+uint64_t matrix_rows(const Part& p) {
+  return p.shape.rank() < 2 ? 1 : p.shape[p.shape.rank() - 2];
+}
+
+// The bytes that rows [first, first + count) touch, from where the part begins.
+ByteRange strided_range(const Part& p, uint64_t first, uint64_t count) {
+  const Decode& d = *p.decode;
+  uint64_t matrix = matrix_rows(p), unit = dtype_bits(d.stored) / 8;
+  if (count == 0 || p.shape.cols() == 0 || first / matrix != (first + count - 1) / matrix) {
+    return {0, *stored_bytes(p) - (d.whole > 0 ? d.begin : 0)};
+  }
+  uint64_t tail = (p.shape.cols() - 1) * d.strides.back() + 1;
+  return {strided_row(p, first) * unit, (strided_row(p, first + count - 1) + tail) * unit};
+}
+
+// Rows [first, first + count), matrix by matrix. `in` is byte `origin` of the part.
+void decode_strided(const Part& p, const std::byte* in, uint64_t origin, uint64_t first,
+                    uint64_t count, std::byte* out) {
+  const Decode& d = *p.decode;
+  uint64_t unit = dtype_bits(d.stored) / 8, cols = p.shape.cols(), matrix = matrix_rows(p);
+  uint64_t step = p.shape.rank() < 2 ? 0 : d.strides[p.shape.rank() - 2];
+  std::vector<std::byte> gathered;
+  for (uint64_t done = 0; done < count && cols > 0;) {
+    uint64_t rows = std::min(count - done, matrix - (first + done) % matrix);
+    const std::byte* from = in + (strided_row(p, first + done) * unit - origin);
+    std::byte* to = out + done * row_bytes(p);
+    done += rows;
+    if (d.stored == p.dtype || !is_float(p.dtype)) {
+      gather_rows(p, from, rows, step, to);
+      continue;
+    }
+    gathered.resize(rows * cols * unit);
+    gather_rows(p, from, rows, step, gathered.data());
+    cast_floats(d.stored, gathered.data(), rows * cols, p.dtype, to);
+  }
 }
 
 std::optional<uint64_t> strided_bytes(const Part& p) {
   const Decode& d = *p.decode;
   if (d.strides.size() != p.shape.rank() || p.shape.rank() == 0) return std::nullopt;
+  if (d.begin > d.whole) return std::nullopt;
   uint64_t last = 0;
   for (size_t k = 0; k < p.shape.rank(); ++k) {
-    if (p.shape[k] == 0) return 0;
+    if (p.shape[k] == 0) return d.whole;
     auto far = checked_mul(p.shape[k] - 1, d.strides[k]);
     auto sum = far ? checked_add(last, *far) : std::nullopt;
     if (!sum) return std::nullopt;
     last = *sum;
   }
   auto n = checked_add(last, 1);
-  return n ? checked_mul(*n, dtype_bits(d.stored) / 8) : std::nullopt;
+  auto bytes = n ? checked_mul(*n, dtype_bits(d.stored) / 8) : std::nullopt;
+  if (!bytes || d.whole == 0) return bytes;
+  auto end = checked_add(*bytes, d.begin);
+  if (!end || *end > d.whole || d.begin % (dtype_bits(d.stored) / 8) != 0) return std::nullopt;
+  return d.whole;
 }
 
 }  // namespace
+
+std::optional<Part> piece_of(const Part& from, const Shape& shape, uint64_t first,
+                             std::vector<uint64_t> strides) {
+  Decode d;
+  d.stored = from.dtype;
+  if (from.decode) {
+    Decode cast;
+    cast.stored = d.stored = from.decode->stored;
+    if (!(*from.decode == cast)) return std::nullopt;
+  }
+  auto whole = stored_bytes(from), begin = checked_mul(first, dtype_bits(d.stored) / 8);
+  if (!whole || *whole == 0 || !begin || dtype_bits(d.stored) % 8 != 0) return std::nullopt;
+  d.strides = std::move(strides);
+  d.begin = *begin;
+  d.whole = *whole;
+  Part p = from;
+  p.shape = shape;
+  p.decode = std::make_shared<const Decode>(std::move(d));
+  if (!stored_bytes(p)) return std::nullopt;
+  return p;
+}
 
 void cast_floats(DType from, const std::byte* in, uint64_t n, DType to, std::byte* out) {
   float block[256];  // mapped bytes need not be aligned
@@ -144,6 +245,7 @@ std::optional<uint64_t> stored_bytes(const Part& p) {
     bool plain_vector = d.ggml_type < 0 && d.strides.empty() && d.stored_row_bytes == 0;
     if (is_vector(p) && !plain_vector) return std::nullopt;
   }
+  if (d.strides.empty() && (d.begin != 0 || d.whole != 0)) return std::nullopt;
   if (d.layout != nullptr) {
     const LayoutArgs& a = d.layout_args;
     bool fits = a.rows == rows && a.row_bytes() == row_bytes(p) && a.cols <= (uint64_t{1} << 56);
@@ -172,9 +274,11 @@ std::optional<uint64_t> stored_bytes(const Part& p) {
 ByteRange stored_range(const Part& p, uint64_t first, uint64_t count) {
   if (!p.decode) return {first * row_bytes(p), (first + count) * row_bytes(p)};
   const Decode& d = *p.decode;
-  if (!d.strides.empty() || d.layout != nullptr || (d.unpermute_heads > 0 && is_vector(p))) {
-    return {0, *stored_bytes(p)};
+  if (!d.strides.empty()) {
+    ByteRange range = strided_range(p, first, count);
+    return {d.begin + range.begin, d.begin + range.end};
   }
+  if (d.layout != nullptr || (d.unpermute_heads > 0 && is_vector(p))) return {0, *stored_bytes(p)};
   uint64_t stride = stored_row_stride(p);
   if (d.unpermute_heads > 0) {  // whole heads
     uint64_t hd = p.shape.rows() / d.unpermute_heads;
@@ -200,16 +304,12 @@ void decode_rows(const Part& p, std::span<const std::byte> stored, uint64_t firs
     decode_rows(column, stored, 0, p.shape[0], out);
     return;
   }
-  uint64_t per_row = row_bytes(p);
-  std::vector<std::byte> gathered;
-  std::vector<float> floats;
   if (!d.strides.empty()) {
-    for (uint64_t i = 0; i < count; ++i) {
-      gather_row(p, stored.data(), first + i, gathered);
-      finish_row(p, gathered.data(), out + i * per_row);
-    }
-    return;
+    uint64_t origin = strided_range(p, first, count).begin;
+    return decode_strided(p, stored.data(), origin, first, count, out);
   }
+  uint64_t per_row = row_bytes(p);
+  std::vector<float> floats;
   uint64_t stride = stored_row_stride(p);
   uint64_t origin = stored_range(p, first, count).begin;
   for (uint64_t i = 0; i < count; ++i) {

@@ -32,6 +32,12 @@ ByteRange stored_range(const Part& part, uint64_t first, uint64_t count);
 void decode_rows(const Part& part, std::span<const std::byte> stored, uint64_t first,
                  uint64_t count, std::byte* out);
 
+// A piece of a part: element (i0, i1, ..) of it is element first + sum(ik * strides[k]) of `from`.
+// Nothing when the stored bytes of `from` are not its elements in order (ggml, layouts, strides), or
+// the piece does not lie inside it.
+std::optional<Part> piece_of(const Part& from, const Shape& shape, uint64_t first,
+                             std::vector<uint64_t> strides);
+
 // n floats (F16, BF16, F32, F64) of one dtype as another, to nearest even, through f32.
 void cast_floats(DType from, const std::byte* in, uint64_t n, DType to, std::byte* out);
 

@@ -54,6 +54,10 @@ void feed_part(Feeder& f, const Part& p) {
     }
   }
   for (uint64_t stride : d.strides) f.number(stride);
+  if (d.whole > 0) {
+    f.number(d.begin);
+    f.number(d.whole);
+  }
 }
 
 }  // namespace

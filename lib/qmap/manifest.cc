@@ -64,6 +64,7 @@ void put_decode(Writer& w, const Decode& d) {
   if (!d.strides.empty()) {
     w.raw(",\"strides\":");
     put_dims(w, d.strides);
+    if (d.whole > 0) w.raw(",\"begin\":").num(d.begin).raw(",\"whole\":").num(d.whole);
   }
   w.raw("}");
 }
@@ -343,8 +344,8 @@ class Sax final : public JsonSax {
     }
   }
   bool decode_number(uint64_t v) {
-    if (key_ == "stored_row_bytes") {
-      decode_.stored_row_bytes = v;
+    if (key_ == "stored_row_bytes" || key_ == "begin" || key_ == "whole") {
+      (key_ == "begin" ? decode_.begin : key_ == "whole" ? decode_.whole : decode_.stored_row_bytes) = v;
       return true;
     }
     if (v > 1 << 20) return fail("a number out of range");

@@ -35,6 +35,9 @@ struct Decode {
   const Layout* layout = nullptr;
   LayoutArgs layout_args;
   std::vector<uint64_t> strides;   // PyTorch strides in elements, for tensors that are not dense
+  // With strides: the part is a piece of an extent of `whole` bytes and starts at byte `begin` of it
+  // (an expert of a stack). whole 0: the extent is the part's own.
+  uint64_t begin = 0, whole = 0;
   bool operator==(const Decode&) const = default;
 };
 

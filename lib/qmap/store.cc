@@ -110,6 +110,12 @@ Store::Store(Model model, std::shared_ptr<const MappedFile> self, std::string la
   }
 }
 
+std::unique_ptr<Store> Store::with(Model model) const {
+  auto store = std::make_unique<Store>(std::move(model), self_, label_);
+  store->set_check(check_);
+  return store;
+}
+
 void Store::check_calibration() const {
   if (!model_.calibration) return;
   const Calibration& c = *model_.calibration;

@@ -24,6 +24,8 @@ class Store {
   Store(Model model, std::shared_ptr<const MappedFile> self, std::string label);
 
   const Model& model() const { return model_; }
+  // The same bytes under another table of tensors (experts of a stack apart).
+  std::unique_ptr<Store> with(Model model) const;
   // The tensors, moved out: for programs that pass a big table on. Bytes stay readable.
   std::vector<Tensor> take_tensors() { return std::move(model_.tensors); }
   const std::string& label() const { return label_; }

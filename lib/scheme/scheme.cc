@@ -108,6 +108,7 @@ std::vector<PartSpec> part_specs(const Scheme& scheme, const Shape& shape, DType
     parts.push_back({scheme.numerics == "compressed-tensors" ? Role::global_scale : Role::scale_2,
                      DType::f32, Shape{1}});
   }
+  if (w.fp8_stage) parts.push_back({Role::scale_2, DType::f32, Shape{1}});
   if (scheme.code_kind() == CodeKind::codebook) {
     parts.push_back({Role::codebook, DType::f32, Shape{uint64_t{1} << bits}});
   }
@@ -154,6 +155,7 @@ Json to_json(const QuantArgs& a) {
   if (a.scale_dtype) j["scale_dtype"] = dtype_name(*a.scale_dtype);
   if (a.amax_scale) j["amax_scale"] = true;
   if (a.nested_scale) j["nested_scale"] = true;
+  if (a.fp8_stage) j["fp8_stage"] = true;
   return j;
 }
 
@@ -180,6 +182,7 @@ QuantArgs quant_args_from_json(const Json& j) {
   a.symmetric = json_bool(j, "symmetric", true);
   a.amax_scale = json_bool(j, "amax_scale", false);
   a.nested_scale = json_bool(j, "nested_scale", false);
+  a.fp8_stage = json_bool(j, "fp8_stage", false);
   int64_t group = json_int(j, "group_size", 0);
   std::string strategy = json_string(
       j, "strategy", group > 0 ? "group" : group == -1 ? "channel" : "tensor");

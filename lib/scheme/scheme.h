@@ -36,6 +36,8 @@ struct QuantArgs {
   bool amax_scale = false;           // a stored scale s stands for s / 127 (bitsandbytes' SCB)
   // Scales are 8-bit codes under scales of 256 of their own (bitsandbytes' double quantization).
   bool nested_scale = false;
+  // Scales stand under one of the whole tensor, its amax / 448 (Quark's INT4 under FP8).
+  bool fp8_stage = false;
   bool operator==(const QuantArgs&) const = default;
 };
 

@@ -192,6 +192,14 @@ void Expert::compute(const Step& step, std::span<const ConstMatrix> in, Run& run
   };
   multiply(0, run.x, hidden, run.gate, run.seen_x);
   if (last == 2) multiply(1, run.x, hidden, run.up, run.seen_x);
+  if (last == 2 && spec_.clamp > 0) {  // as if the two were one tensor
+    std::vector<float> both(2 * run.gate.size());
+    for (size_t i = 0; i < run.gate.size(); ++i) {
+      both[2 * i] = run.gate[i];
+      both[2 * i + 1] = run.up[i];
+    }
+    run.gate = std::move(both);
+  }
   run.inner.resize(n * inner);
   for_rows(n, [&](size_t i) { activate(run, i, run.inner.data() + i * inner); });
   multiply(last, run.inner, inner, run.y, run.seen_inner);
@@ -250,7 +258,17 @@ void Expert::backward(const Step& step, std::span<const ConstMatrix> in, ConstMa
         both[(i * inner + j) * 2 + 1] = std::fabs(u) <= spec_.clamp ? du : 0;
       }
     });
-    linear_backward(step, spec_.matrices[0], x, {both.data(), n, 2 * inner}, to);
+    if (last == 1) {
+      linear_backward(step, spec_.matrices[0], x, {both.data(), n, 2 * inner}, to);
+    } else {
+      std::vector<float> dgate(n * inner), dup(n * inner);
+      for (size_t i = 0; i < n * inner; ++i) {
+        dgate[i] = both[2 * i];
+        dup[i] = both[2 * i + 1];
+      }
+      linear_backward(step, spec_.matrices[0], x, {dgate.data(), n, inner}, to);
+      linear_backward(step, spec_.matrices[1], x, {dup.data(), n, inner}, to);
+    }
   }
   for_rows(n, [&](size_t i) {
     k.add_scaled(dx.data() + i * hidden, 1, hidden, din[0].row(run.rows[i]));
