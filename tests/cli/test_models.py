@@ -292,7 +292,7 @@ class Models(CliTest):
 
     def test_stacked_experts_and_other_shapes_are_kept(self):
         shapes = list(llama_shapes(128, 1, 64, 128)) + [("model.layers.0.mlp.experts.gate_up_proj", (4, 128, 256)),
-                                                       ("model.layers.0.mlp.experts.down_proj", (4, 128, 128)),
+                                                       ("model.layers.0.mlp.experts.down_proj", (4, 128, 96)),  # fits no layout
                                                        ("model.layers.0.conv1d.weight", (128, 1, 4)),
                                                        ("vision_tower.layers.0.fc1.weight", (128, 128)), ("scalar", ())]
         model = write_model(self.dir / "m", shapes, llama_config(128, 1, 64, 128))

@@ -152,6 +152,30 @@ TEST(Ops, ExpertOfGptOss) {
   expect_near(out, {100 - 0.5 * 41.9997188, 100}, 1e-4);
 }
 
+// The same with gate and up in two tensors, as checkpoints with experts apart have them.
+TEST(Ops, ExpertOfGptOssApart) {
+  ExpertSpec spec;
+  for (const char* name : {"gate", "up", "down"}) {
+    spec.matrices.push_back({name, Form::matrix, 1, 1});
+    spec.modules.push_back(name);
+  }
+  spec.clamp = 7;
+  Expert expert(spec);
+  std::vector<Weight> weights(3);
+  std::vector<float> values = {10, -10, 1};
+  for (size_t i = 0; i < 3; ++i) {
+    weights[i].packed = gemm::Packed(1, 1, gemm::Precision::f32);
+    weights[i].packed.pack_all(&values[i], 1);
+  }
+  Batch batch = rows(2);
+  Step step{batch, gemm::Precision::f32};
+  step.weights = weights;
+  std::vector<float> x = {1, 1}, way = {0, 0.5f, 3, 0.5f}, sum = {100, 100}, out(2);
+  std::vector<ConstMatrix> in = {{x.data(), 2, 1}, {way.data(), 2, 2}, {sum.data(), 2, 1}};
+  expert.forward(step, in, Matrix{out.data(), 2, 1});
+  expect_near(out, {100 - 0.5 * 41.9997188, 100}, 1e-4);
+}
+
 TEST(Ops, RefuseCountsThatCannotBe) {
   EXPECT_THROW(Route(route(4, 5)), Error);
   EXPECT_THROW(Route(route(4, 0)), Error);

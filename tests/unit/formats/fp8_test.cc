@@ -202,6 +202,16 @@ TEST(W8a8, Refusals) {
   EXPECT_TRUE(contains(reading_fails(c), "has no weight_scale"));
 }
 
+// AMD's E4M3FNUZ has another bias: the same bytes are half the numbers. It is refused by name.
+TEST(Fp8, FnuzIsNotTakenForE4m3) {
+  Checkpoint c = mxfp8();
+  for (TestTensor& t : c.tensors) {
+    if (t.dtype == DType::f8_e4m3) t.dtype = DType::f8_e4m3fnuz;
+  }
+  std::string error = reading_fails(c);
+  EXPECT_TRUE(contains(error, "3: ") && contains(error, "F8_E4M3FNUZ")) << error;
+}
+
 // ---- gpt-oss
 
 // Two experts of 3 rows (out) by 64 columns (in). Row r of expert e has code e + r + 1 everywhere but

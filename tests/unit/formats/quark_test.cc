@@ -2,7 +2,10 @@
 #include <gtest/gtest.h>
 
 #include "formats/quark/quark.h"
+#include "lib/algorithm/rtn.h"
+#include "lib/config/presets.h"
 #include "tests/unit/support/family.h"
+#include "tests/unit/support/tensor_store.h"
 
 namespace qp {
 namespace {
@@ -135,6 +138,41 @@ TEST(Quark, Refusals) {
   c = fp8_static();
   c.quantization.erase("global_quant_config");
   EXPECT_TRUE(contains(reading_fails(c), "global_quant_config"));
+}
+
+// quark_int4fp8_moe (reference 4.4): s_fp8 = 14 / 448, s_row = 1 and 2, stored s_row / s_fp8.
+TEST(Quark, Int4UnderFp8ByHand) {
+  std::vector<float> weights = {7, -7, 1, 2, 3, -1, 0, -3, -14, 2, 4, 6, 8, 10, 12, 1};
+  TensorStore made;
+  made.add_float("w", DType::f32, {2, 8}, raw_bytes(weights));
+  std::optional<Scheme> scheme = expert_scheme("QUARK_int4fp8_moe");
+  ASSERT_TRUE(scheme);
+  EXPECT_EQ(find_scheme("Quark-INT4FP8-MoE").code_kind(), CodeKind::e4m3);
+  RtnQuantizer q(made.store(), made.tensor(0), *scheme, tensor_absmax(made.store(), made.tensor(0)));
+  RtnScratch scratch;
+  q.chunk(reinterpret_cast<const std::byte*>(weights.data()), 0, 2, scratch);
+  // Code + 8; the last, 0.5, is a tie that goes to 0.
+  std::string codes("\x1f\xa9\x7b\x58\x91\xba\xdc\x8e", 8);
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(scratch.codes.data()), 8), codes);
+  SmallParts small = q.finish();
+  auto floats = [](const std::vector<std::byte>& bytes) {
+    Values v(bytes.size() / 4);
+    std::memcpy(v.data(), bytes.data(), bytes.size());
+    return v;
+  };
+  EXPECT_EQ(floats(small.scale), (Values{32, 64}));
+  EXPECT_EQ(floats(*small.find(Role::scale_2)), Values{0.03125});
+
+  TensorStore stored;
+  std::string name = "model.layers.0.mlp.experts.0.w1.weight";
+  stored.add_quantized(name, *scheme, {2, 8}, DType::f32, {codes, raw_bytes(Values{32, 64}), raw_bytes(Values{0.03125})});
+  EXPECT_EQ(values_of(stored.store(), name), (Values{7, -7, 1, 2, 3, -1, 0, -3, -14, 2, 4, 6, 8, 10, 12, 0}));
+  Exported e = write_as(stored.store(), "quark");
+  EXPECT_EQ(e.error, "");
+  std::string m = "model.layers.0.mlp.experts.0.w1.";
+  EXPECT_EQ(e.tensors[m + "weight"].bytes, raw_bytes(std::vector<uint32_t>{0xDF290317u, 0x05316429u}));
+  EXPECT_EQ(e.tensors[m + "weight_scale"].bytes, raw_bytes(Values{0.03125}));
+  EXPECT_EQ(e.tensors[m + "weight_scale_2"].bytes, raw_bytes(Values{32, 64}));
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "formats/format.h"
+#include "formats/hf/prepare.h"
 #include "formats/hf/writer.h"
 #include "lib/base/error.h"
 #include "lib/qmap/rows.h"
@@ -88,10 +89,12 @@ struct Exported {
 };
 
 // Written in a family, self-check included, and read back as raw tensors.
-inline Exported write_as(const Store& store, const std::string& format) {
+inline Exported write_as(const Store& source, const std::string& format) {
   Exported out;
   TempDir dir;
   try {
+    auto other = prepared(source, *find_format(format));
+    const Store& store = other ? *other : source;
     ExportPlan plan = find_format(format)->plan(store, {});
     for (const OutFile& f : plan.files) out.files[f.name] = f.text;
     out.config = parse_json(plan.config, "config.json");
