@@ -110,16 +110,16 @@ void refuse_tied_head(const Store& store, const Model& m, const std::vector<Modu
 
 // Engines look up gate, up and down of the first expert and want one scheme for all experts of a
 // layer (section 1.7 of the reference).
-void refuse_uneven_experts(const Store& store, const Model& m, const std::vector<ModuleInfo>& infos) {
+void refuse_uneven_experts(const Store& store, const Model& m,
+                           const std::vector<ModuleInfo>& infos) {
   std::map<std::string, const Tensor*> first;
   for (size_t i = 0; i < m.tensors.size(); ++i) {
     const Tensor& t = m.tensors[i];
     if (infos[i].kind != ModuleKind::expert) continue;
     auto [it, fresh] = first.emplace(infos[i].agree.substr(0, infos[i].agree.rfind('.')), &t);
     const Tensor& other = *it->second;
-    if (fresh || (t.quantized() == other.quantized() && (!t.quantized() || t.scheme == other.scheme))) {
-      continue;
-    }
+    bool same = t.quantized() == other.quantized();
+    if (fresh || (same && (!t.quantized() || t.scheme == other.scheme))) continue;
     auto name = [&](const Tensor& x) {
       return x.quantized() ? m.schemes[static_cast<size_t>(x.scheme)].name : "unquantized";
     };
@@ -127,7 +127,8 @@ void refuse_uneven_experts(const Store& store, const Model& m, const std::vector
                       ": vLLM and SGLang load the experts of a layer in one scheme")
         .file(store.label())
         .tensor(t.name)
-        .hint("give all experts of a layer one scheme, or use -f modelslim, which decides w13 and w2 apart");
+        .hint("give all experts of a layer one scheme, or use -f modelslim, which decides w13 and "
+              "w2 apart");
   }
 }
 

@@ -47,7 +47,7 @@ class GptOss : public MoeDecoder {
     spec.clamp = static_cast<float>(limit_);
     std::string both = module + ".experts.gate_up_proj", down = module + ".experts.down_proj";
     std::string own = module + ".experts." + std::to_string(e) + ".";
-    if (weights_.has(own + "gate_proj.weight")) {  // experts apart, as quantized checkpoints have them
+    if (weights_.has(own + "gate_proj.weight")) {  // apart, as quantized checkpoints have them
       for (size_t m = 0; m < parts_.size(); ++m) {
         size_t rows = m == 2 ? hidden : inner, cols = m == 2 ? inner : hidden;
         spec.modules.push_back(own + parts_[m]);

@@ -166,8 +166,8 @@ class Planner {
       e.reason = "already quantized";
     }
     if (e.scheme < 0) plan_.schemes.resize(std::min(schemes, plan_.schemes.size()));
-    if (e.scheme >= 0 && e.info.kind == ModuleKind::linear && whole_ && is_mxfp4(plan_.schemes[static_cast<size_t>(e.scheme)]) &&
-        !named(e)) {
+    bool beside = whole_ && e.scheme >= 0 && e.info.kind == ModuleKind::linear;
+    if (beside && is_mxfp4(plan_.schemes[static_cast<size_t>(e.scheme)]) && !named(e)) {
       e.scheme = -1;
       e.reason = "engines load gpt-oss in MXFP4 with everything but its experts unquantized";
     }
@@ -263,7 +263,8 @@ class Planner {
 
   void add(PlanEntry e) {
     const Tensor& t = *e.tensor;
-    if (auto it = why_whole_.find(&t); it != why_whole_.end() && !t.quantized()) e.reason = it->second;
+    auto why = why_whole_.find(&t);
+    if (why != why_whole_.end() && !t.quantized()) e.reason = why->second;
     uint64_t n = t.shape.elements().value_or(0);
     plan_.input_bytes += t.stored_bytes();
     e.output_bytes = t.stored_bytes();

@@ -13,7 +13,7 @@
 namespace qp {
 
 struct PlanEntry {
-  const Tensor* tensor = nullptr;  // of the model, or a linear of one of its stacks of experts
+  const Tensor* tensor = nullptr;  // of the model, or a linear of one of its stacks
   // Whose rows are quantized, [.., out, in]: `tensor`, or it turned when it is stored [.., in, out].
   const Tensor* source = nullptr;
   ModuleInfo info;
@@ -26,10 +26,11 @@ struct PlanEntry {
 
 struct Plan {
   std::vector<Scheme> schemes;
-  // In the order of Model::tensors. A stack of experts that is quantized is as many entries as it has
-  // linears (lib/qmap/stacks.h), but MXFP4 stacks of gpt-oss stay one: so they are published.
+  // In the order of Model::tensors. A stack of experts that is quantized is as many entries as it
+  // has linears (lib/qmap/stacks.h), but MXFP4 stacks of gpt-oss stay one: so they are published.
   std::vector<PlanEntry> entries;
-  std::shared_ptr<std::deque<Tensor>> views = std::make_shared<std::deque<Tensor>>();  // not the model's own
+  // Tensors of entries that are not the model's own.
+  std::shared_ptr<std::deque<Tensor>> views = std::make_shared<std::deque<Tensor>>();
   std::vector<std::string> warnings;
   uint64_t input_bytes = 0, output_bytes = 0;
   uint64_t quantized_params = 0, kept_params = 0;

@@ -23,14 +23,16 @@ bool names_by_number(std::string_view type) {
 
 // Reads the pair of shapes; false: they are no stack.
 bool measure(ExpertStack& s) {
-  if (s.gate_up == nullptr || s.down == nullptr) return false;
+  if (s.gate_up == nullptr || s.down == nullptr)
+    return false;
   const Shape &a = s.gate_up->shape, &b = s.down->shape;
   if (a.rank() != 3 || b.rank() != 3 || a[0] != b[0] || a.elements() == 0 || b.elements() == 0) {
     return false;
   }
   s.experts = a[0];
   s.transposed = a[1] == b[2] && a[2] == 2 * b[1];
-  if (!s.transposed && (a[2] != b[1] || a[1] != 2 * b[2])) return false;
+  if (!s.transposed && (a[2] != b[1] || a[1] != 2 * b[2]))
+    return false;
   s.hidden = s.transposed ? a[1] : a[2];
   s.inner = s.transposed ? b[1] : b[2];
   auto fits = [&](const Tensor* bias, uint64_t rows) {
@@ -46,11 +48,12 @@ struct Rows {
 };
 
 std::vector<Rows> rows_of(const ExpertStack& s, const Tensor& t) {
-  if (&t == s.down || &t == s.down_bias) return {{s.names[2], 0, 1, s.hidden}};
-  if (s.fused) return {{kGateUp, 0, 1, 2 * s.inner}};
+  if (&t == s.down || &t == s.down_bias)
+    return {{s.names[2], 0, 1, s.hidden}};
+  if (s.fused)
+    return {{kGateUp, 0, 1, 2 * s.inner}};
   uint64_t step = s.interleaved ? 2 : 1;
-  return {{s.names[0], 0, step, s.inner},
-          {s.names[1], s.interleaved ? 1 : s.inner, step, s.inner}};
+  return {{s.names[0], 0, step, s.inner}, {s.names[1], s.interleaved ? 1 : s.inner, step, s.inner}};
 }
 
 // The rows of expert e of a tensor with out x in matrices, as parts of their own.
@@ -69,7 +72,8 @@ std::vector<Part> cut(const ExpertStack& s, const Tensor& t, const Rows& r, uint
       uint64_t cols = p.role == Role::data ? in : p.shape.cols();
       piece = piece_of(p, Shape{r.count, cols}, (e * out + r.first) * cols, {r.step * cols, 1});
     }
-    if (!piece) return {};
+    if (!piece)
+      return {};
     parts.push_back(std::move(*piece));
   }
   return parts;
@@ -81,13 +85,17 @@ std::map<std::string, ExpertStack> find_stacks(const Model& m) {
   std::map<std::string, ExpertStack> stacks;
   for (const Tensor& t : m.tensors) {
     auto dot = t.name.rfind('.');
-    if (dot == std::string::npos) continue;
+    if (dot == std::string::npos)
+      continue;
     std::string_view prefix = std::string_view(t.name).substr(0, dot);
     std::string_view last = std::string_view(t.name).substr(dot + 1);
-    if (!prefix.ends_with("experts")) continue;
+    if (!prefix.ends_with("experts"))
+      continue;
     bool bias = last.ends_with(kBias);
-    if (bias) last.remove_suffix(kBias.size());
-    if (last != kGateUp && last != kDown) continue;
+    if (bias)
+      last.remove_suffix(kBias.size());
+    if (last != kGateUp && last != kDown)
+      continue;
     ExpertStack& s = stacks[std::string(prefix)];
     (last == kGateUp ? (bias ? s.gate_up_bias : s.gate_up) : (bias ? s.down_bias : s.down)) = &t;
   }
@@ -97,7 +105,8 @@ std::map<std::string, ExpertStack> find_stacks(const Model& m) {
     s.prefix = it->first;
     s.interleaved = type == "gpt_oss";
     s.names = {"gate_proj", "up_proj", "down_proj"};
-    if (names_by_number(type)) s.names = {"w1", "w3", "w2"};
+    if (names_by_number(type))
+      s.names = {"w1", "w3", "w2"};
     it = measure(s) ? std::next(it) : stacks.erase(it);
   }
   return stacks;
@@ -112,8 +121,10 @@ std::vector<Tensor> linears_of(const Model& m, const ExpertStack& s, const Tenso
                                std::vector<std::string>* input) {
   if (t.scheme >= 0) {
     Strategy how = m.schemes[static_cast<size_t>(t.scheme)].weights.strategy;
-    if (how != Strategy::group && how != Strategy::channel) return {};
-    if (t.transposed != s.transposed) return {};
+    if (how != Strategy::group && how != Strategy::channel)
+      return {};
+    if (t.transposed != s.transposed)
+      return {};
   }
   bool bias = t.shape.rank() == 2;
   std::vector<Tensor> out;
@@ -126,9 +137,11 @@ std::vector<Tensor> linears_of(const Model& m, const ExpertStack& s, const Tenso
       piece.scheme = t.scheme;
       piece.dequantize = t.dequantize;
       piece.source = t.name + "[" + std::to_string(e) + "]";
-      if (input != nullptr) input->push_back(piece.source);
+      if (input != nullptr)
+        input->push_back(piece.source);
       piece.parts = cut(s, t, r, e);
-      if (piece.parts.empty()) return {};
+      if (piece.parts.empty())
+        return {};
       piece.shape = bias ? Shape{r.count} : Shape{r.count, &t == s.down ? s.inner : s.hidden};
       out.push_back(std::move(piece));
     }
@@ -147,10 +160,12 @@ Tensor turned(const Tensor& t) {
   std::vector<uint64_t> strides(t.shape.rank(), 1);
   uint64_t out = view.shape[t.shape.rank() - 2], in = view.shape.cols();
   strides.back() = out;
-  if (t.shape.rank() == 3) strides[0] = out * in;
+  if (t.shape.rank() == 3)
+    strides[0] = out * in;
   auto part = piece_of(t.parts.front(), view.shape, 0, std::move(strides));
   view.parts.clear();
-  if (part && t.ggml.empty() && t.shape.rank() <= 3) view.parts.push_back(std::move(*part));
+  if (part && t.ggml.empty() && t.shape.rank() <= 3)
+    view.parts.push_back(std::move(*part));
   return view;
 }
 
@@ -160,7 +175,8 @@ Model with_experts_apart(const Model& m, const std::function<bool(const ExpertSt
   for (auto& [prefix, stack] : stacks) stack.fused = fused;
   std::erase_if(stacks, [&](const auto& s) { return !wanted(s.second); });
   Model out = m;
-  if (stacks.empty()) return out;
+  if (stacks.empty())
+    return out;
   out.tensors.clear();
   for (const Tensor& t : m.tensors) {
     const ExpertStack* stack = stack_of(stacks, t);

@@ -1,5 +1,5 @@
-// Experts that a model stacks in one tensor a projection, and the linears they are. What a stack is,
-// by its name under a module "…experts": E experts, H hidden, F inner width
+// Experts that a model stacks in one tensor a projection, and the linears they are. What a stack
+// is, by its name under a module "…experts": E experts, H hidden, F inner width
 // (reference/architectures.md 4.7 and 4.14; Llama-4, Qwen3-VL-MoE and gpt-oss store [in, out]).
 //
 //   gate_up_proj       [E, 2F, H], or stored transposed [E, H, 2F]; gate's rows first, then up's,

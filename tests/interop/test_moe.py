@@ -1,9 +1,11 @@
 """Mixtures of experts as transformers loads them: its own stacks hold our dequantized values, and its
 logits are those of the dequantized model."""
 
+import numpy as np
 import pytest
 import torch
 import transformers as tf
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
 from programs import dequantize, export, pipe, read_json, read_tensors, same_bits
@@ -78,6 +80,32 @@ def test_compressed_tensors(name, scheme, tmp_path):
         assert same_bits(experts.gate_up_proj, both), layer
         assert same_bits(experts.down_proj, down), layer
     assert torch.equal(logits(model), logits(load(floats)))
+
+
+@pytest.mark.parametrize("args", [["-s", "fp8-static"], ["-s", "w4a16", "-a", "gptq"]], ids=["static", "gptq"])
+@pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3"])
+def test_calibrated_stacks(name, args, tmp_path):
+    """Experts in one tensor, as transformers holds them, give the bytes of experts apart."""
+    apart = build(name, tmp_path / "apart")
+    tensors = read_tensors(apart)
+    rest = {n: t for n, t in tensors.items() if ".mlp.experts." not in n}
+    for layer, (both, down) in stacks(tensors).items():
+        p = f"model.layers.{layer}.mlp.experts."
+        rest |= {p + "gate_up_proj": both, p + "down_proj": down}
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    save_file(rest, whole / "model.safetensors")
+    (whole / "config.json").write_bytes((apart / "config.json").read_bytes())
+    np.save(tmp_path / "ids.npy", (np.arange(256).reshape(8, 32) * 7 % 128).astype(np.int32))
+    found = []
+    for source in (apart, whole):
+        calib, out = tmp_path / f"{source.name}.qmap", tmp_path / f"{source.name}-out"
+        pipe(["qcalibrate", source, "--tokens", tmp_path / "ids.npy", "--compute", "f32", "-o", calib, "-q"])
+        pipe(["qquantize", calib, *args, "-q"], ["qexport", "-f", "compressed-tensors", "-o", out, "-q"])
+        found.append(read_tensors(out))
+    assert found[0].keys() == found[1].keys()
+    for tensor in found[0]:
+        assert same_bits(found[0][tensor], found[1][tensor]), tensor
 
 
 def test_gpt_oss_in_mxfp4(tmp_path):

@@ -55,9 +55,11 @@ TEST(Stacks, EitherOrientation) {
     EXPECT_EQ(stacks.at(kExperts).transposed, turn);
     auto apart = o.apart();
     EXPECT_EQ(apart->model().tensors.size(), 12u);
-    EXPECT_EQ(values_of(*apart, kExperts + ".1.gate_proj.weight"), (Values{100, 101, 102, 110, 111, 112}));
+    EXPECT_EQ(values_of(*apart, kExperts + ".1.gate_proj.weight"),
+              (Values{100, 101, 102, 110, 111, 112}));
     EXPECT_EQ(values_of(*apart, kExperts + ".0.up_proj.weight"), (Values{20, 21, 22, 30, 31, 32}));
-    EXPECT_EQ(values_of(*apart, kExperts + ".1.down_proj.weight"), (Values{1100, 1101, 1110, 1111, 1120, 1121}));
+    EXPECT_EQ(values_of(*apart, kExperts + ".1.down_proj.weight"),
+              (Values{1100, 1101, 1110, 1111, 1120, 1121}));
     EXPECT_EQ(values_of(*apart, kExperts + ".1.gate_proj.bias"), (Values{5, 6}));
     EXPECT_EQ(values_of(*apart, kExperts + ".1.up_proj.bias"), (Values{7, 8}));
     EXPECT_EQ(values_of(*apart, kExperts + ".0.down_proj.bias"), (Values{1, 2, 3}));
@@ -67,8 +69,10 @@ TEST(Stacks, EitherOrientation) {
 TEST(Stacks, GateAndUpAlternateInGptOss) {
   Opened o(checkpoint(true, "gpt_oss"));
   auto apart = o.apart();
-  EXPECT_EQ(values_of(*apart, kExperts + ".1.gate_proj.weight"), (Values{100, 101, 102, 120, 121, 122}));
-  EXPECT_EQ(values_of(*apart, kExperts + ".1.up_proj.weight"), (Values{110, 111, 112, 130, 131, 132}));
+  EXPECT_EQ(values_of(*apart, kExperts + ".1.gate_proj.weight"),
+            (Values{100, 101, 102, 120, 121, 122}));
+  EXPECT_EQ(values_of(*apart, kExperts + ".1.up_proj.weight"),
+            (Values{110, 111, 112, 130, 131, 132}));
   EXPECT_EQ(values_of(*apart, kExperts + ".1.up_proj.bias"), (Values{6, 8}));
 }
 
@@ -129,10 +133,10 @@ TEST(Stacks, NumbersOfAManifestAreNotBelieved) {
   };
   EXPECT_EQ(bytes(32, 48), 48u);
   EXPECT_EQ(bytes(0, 0), 16u);
-  EXPECT_FALSE(bytes(36, 48));           // ends past the extent
-  EXPECT_FALSE(bytes(34, 64));           // not on an element
-  EXPECT_FALSE(bytes(4, 0));             // begins in an extent of its own
-  EXPECT_FALSE(bytes(64, 48, {2, 0}));   // empty, but begins outside
+  EXPECT_FALSE(bytes(36, 48));          // ends past the extent
+  EXPECT_FALSE(bytes(34, 64));          // not on an element
+  EXPECT_FALSE(bytes(4, 0));            // begins in an extent of its own
+  EXPECT_FALSE(bytes(64, 48, {2, 0}));  // empty, but begins outside
   EXPECT_FALSE(bytes(UINT64_MAX - 3, UINT64_MAX));
   Decode plain;
   plain.stored = DType::f32;
@@ -166,9 +170,11 @@ TEST(Stacks, AreQuantizedApart) {
 
 TEST(Stacks, StayWholeWhenNothingReachesThem) {
   Opened o(checkpoint(true));
-  for (const std::string& ignore : {kExperts + ".gate_up_proj", std::string("re:.*experts"), std::string("Expert")}) {
+  for (const std::string& ignore :
+       {kExperts + ".gate_up_proj", std::string("re:.*experts"), std::string("Expert")}) {
     std::vector<std::string> all = {ignore};
-    if (ignore.ends_with("gate_up_proj")) all.push_back(kExperts + ".down_proj");
+    if (ignore.ends_with("gate_up_proj"))
+      all.push_back(kExperts + ".down_proj");
     Plan plan = plan_of(*o.store, "fp8-dynamic", all);
     EXPECT_EQ(plan.entries.size(), 4u) << ignore;
     EXPECT_EQ(plan.quantized, 0u) << ignore;
