@@ -9,7 +9,8 @@ int main(int argc, char** argv) {
       "Reads a qmap (or any checkpoint qload opens) and writes a qmap whose linear weights are "
       "quantized. A scheme says what the numbers mean (qquantize --list-schemes); a recipe gives "
       "different tensors different schemes. Embeddings, the output head, norms, routers and vision "
-      "towers stay as they are unless a rule names them. The result is the same on every machine, "
+      "towers stay as they are unless a rule names them; experts stacked in one tensor are "
+      "quantized one by one. The result is the same on every machine, "
       "with any number of threads. An interrupted run leaves FILE.partial; --resume continues it.",
       {{"qload ./model | qquantize -s w4a16 -o w4.qmap", "4-bit weights in groups of 128"},
        {"qquantize ./model -s w4a16 --group-size 64 --dry-run", "what would happen, and why"},

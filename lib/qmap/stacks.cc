@@ -119,6 +119,7 @@ const ExpertStack* stack_of(const std::map<std::string, ExpertStack>& stacks, co
 
 std::vector<Tensor> linears_of(const Model& m, const ExpertStack& s, const Tensor& t,
                                std::vector<std::string>* input) {
+  if (!t.ggml.empty()) return {};
   if (t.scheme >= 0) {
     Strategy how = m.schemes[static_cast<size_t>(t.scheme)].weights.strategy;
     if (how != Strategy::group && how != Strategy::channel)

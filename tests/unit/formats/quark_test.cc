@@ -149,7 +149,7 @@ TEST(Quark, Int4UnderFp8ByHand) {
   ASSERT_TRUE(scheme);
   EXPECT_EQ(find_scheme("Quark-INT4FP8-MoE").code_kind(), CodeKind::e4m3);
   RtnQuantizer q(made.store(), made.tensor(0), *scheme, tensor_absmax(made.store(), made.tensor(0)));
-  RtnScratch scratch;
+  RowsScratch scratch;
   q.chunk(reinterpret_cast<const std::byte*>(weights.data()), 0, 2, scratch);
   // Code + 8; the last, 0.5, is a tie that goes to 0.
   std::string codes("\x1f\xa9\x7b\x58\x91\xba\xdc\x8e", 8);
