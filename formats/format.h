@@ -100,6 +100,7 @@ struct Format {
   // Holds the stored layout against the quantization config (qverify). Null: nothing to check.
   void (*check)(const RawCheckpoint&, const Json& quantization_config, std::vector<Finding>&) = nullptr;
   bool transforms = false;  // the writer honours ExportOptions::group_size and num_bits
+  std::string_view target = {};  // the engine that the writer has rules of its own for
 };
 
 std::span<const Format> formats();
