@@ -35,7 +35,7 @@ SmallParts encode_small_parts(const Scheme& scheme, const numerics::Rules& rules
   if (scheme.scale_kind() != ScaleKind::source) {
     parts.scale = copy(std::as_bytes(small_codes));
   } else {
-    parts.scale = rounded(rules.f32 ? DType::f32 : source, scale);
+    parts.scale = rounded(numerics::in_f32(rules, scheme.weights) ? DType::f32 : source, scale);
   }
   auto offset = static_cast<float>(1 << (scheme.weights.num_bits - 1));
   for (float z : zero) parts.zero_point.push_back(static_cast<std::byte>(z + offset));
