@@ -17,6 +17,8 @@ namespace {
 constexpr std::string_view kFloatRoot[] = {"weight_packed", "weight"};
 constexpr std::string_view kFloatParts[] = {"weight_scale", "weight_global_scale",
                                             "input_global_scale"};
+constexpr std::string_view kFp8Root[] = {"weight"};
+constexpr std::string_view kFp8Parts[] = {"weight_scale", "input_scale"};
 
 // What the config says of one module.
 struct Settings {
@@ -63,6 +65,8 @@ class Adopter {
   void run() {
     if (packing_ == Packing::llm_compressor) {
       assemble(m_, {kFloatRoot, kFloatParts}, [this](const RawModule& m) { return read_float(m); });
+    } else if (packing_ == Packing::fp8_static) {
+      assemble(m_, {kFp8Root, kFp8Parts}, [this](const RawModule& m) { return read_fp8(m); });
     } else {
       assemble(m_, {kIntRoot, kIntParts}, [this](const RawModule& m) { return read_int(m); });
     }
@@ -181,6 +185,40 @@ class Adopter {
     return t;
   }
 
+  Tensor read_fp8(const RawModule& m) {
+    const Tensor& raw = m.at("weight");
+    if (!m.has("weight_scale")) {
+      if (raw.dtype == DType::f8_e4m3) m.fail("has no weight_scale");
+      return {};
+    }
+    Settings s = settings_of(m);
+    if (s.data_type != "fp" || s.bits != 8 || s.act_bits != 8) {
+      m.fail("is " + printable(s.data_type) + " of " + std::to_string(s.bits) +
+             " bits in packing " + std::string(name_of(packing_)) +
+             " (expected fp of 8, activations too)");
+    }
+    if (raw.shape.rank() != 2) m.fail("its weight is no matrix (found " + raw.shape.str() + ")");
+    bool whole = m.at("weight_scale").shape.elements() == 1 && raw.shape[0] != 1;
+    Scheme scheme;
+    scheme.name = "fp8-static";
+    scheme.weights.type = NumType::floating;
+    scheme.weights.strategy = Strategy::tensor;
+    scheme.input_activations = scheme.weights;
+    if (!whole) scheme.weights.strategy = Strategy::channel;
+    Tensor t;
+    t.scheme = m_.scheme_index(scheme);
+    t.dtype = model_dtype(m_);
+    t.shape = raw.shape;
+    Part codes = m.part("weight", Role::codes, DType::f8_e4m3, raw.shape);
+    codes.dtype = DType::u8;
+    t.parts.push_back(std::move(codes));
+    t.parts.push_back(
+        m.float_part("weight_scale", Role::scale, scale_shape(scheme.weights, t.shape)));
+    t.parts.push_back(m.float_part("input_scale", Role::input_scale, Shape{1}));
+    finish_quantized(t, options_, "auto-round");
+    return t;
+  }
+
   Model& m_;
   const LoadOptions& options_;
   Packing packing_;
@@ -195,6 +233,7 @@ std::string_view name_of(Packing packing) {
     case Packing::gptq: return "auto_round:auto_gptq";
     case Packing::gptq_v2: return "auto_round";
     case Packing::awq: return "auto_round:auto_awq";
+    case Packing::fp8_static: return "auto_round:fp8_static";
     case Packing::llm_compressor: break;
   }
   return "auto_round:llm_compressor";
@@ -211,10 +250,11 @@ Packing packing_from_config(const Json& q) {
     return Packing::gptq;
   if (is({"awq", "auto_awq", "auto_round:awq", "auto_round:auto_awq"})) return Packing::awq;
   if (is({"llm_compressor", "auto_round:llm_compressor"})) return Packing::llm_compressor;
+  if (is({"fp8_static", "auto_round:fp8_static"})) return Packing::fp8_static;
   throw input_error("has packing_format '" + printable(p) + "', which this version does not read")
       .hint(
-          "expected auto_round:auto_gptq, auto_round:auto_awq, auto_round or "
-          "auto_round:llm_compressor");
+          "expected auto_round:auto_gptq, auto_round:auto_awq, auto_round, "
+          "auto_round:llm_compressor or auto_round:fp8_static");
 }
 
 void adopt(Model& model, const Json& q, const LoadOptions& options) {
