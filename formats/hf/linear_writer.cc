@@ -149,6 +149,15 @@ std::vector<std::string> unquantized_names(
   }
   // A tied head has no tensor, yet engines build it.
   if (!head && !is_diffusion_model(m.config)) out.push_back("lm_head");
+  std::ranges::sort(out);
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  return out;
+}
+
+std::vector<std::string> unquantized_linears(const Model& m, bool embeddings) {
+  std::vector<std::string> out = unquantized_names(m, [embeddings](const ModuleInfo& info) {
+    return info.kind == ModuleKind::embedding && !embeddings ? "" : info.module;
+  });
   // A Flux's "proj_out" would take "single_transformer_blocks.0.proj_out" along; engines leave what is
   // outside the blocks alone by themselves.
   if (is_diffusion_model(m.config)) {
@@ -158,15 +167,7 @@ std::vector<std::string> unquantized_names(
       });
     });
   }
-  std::ranges::sort(out);
-  out.erase(std::unique(out.begin(), out.end()), out.end());
   return out;
-}
-
-std::vector<std::string> unquantized_linears(const Model& m, bool embeddings) {
-  return unquantized_names(m, [embeddings](const ModuleInfo& info) {
-    return info.kind == ModuleKind::embedding && !embeddings ? "" : info.module;
-  });
 }
 
 void refuse_quantized_tied_head(const Store& store) {

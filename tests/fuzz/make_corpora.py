@@ -240,7 +240,7 @@ def formats():
 
 
 def modelopt_state():
-    \"\"\"The saved state that the unit tests read, and one that is cut off.\"\"\"
+    """The saved state that the unit tests read, and one that is cut off."""
     state = (HERE.parent / "data" / "torch" / "modelopt_state.pt").read_bytes()
     put("modelopt_state", "state", state)
     put("modelopt_state", "short", state[:len(state) // 2])

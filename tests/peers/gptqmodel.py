@@ -33,6 +33,8 @@ def load(directory):
     model = GPTQModel.load(str(directory), device="cpu", backend=BACKEND.TORCH, dtype=torch.float16)
     found = {}
     for name, m in linears(model.model).items():
+        if hasattr(m, "scales"):  # in F16 the product would be rounded, and then again
+            m.scales = m.scales.float()
         if hasattr(m, "dequantize_weight"):
             found[name] = m.dequantize_weight().T.contiguous()
         elif hasattr(m, "qweight"):
