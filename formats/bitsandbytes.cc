@@ -334,15 +334,18 @@ class Writer {
     refuse(w, "has a codebook of its own");
   }
 
-  // diffusers skips modules by the last part of their names: a Flux's proj_out and those of its blocks
-  // are one to it.
+  // diffusers skips modules by the last part of their names: a Flux's proj_out and those of its
+  // blocks are one to it.
   void refuse_namesakes() const {
     if (!is_diffusion_model(m_.config)) return;
     for (const Tensor& plain : m_.tensors) {
-      if (plain.quantized() || plain.shape.rank() != 2 || plain.name.find('.') != plain.name.rfind(".weight")) continue;
+      if (plain.quantized() || plain.shape.rank() != 2 ||
+          plain.name.find('.') != plain.name.rfind(".weight"))
+        continue;
       for (const Tensor& t : m_.tensors) {
         if (!t.quantized() || !t.name.ends_with("." + plain.name)) continue;
-        throw limit_error("is quantized and " + plain.name + " is not, which diffusers cannot tell apart")
+        throw limit_error("is quantized and " + plain.name +
+                          " is not, which diffusers cannot tell apart")
             .tensor(t.name)
             .hint("leave both as they are: qquantize --ignore 're:.*" + plain.name + "'");
       }

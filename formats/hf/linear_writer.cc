@@ -158,8 +158,8 @@ std::vector<std::string> unquantized_linears(const Model& m, bool embeddings) {
   std::vector<std::string> out = unquantized_names(m, [embeddings](const ModuleInfo& info) {
     return info.kind == ModuleKind::embedding && !embeddings ? "" : info.module;
   });
-  // A Flux's "proj_out" would take "single_transformer_blocks.0.proj_out" along; engines leave what is
-  // outside the blocks alone by themselves.
+  // A Flux's "proj_out" would take "single_transformer_blocks.0.proj_out" along; engines leave what
+  // is outside the blocks alone by themselves.
   if (is_diffusion_model(m.config)) {
     std::erase_if(out, [&](const std::string& entry) {
       return std::ranges::any_of(m.tensors, [&](const Tensor& t) {
