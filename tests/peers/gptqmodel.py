@@ -12,6 +12,7 @@ os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 import torch  # noqa: E402
 from gptqmodel import BACKEND, GPTQModel, QuantizeConfig  # noqa: E402
 from gptqmodel.quantization import FORMAT, METHOD  # noqa: E402
+from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
 
@@ -38,7 +39,7 @@ def load(directory):
         if hasattr(m, "dequantize_weight"):
             found[name] = m.dequantize_weight().T.contiguous()
         elif hasattr(m, "qweight"):
-            found[name] = m(torch.eye(m.in_features, dtype=torch.float16)).T.contiguous()
+            found[name] = dequantize_gemm(m.qweight, m.qzeros, m.scales, m.bits, m.group_size).T.contiguous()
     return found
 
 
