@@ -24,7 +24,9 @@ AwqStored::Version version_of(const Json& q) {
   if (v == "gemv") return Version::gemv;
   if (v == "gemv_fast" || v == "llm-awq") return Version::gemv_fast;
   if (v == "marlin") return Version::marlin;
-  throw input_error("has AWQ version '" + printable(v) + "', which this version does not read (expected gemm, gemv, gemv_fast or marlin)");
+  throw input_error(
+      "has AWQ version '" + printable(v) +
+      "', which this version does not read (expected gemm, gemv, gemv_fast or marlin)");
 }
 
 AwqStored read_config(const Model& model, const Json& q) {
@@ -32,7 +34,8 @@ AwqStored read_config(const Model& model, const Json& q) {
   s.version = version_of(q);
   int64_t bits = int_of(q, {"bits", "w_bit"}).value_or(4);
   if (bits != 4 && bits != 8) {
-    throw input_error("'bits' of an AWQ config (expected 4 or 8, found " + std::to_string(bits) + ")");
+    throw input_error("'bits' of an AWQ config (expected 4 or 8, found " + std::to_string(bits) +
+                      ")");
   }
   s.args.bits = static_cast<int>(bits);
   s.args.group_size = int_of(q, {"group_size", "q_group_size"}).value_or(128);
@@ -40,7 +43,8 @@ AwqStored read_config(const Model& model, const Json& q) {
   // has no other way to store symmetric data.
   bool gemm = s.version == AwqStored::Version::gemm;
   bool zeros = bool_of(q, {"zero_point"}).value_or(!bool_of(q, {"sym"}).value_or(false));
-  s.args.symmetric = s.version == AwqStored::Version::marlin || (gemm && (!zeros || centred_zeros(model, s.args.bits)));
+  s.args.symmetric = s.version == AwqStored::Version::marlin ||
+                     (gemm && (!zeros || centred_zeros(model, s.args.bits)));
   return s;
 }
 
@@ -50,7 +54,8 @@ void check_second_config(const Model& model, const Json& q) {
     Json other = companion_json(model, file);
     if (!other.is_object()) continue;
     require_same(int_of(q, {"bits", "w_bit"}), int_of(other, {"bits", "w_bit"}), "bits", file);
-    require_same(int_of(q, {"group_size", "q_group_size"}), int_of(other, {"group_size", "q_group_size"}), "group_size", file);
+    require_same(int_of(q, {"group_size", "q_group_size"}),
+                 int_of(other, {"group_size", "q_group_size"}), "group_size", file);
     require_same(bool_of(q, {"zero_point"}), bool_of(other, {"zero_point"}), "zero_point", file);
     std::string here = string_of(q, {"version"}), there = string_of(other, {"version"});
     if (!here.empty() && !there.empty() && here != there) contradiction("version", file);
@@ -63,7 +68,8 @@ std::vector<std::string> left_out(const Json& q) {
   auto it = q.find("modules_to_not_convert");
   if (it == q.end() || !it->is_array()) return out;
   for (const Json& word : *it) {
-    if (word.is_string() && !word.get<std::string>().empty()) out.push_back(word.get<std::string>());
+    if (word.is_string() && !word.get<std::string>().empty())
+      out.push_back(word.get<std::string>());
   }
   return out;
 }
@@ -86,11 +92,11 @@ void adopt(Model& model, const Json& q, const LoadOptions& options) {
 
 class Writer {
  public:
-  Writer(const Store& store, const ExportOptions& options) : store_(store), m_(store.model()), options_(options) {}
+  Writer(const Store& store, const ExportOptions& options)
+      : store_(store), m_(store.model()), options_(options) {}
 
   ExportPlan run() {
     refuse_kv_cache(store_, "awq");
-    refuse_quantized_tied_head(store_);
     for (const Tensor& t : m_.tensors) {
       if (t.quantized()) {
         add(t);
@@ -98,12 +104,9 @@ class Writer {
         keep_tensor(t, plan_);
       }
     }
-    if (!args_) throw limit_error("nothing is quantized").hint("-f safetensors writes the model as it is");
-    keep_companions(m_, plan_);
-    Json config = unquantized_config_json(m_);
-    if (m_.config.is_null()) options_.warn("the source has no config.json: the one written holds only quantization_config");
-    config["quantization_config"] = quantization_config();
-    plan_.config = config_text(config);
+    if (!args_)
+      throw limit_error("nothing is quantized").hint("-f safetensors writes the model as it is");
+    finish_plan(store_, options_, quantization_config(), plan_);
     return std::move(plan_);
   }
 
@@ -113,7 +116,8 @@ class Writer {
     IntArgs mine{w.bits(), w.group_size(), w.symmetric()};
     if (!args_) args_ = mine;
     if (mine.bits != args_->bits || mine.group_size != args_->group_size) {
-      w.refuse("is quantized otherwise than those before it (" + said(mine) + ", they " + said(*args_) + ")",
+      w.refuse("is quantized otherwise than those before it (" + said(mine) + ", they " +
+                   said(*args_) + ")",
                "choose -f gptq or -f auto-round, which can mix");
     }
     size_t first = plan_.tensors.size();
@@ -127,14 +131,18 @@ class Writer {
 
   Json quantization_config() {
     std::vector<ModuleChoice> modules = module_choices(m_);
-    bool head = std::ranges::any_of(modules, [](const ModuleChoice& m) { return m.info.kind == ModuleKind::head && m.choice >= 0; });
+    bool head = std::ranges::any_of(modules, [](const ModuleChoice& m) {
+      return m.info.kind == ModuleKind::head && m.choice >= 0;
+    });
     std::vector<std::string> missed, skip = substrings(modules, missed);
     if (!missed.empty()) {
-      options_.warn(std::to_string(missed.size()) + " modules are not quantized, and modules_to_not_convert cannot say so "
-                    "without naming quantized ones, too (first: " + missed.front() + ")");
+      options_.warn(std::to_string(missed.size()) +
+                    " modules are not quantized, and modules_to_not_convert cannot say so "
+                    "without naming quantized ones, too (first: " +
+                    missed.front() + ")");
     }
     Json q = {{"quant_method", "awq"}, {"bits", args_->bits}, {"group_size", args_->group_size},
-              {"zero_point", true}, {"version", "gemm"}, {"lm_head", head}};
+              {"zero_point", true},    {"version", "gemm"},   {"lm_head", head}};
     q["modules_to_not_convert"] = nullptr;
     if (!skip.empty()) q["modules_to_not_convert"] = skip;
     return q;
@@ -147,12 +155,18 @@ class Writer {
   std::optional<IntArgs> args_;
 };
 
-ExportPlan plan(const Store& store, const ExportOptions& options) { return Writer(store, options).run(); }
+ExportPlan plan(const Store& store, const ExportOptions& options) {
+  return Writer(store, options).run();
+}
 
 }  // namespace
 
 const Format& awq_format() {
-  static const Format format = {"awq", "AutoAWQ's gemm version, for vLLM, SGLang: 4 bits, weights only", plan, "awq awq_marlin", adopt, nullptr, true};
+  static const Format format = {
+      "awq", "AutoAWQ's gemm version, for vLLM, SGLang: 4 bits, weights only",
+      plan,  "awq awq_marlin",
+      adopt, nullptr,
+      true};
   return format;
 }
 

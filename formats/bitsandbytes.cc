@@ -8,8 +8,8 @@
 
 #include "formats/format.h"
 #include "formats/hf/config.h"
-#include "formats/hf/modules.h"
 #include "formats/hf/linear_writer.h"
+#include "formats/hf/modules.h"
 #include "lib/algorithm/codebook.h"
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
@@ -20,11 +20,14 @@ namespace qp {
 namespace {
 
 constexpr std::string_view kRoot[] = {"weight"};
-constexpr std::string_view kParts[] = {
-    "weight.absmax",          "weight.quant_map",
-    "weight.nested_absmax",   "weight.nested_quant_map",
-    "weight.quant_state.bitsandbytes__nf4", "weight.quant_state.bitsandbytes__fp4",
-    "SCB",                    "weight_format"};
+constexpr std::string_view kParts[] = {"weight.absmax",
+                                       "weight.quant_map",
+                                       "weight.nested_absmax",
+                                       "weight.nested_quant_map",
+                                       "weight.quant_state.bitsandbytes__nf4",
+                                       "weight.quant_state.bitsandbytes__fp4",
+                                       "SCB",
+                                       "weight_format"};
 constexpr std::array<int, 8> kBlocks = {32, 64, 128, 256, 512, 1024, 2048, 4096};
 constexpr uint64_t kMaxState = 1 << 16;
 
@@ -32,8 +35,12 @@ Scheme four_bits(std::string_view type, int block, bool nested) {
   Scheme s;
   s.name = "bnb-" + std::string(type) + (nested ? "-dq" : "");
   s.numerics = "bitsandbytes";
-  s.weights = {.num_bits = 4, .type = NumType::codebook, .strategy = Strategy::flat, .group_size = block,
-               .scale_dtype = {}, .nested_scale = nested};
+  s.weights = {.num_bits = 4,
+               .type = NumType::codebook,
+               .strategy = Strategy::flat,
+               .group_size = block,
+               .scale_dtype = {},
+               .nested_scale = nested};
   return s;
 }
 
@@ -58,13 +65,16 @@ struct QuantState {
 
 class Adopter {
  public:
-  Adopter(Model& model, const Json& config, const LoadOptions& options) : m_(model), options_(options) {
+  Adopter(Model& model, const Json& config, const LoadOptions& options)
+      : m_(model), options_(options) {
     auto flag = [&](const char* name) {
-      return json_bool(config, name, false) || json_bool(config, (std::string("_") + name).c_str(), false);
+      return json_bool(config, name, false) ||
+             json_bool(config, (std::string("_") + name).c_str(), false);
     };
     four_ = flag("load_in_4bit");
     eight_ = flag("load_in_8bit");
-    if (four_ && eight_) throw input_error("quantization_config says both load_in_4bit and load_in_8bit");
+    if (four_ && eight_)
+      throw input_error("quantization_config says both load_in_4bit and load_in_8bit");
   }
 
   void run() {
@@ -102,7 +112,10 @@ class Adopter {
     if (m.has("weight_format")) {
       std::vector<std::byte> format = read_small(m_, m, "weight_format", 8);
       bool row = std::ranges::all_of(format, [](std::byte b) { return b == std::byte{0}; });
-      if (!row) m.fail("is in a layout of old GPUs (weight_format is not 0), which bitsandbytes itself refuses");
+      if (!row)
+        m.fail(
+            "is in a layout of old GPUs (weight_format is not 0), which bitsandbytes itself "
+            "refuses");
     }
     Tensor t;
     t.shape = w.shape;
@@ -121,7 +134,8 @@ class Adopter {
     uint64_t rows = s.shape[0], cols = s.shape[1], n = rows * cols;
     uint64_t scales = ceil_div(n, static_cast<uint64_t>(s.block));
     if (cols % 2 != 0) {
-      throw limit_error("has rows of " + std::to_string(cols) + " columns: two of them share a byte, which qpipe cannot hold")
+      throw limit_error("has rows of " + std::to_string(cols) +
+                        " columns: two of them share a byte, which qpipe cannot hold")
           .hint("dequantize it with bitsandbytes");
     }
     Tensor t;
@@ -131,8 +145,9 @@ class Adopter {
     // Whatever dtype the bytes are stored as (bnb_4bit_quant_storage), they are the same.
     Part codes = m.at("weight").parts.front();
     if (codes.extent.length != n / 2) {
-      m.fail("its weight does not fit its quant_state (expected " + std::to_string(n / 2) + " bytes for " +
-             s.shape.str() + ", found " + std::to_string(codes.extent.length) + ")");
+      m.fail("its weight does not fit its quant_state (expected " + std::to_string(n / 2) +
+             " bytes for " + s.shape.str() + ", found " + std::to_string(codes.extent.length) +
+             ")");
     }
     codes.role = Role::codes;
     codes.dtype = DType::u8;
@@ -143,12 +158,16 @@ class Adopter {
     d.layout_args = {.rows = rows, .cols = cols, .bits = 4, .stored_bits = 4};
     codes.decode = std::make_shared<const Decode>(std::move(d));
     t.parts.push_back(std::move(codes));
-    t.parts.push_back(m.part("weight.absmax", Role::scale, s.nested ? DType::u8 : DType::f32, Shape{scales}));
+    t.parts.push_back(
+        m.part("weight.absmax", Role::scale, s.nested ? DType::u8 : DType::f32, Shape{scales}));
     t.parts.push_back(m.part("weight.quant_map", Role::codebook, DType::f32, Shape{16}));
     if (s.nested) {
-      t.parts.push_back(m.part("weight.nested_absmax", Role::nested_scale, DType::f32, Shape{ceil_div(scales, 256)}));
-      t.parts.push_back(m.part("weight.nested_quant_map", Role::nested_codebook, DType::f32, Shape{256}));
-      t.parts.push_back(blob_part(m_, Role::nested_offset, DType::f32, Shape{1}, std::as_bytes(std::span(&s.offset, 1))));
+      t.parts.push_back(m.part("weight.nested_absmax", Role::nested_scale, DType::f32,
+                               Shape{ceil_div(scales, 256)}));
+      t.parts.push_back(
+          m.part("weight.nested_quant_map", Role::nested_codebook, DType::f32, Shape{256}));
+      t.parts.push_back(blob_part(m_, Role::nested_offset, DType::f32, Shape{1},
+                                  std::as_bytes(std::span(&s.offset, 1))));
     }
     return t;
   }
@@ -158,19 +177,25 @@ class Adopter {
     for (std::string type : {"nf4", "fp4"}) {
       if (m.has("weight.quant_state.bitsandbytes__" + type)) s.type += type;
     }
-    if (s.type.size() != 3) m.fail(s.type.empty() ? "has no weight.quant_state" : "has two quant_states");
+    if (s.type.size() != 3)
+      m.fail(s.type.empty() ? "has no weight.quant_state" : "has two quant_states");
     std::string suffix = "weight.quant_state.bitsandbytes__" + s.type;
     std::vector<std::byte> bytes = read_small(m_, m, suffix, kMaxState);
-    Json j = parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, m.name + "." + suffix);
+    Json j = parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()},
+                        m.name + "." + suffix);
     if (!j.is_object()) m.fail("its quant_state is no JSON object");
-    static constexpr std::string_view kKeys[] = {"quant_type", "blocksize", "dtype", "shape",
-                                                 "nested_blocksize", "nested_dtype", "nested_offset"};
+    static constexpr std::string_view kKeys[] = {"quant_type",   "blocksize",        "dtype",
+                                                 "shape",        "nested_blocksize", "nested_dtype",
+                                                 "nested_offset"};
     for (const auto& [key, value] : j.items()) {
-      if (std::ranges::find(kKeys, key) == std::end(kKeys)) m.fail("its quant_state has an unknown key '" + printable(key) + "'");
+      if (std::ranges::find(kKeys, key) == std::end(kKeys))
+        m.fail("its quant_state has an unknown key '" + printable(key) + "'");
     }
-    if (json_string(j, "quant_type", "") != s.type) m.fail("its quant_state is not of type " + s.type);
+    if (json_string(j, "quant_type", "") != s.type)
+      m.fail("its quant_state is not of type " + s.type);
     int64_t block = json_int(j, "blocksize", 0);
-    if (std::ranges::find(kBlocks, block) == kBlocks.end()) m.fail("its quant_state has a blocksize of " + std::to_string(block));
+    if (std::ranges::find(kBlocks, block) == kBlocks.end())
+      m.fail("its quant_state has a blocksize of " + std::to_string(block));
     s.block = static_cast<int>(block);
     auto dtype = dtype_from_torch(json_string(j, "dtype", ""));
     if (!dtype || !is_float(*dtype)) m.fail("its quant_state has no known dtype");
@@ -182,13 +207,15 @@ class Adopter {
       matrix = (*shape)[i].is_number_unsigned() && (*shape)[i].get<uint64_t>() <= uint64_t{1} << 28;
       if (matrix) dims[i] = (*shape)[i].get<uint64_t>();
     }
-    if (!matrix || dims[0] == 0 || dims[1] == 0) m.fail("its quant_state has no shape of two dimensions");
+    if (!matrix || dims[0] == 0 || dims[1] == 0)
+      m.fail("its quant_state has no shape of two dimensions");
     s.shape = Shape{dims[0], dims[1]};
     s.nested = j.contains("nested_offset");
     if (s.nested) {
       if (!j["nested_offset"].is_number() || json_int(j, "nested_blocksize", 0) != 256 ||
           json_string(j, "nested_dtype", "") != "float32") {
-        m.fail("its quant_state nests scales in an unknown way (expected blocks of 256 in float32)");
+        m.fail(
+            "its quant_state nests scales in an unknown way (expected blocks of 256 in float32)");
       }
       s.offset = static_cast<float>(j["nested_offset"].get<double>());
     } else if (m.has("weight.nested_absmax")) {
@@ -212,7 +239,9 @@ void adopt(Model& model, const Json& config, const LoadOptions& options) {
 std::string python_text(double v) {
   bool plain = v == 0 || (std::fabs(v) >= 1e-4 && std::fabs(v) < 1e16);
   char text[64];
-  auto end = std::to_chars(text, text + sizeof text, v, plain ? std::chars_format::fixed : std::chars_format::scientific).ptr;
+  auto end = std::to_chars(text, text + sizeof text, v,
+                           plain ? std::chars_format::fixed : std::chars_format::scientific)
+                 .ptr;
   std::string out(text, end);
   if (plain && out.find('.') == std::string::npos) out += ".0";
   return out;
@@ -227,121 +256,96 @@ class Writer {
       t.quantized() ? add(t) : keep_tensor(t, out_);
     }
     refuse_namesakes();
-    keep_companions(m_, out_);
-    if (first_ == nullptr) options.warn("nothing is quantized; -f safetensors writes the same without quantization_config");
-    Json config = unquantized_config_json(m_);
-    config["quantization_config"] = quantization_config();
-    out_.config = config_text(config);
+    finish_plan(store_, options, quantization_config(), out_);
     return std::move(out_);
   }
 
  private:
-  [[noreturn]] void refuse(const Tensor& t, const std::string& why) const {
-    throw limit_error(why + ", which bitsandbytes cannot hold")
-        .tensor(t.name)
-        .hint("load it with qload --dequantize and quantize it with bnb-nf4, bnb-fp4 or bnb-int8");
+  [[noreturn]] static void refuse(const LinearWriter& w, const std::string& why) {
+    w.refuse(why + ", which bitsandbytes cannot hold",
+             "load it with qload --dequantize and quantize it with bnb-nf4, bnb-fp4 or bnb-int8");
   }
 
   void add(const Tensor& t) {
-    if (!t.ggml.empty()) refuse(t, "is " + t.ggml);
-    const Scheme& s = m_.schemes[static_cast<size_t>(t.scheme)];
-    bool four = s.code_kind() == CodeKind::codebook && s.weights.num_bits == 4 && s.weights.strategy == Strategy::flat;
-    bool eight = s.weights.amax_scale && s.code_kind() == CodeKind::integer && s.weights.num_bits == 8 &&
-                 s.weights.strategy == Strategy::channel && s.weights.symmetric;
-    if (!four && !eight) refuse(t, "is " + (s.name.empty() ? "quantized in another way" : s.name));
-    if (t.shape.rank() != 2) refuse(t, "is no matrix");
+    refuse_ggml(store_, t, "bitsandbytes");
+    LinearWriter w(store_, t, out_);
+    const Scheme& s = w.scheme;
+    bool four = s.code_kind() == CodeKind::codebook && s.weights.num_bits == 4 &&
+                s.weights.strategy == Strategy::flat;
+    bool eight = s.weights.amax_scale && s.code_kind() == CodeKind::integer &&
+                 s.weights.num_bits == 8 && s.weights.strategy == Strategy::channel &&
+                 s.weights.symmetric;
+    if (!four && !eight) refuse(w, "is " + (s.name.empty() ? "quantized in another way" : s.name));
+    if (t.shape.rank() != 2) refuse(w, "is no matrix");
     if (first_ == nullptr) {
       first_ = &t;
       four_ = four;
     }
-    if (four != four_) refuse(t, "has another width than '" + first_->name + "'");
-    prefix_ = t.name.ends_with(".weight") ? t.name.substr(0, t.name.size() - 7) : t.name;
-    size_t before = out_.tensors.size();
-    four ? add_four(t, s) : add_eight(t);
-    std::string names;
-    for (size_t i = before; i < out_.tensors.size(); ++i) names += (names.empty() ? "" : " ") + out_.tensors[i].name;
-    out_.ledger.push_back({t.name, "quantized", names});
+    if (four != four_) refuse(w, "has another width than '" + first_->name + "'");
+    four ? add_four(w) : add_eight(w);
+    w.finish();
   }
 
-  OutTensor& part(const Tensor& t, const std::string& suffix, Role role, DType dtype, const Shape& shape) {
-    OutTensor& out = out_.tensors.emplace_back();
-    out.name = prefix_ + "." + suffix;
-    out.dtype = dtype;
-    out.shape = shape;
-    out.part = t.part(role);
-    if (out.part == nullptr) refuse(t, "has no " + std::string(name_of(role)));
-    return out;
-  }
-  void text(const std::string& suffix, const std::string& value) {
-    OutTensor& out = out_.tensors.emplace_back();
-    out.name = prefix_ + "." + suffix;
-    out.dtype = DType::u8;
-    out.shape = Shape{value.size()};
-    auto bytes = std::as_bytes(std::span(value));
-    out.value.assign(bytes.begin(), bytes.end());
+  static void add_eight(LinearWriter& w) {
+    w.laid_out("weight", Role::codes, DType::i8, w.tensor.shape, dense_layout, {.is_signed = true});
+    w.part("SCB", Role::scale, DType::f32, Shape{w.rows});
+    w.value("weight_format", DType::u8, Shape{}, std::array{std::byte{0}});
   }
 
-  void add_eight(const Tensor& t) {
-    uint64_t rows = t.shape[0], cols = t.shape[1];
-    OutTensor& w = part(t, "weight", Role::codes, DType::i8, t.shape);
-    w.layout = &dense_layout;
-    w.layout_args = {.rows = rows, .cols = cols, .is_signed = true};
-    part(t, "SCB", Role::scale, DType::f32, Shape{rows});
-    OutTensor& format = out_.tensors.emplace_back();
-    format.name = prefix_ + ".weight_format";
-    format.dtype = DType::u8;
-    format.shape = Shape{};
-    format.value = {std::byte{0}};
-  }
-
-  void add_four(const Tensor& t, const Scheme& s) {
-    uint64_t rows = t.shape[0], cols = t.shape[1], scales = scale_shape(s.weights, t.shape)[0];
+  void add_four(LinearWriter& w) {
+    const Tensor& t = w.tensor;
+    const Scheme& s = w.scheme;
+    uint64_t rows = w.rows, cols = w.cols, scales = scale_shape(s.weights, t.shape)[0];
     if (std::ranges::find(kBlocks, s.weights.group_size) == kBlocks.end()) {
-      refuse(t, "has blocks of " + std::to_string(s.weights.group_size));
+      refuse(w, "has blocks of " + std::to_string(s.weights.group_size));
     }
-    std::string type = table_name(t);
+    std::string type = table_name(w);
     types_ += types_.find(type) == std::string::npos ? type : "";
     bool nested = s.weights.nested_scale;
     nested_ |= nested;
-    OutTensor& w = part(t, "weight", Role::codes, DType::u8, Shape{rows * cols / 2, 1});
-    w.layout = &high_nibble_layout;
-    w.layout_args = {.rows = rows, .cols = cols, .bits = 4, .stored_bits = 4};
-    part(t, "weight.absmax", Role::scale, nested ? DType::u8 : DType::f32, Shape{scales});
-    part(t, "weight.quant_map", Role::codebook, DType::f32, Shape{16});
-    std::string state = "{\"quant_type\": \"" + type + "\", \"blocksize\": " + std::to_string(s.weights.group_size) +
+    w.laid_out("weight", Role::codes, DType::u8, Shape{rows * cols / 2, 1}, high_nibble_layout);
+    w.part("weight.absmax", Role::scale, nested ? DType::u8 : DType::f32, Shape{scales});
+    w.part("weight.quant_map", Role::codebook, DType::f32, Shape{16});
+    std::string state = "{\"quant_type\": \"" + type +
+                        "\", \"blocksize\": " + std::to_string(s.weights.group_size) +
                         ", \"dtype\": \"" + std::string(torch_name(t.dtype)) + "\", \"shape\": [" +
                         std::to_string(rows) + ", " + std::to_string(cols) + "]";
     if (nested) {
-      part(t, "weight.nested_absmax", Role::nested_scale, DType::f32, Shape{ceil_div(scales, 256)});
-      part(t, "weight.nested_quant_map", Role::nested_codebook, DType::f32, Shape{256});
+      w.part("weight.nested_absmax", Role::nested_scale, DType::f32, Shape{ceil_div(scales, 256)});
+      w.part("weight.nested_quant_map", Role::nested_codebook, DType::f32, Shape{256});
       std::vector<std::byte> bytes = store_.read(*t.part(Role::nested_offset));
       float offset;
       std::memcpy(&offset, bytes.data(), 4);
       state += ", \"nested_blocksize\": 256, \"nested_dtype\": \"float32\", \"nested_offset\": " +
                python_text(static_cast<double>(offset));
     }
-    text("weight.quant_state.bitsandbytes__" + type, state + "}");
+    state += "}";
+    w.value("weight.quant_state.bitsandbytes__" + type, DType::u8, Shape{state.size()},
+            std::as_bytes(std::span(state)));
   }
 
   // Its kernels know two tables; quant_map only repeats them.
-  std::string table_name(const Tensor& t) const {
-    std::vector<std::byte> bytes = store_.read(*t.part(Role::codebook));
+  std::string table_name(const LinearWriter& w) const {
+    std::vector<std::byte> bytes = store_.read(*w.tensor.part(Role::codebook));
     float table[16];
     std::memcpy(table, bytes.data(), sizeof table);
     if (std::ranges::equal(table, codebook::nf4())) return "nf4";
     if (std::ranges::equal(table, codebook::fp4())) return "fp4";
-    refuse(t, "has a codebook of its own");
+    refuse(w, "has a codebook of its own");
   }
 
-  // diffusers skips modules by the last part of their names: a Flux's proj_out and those of its blocks
-  // are one to it.
+  // diffusers skips modules by the last part of their names: a Flux's proj_out and those of its
+  // blocks are one to it.
   void refuse_namesakes() const {
     if (!is_diffusion_model(m_.config)) return;
     for (const Tensor& plain : m_.tensors) {
-      if (plain.quantized() || plain.shape.rank() != 2 || plain.name.find('.') != plain.name.rfind(".weight")) continue;
+      if (plain.quantized() || plain.shape.rank() != 2 ||
+          plain.name.find('.') != plain.name.rfind(".weight"))
+        continue;
       for (const Tensor& t : m_.tensors) {
         if (!t.quantized() || !t.name.ends_with("." + plain.name)) continue;
-        throw limit_error("is quantized and " + plain.name + " is not, which diffusers cannot tell apart")
+        throw limit_error("is quantized and " + plain.name +
+                          " is not, which diffusers cannot tell apart")
             .tensor(t.name)
             .hint("leave both as they are: qquantize --ignore 're:.*" + plain.name + "'");
       }
@@ -354,7 +358,8 @@ class Writer {
     bool four = first_ == nullptr || four_;
     std::vector<std::string> plain = unquantized_linears(m_);
     // The library leaves the head alone by itself; a list replaces that.
-    bool only_head = std::ranges::all_of(plain, [](const std::string& name) { return name == "lm_head"; });
+    bool only_head =
+        std::ranges::all_of(plain, [](const std::string& name) { return name == "lm_head"; });
     Json q;
     q["_load_in_4bit"] = four;
     q["_load_in_8bit"] = !four;
@@ -375,21 +380,21 @@ class Writer {
   const Store& store_;
   const Model& m_;
   ExportPlan out_;
-  std::string prefix_, types_;
+  std::string types_;
   const Tensor* first_ = nullptr;
   bool four_ = true, nested_ = false;
 };
 
 ExportPlan plan(const Store& store, const ExportOptions& options) {
-  refuse_quantized_tied_head(store);
   return Writer(store).run(options);
 }
 
 }  // namespace
 
 const Format& bitsandbytes_format() {
-  static const Format format = {"bitsandbytes", "transformers: NF4, FP4 (double quantization too), LLM.int8()", plan,
-                                "bitsandbytes", adopt, nullptr, false, false, true};
+  static const Format format = {"bitsandbytes",
+                                "transformers: NF4, FP4 (double quantization too), LLM.int8()",
+                                plan, "bitsandbytes", adopt, nullptr, false, false, true};
   return format;
 }
 

@@ -103,6 +103,7 @@ struct Format {
   bool stacks = false;      // quantized stacks of experts are written as they are
   // Engines that load this family know GPT-2's Conv1D, quantized as any linear, [out, in].
   bool conv1d = false;
+  std::string_view target = {};  // the engine that the writer has rules of its own for
 };
 
 std::span<const Format> formats();

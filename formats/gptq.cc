@@ -35,7 +35,8 @@ struct Config {
 };
 
 bool said_marlin(const Json& q) {
-  return string_of(q, {"quant_method", "method"}) == "marlin" || bool_of(q, {"is_marlin_format"}).value_or(false);
+  return string_of(q, {"quant_method", "method"}) == "marlin" ||
+         bool_of(q, {"is_marlin_format"}).value_or(false);
 }
 
 std::string format_of(const Json& q) {
@@ -62,7 +63,8 @@ std::vector<Override> read_dynamic(const Json& q) {
     std::string_view pattern = key;
     bool negative = pattern.starts_with("-:");
     if (negative || pattern.starts_with("+:")) pattern.remove_prefix(2);
-    if (!value.is_object()) throw input_error("'dynamic' of the quantization config has an entry that is no object");
+    if (!value.is_object())
+      throw input_error("'dynamic' of the quantization config has an entry that is no object");
     out.push_back({Regex(pattern), negative, int_of(value, {"bits"}), int_of(value, {"group_size"}),
                    bool_of(value, {"sym"}), bool_of(value, {"desc_act"})});
   }
@@ -84,9 +86,13 @@ Config read_config(const Json& q) {
   c.by_gptqmodel = from_gptqmodel(q);
   c.dynamic = read_dynamic(q);
   std::string pack = string_of(q, {"pack_dtype"});
-  if (!pack.empty() && pack != "int32") throw input_error("has pack_dtype " + printable(pack) + ", which this version does not read (expected int32)");
+  if (!pack.empty() && pack != "int32")
+    throw input_error("has pack_dtype " + printable(pack) +
+                      ", which this version does not read (expected int32)");
   if (c.format != "gptq" && c.format != "gptq_v2" && c.format != "gptq_p" && c.format != "marlin") {
-    throw input_error("has checkpoint_format '" + printable(c.format) + "', which this version does not read (expected gptq, gptq_v2, gptq_p or marlin)");
+    throw input_error(
+        "has checkpoint_format '" + printable(c.format) +
+        "', which this version does not read (expected gptq, gptq_v2, gptq_p or marlin)");
   }
   return c;
 }
@@ -96,13 +102,17 @@ void check_second_config(const Model& model, const Json& q) {
   constexpr std::string_view kFile = "quantize_config.json";
   Json other = companion_json(model, kFile);
   if (!other.is_object()) return;
-  require_same(int_of(q, {"bits", "w_bit", "wbits"}), int_of(other, {"bits", "w_bit", "wbits"}), "bits", kFile);
-  require_same(int_of(q, {"group_size", "q_group_size"}), int_of(other, {"group_size", "q_group_size"}), "group_size", kFile);
+  require_same(int_of(q, {"bits", "w_bit", "wbits"}), int_of(other, {"bits", "w_bit", "wbits"}),
+               "bits", kFile);
+  require_same(int_of(q, {"group_size", "q_group_size"}),
+               int_of(other, {"group_size", "q_group_size"}), "group_size", kFile);
   require_same(bool_of(q, {"sym"}), bool_of(other, {"sym"}), "sym", kFile);
   require_same(bool_of(q, {"desc_act"}), bool_of(other, {"desc_act"}), "desc_act", kFile);
-  bool both = !string_of(q, {"checkpoint_format", "format"}).empty() && !string_of(other, {"checkpoint_format", "format"}).empty();
+  bool both = !string_of(q, {"checkpoint_format", "format"}).empty() &&
+              !string_of(other, {"checkpoint_format", "format"}).empty();
   if (both && format_of(q) != format_of(other)) contradiction("checkpoint_format", kFile);
-  if (q.contains("dynamic") && other.contains("dynamic") && q.at("dynamic") != other.at("dynamic")) contradiction("dynamic", kFile);
+  if (q.contains("dynamic") && other.contains("dynamic") && q.at("dynamic") != other.at("dynamic"))
+    contradiction("dynamic", kFile);
 }
 
 GptqStored stored_as(const Config& c, const RawModule& m) {
@@ -111,7 +121,8 @@ GptqStored stored_as(const Config& c, const RawModule& m) {
   std::optional<bool> desc_act = c.desc_act;
   for (const Override& o : c.dynamic) {
     if (!o.pattern.matches_start(m.name)) continue;
-    if (o.negative) m.fail("has a qweight, but 'dynamic' of its config says that it is not quantized");
+    if (o.negative)
+      m.fail("has a qweight, but 'dynamic' of its config says that it is not quantized");
     if (o.bits) s.args.bits = bits_from(*o.bits);
     if (o.group_size) s.args.group_size = *o.group_size;
     if (o.sym) s.args.symmetric = *o.sym;
@@ -123,7 +134,8 @@ GptqStored stored_as(const Config& c, const RawModule& m) {
   s.act_order = desc_act.value_or(true);
   int b = s.args.bits;
   if (b != 2 && b != 3 && b != 4 && b != 8 && !s.planar) {
-    m.fail("has " + std::to_string(b) + "-bit codes in checkpoint_format " + c.format + " (expected 2, 3, 4 or 8)");
+    m.fail("has " + std::to_string(b) + "-bit codes in checkpoint_format " + c.format +
+           " (expected 2, 3, 4 or 8)");
   }
   if (c.format != "gptq") {
     s.zeros = GptqStored::Zeros::v2;
@@ -136,27 +148,31 @@ GptqStored stored_as(const Config& c, const RawModule& m) {
 void adopt(Model& model, const Json& q, const LoadOptions& options) {
   Config c = read_config(q);
   check_second_config(model, q);
-  assemble(model, {kIntRoot, kIntParts},
-           [&](const RawModule& m) { return read_gptq(model, m, stored_as(c, m), "gptq", options); });
+  assemble(model, {kIntRoot, kIntParts}, [&](const RawModule& m) {
+    return read_gptq(model, m, stored_as(c, m), "gptq", options);
+  });
   model.format = options.dequantize ? "safetensors" : "gptq";
 }
 
 // ---- writing
 
 Json args_of(const IntWeight& w, bool act_order) {
-  return {{"bits", w.bits()}, {"group_size", w.group_size()}, {"desc_act", act_order}, {"sym", w.symmetric()}};
+  return {{"bits", w.bits()},
+          {"group_size", w.group_size()},
+          {"desc_act", act_order},
+          {"sym", w.symmetric()}};
 }
 
 // The writer: tensors first, then a config whose exceptions are `dynamic`.
 class Writer {
  public:
-  Writer(const Store& store, const ExportOptions& options) : store_(store), m_(store.model()), options_(options) {}
+  Writer(const Store& store, const ExportOptions& options)
+      : store_(store), m_(store.model()), options_(options) {}
 
   ExportPlan run() {
     refuse_kv_cache(store_, "gptq");
-    refuse_quantized_tied_head(store_);
-    // Asymmetric data is written as v2: what v1 means for a zero point of 0 depends on the reader, and
-    // GPTQModel takes asymmetric v1 from itself only.
+    // Asymmetric data is written as v2: what v1 means for a zero point of 0 depends on the reader,
+    // and GPTQModel takes asymmetric v1 from itself only.
     for (const Scheme& s : m_.schemes) v2_ = v2_ || !s.weights.symmetric;
     for (const Tensor& t : m_.tensors) {
       if (t.quantized()) {
@@ -165,12 +181,8 @@ class Writer {
         keep_tensor(t, plan_);
       }
     }
-    keep_companions(m_, plan_);
     Json q = quantization_config();
-    Json config = unquantized_config_json(m_);
-    if (m_.config.is_null()) options_.warn("the source has no config.json: the one written holds only quantization_config");
-    config["quantization_config"] = q;
-    plan_.config = config_text(config);
+    finish_plan(store_, options_, q, plan_);
     plan_.files.push_back({"quantize_config.json", config_text(q)});
     return std::move(plan_);
   }
@@ -184,24 +196,11 @@ class Writer {
     settings_.push_back(args_of(w, w.g_idx() != nullptr));
   }
 
-  // The number of a module's settings among those that differ.
-  std::vector<ModuleChoice> choices() {
-    std::vector<ModuleChoice> out = module_choices(m_);
-    size_t next = 0;
-    for (ModuleChoice& c : out) {
-      if (c.choice < 0) continue;
-      const Json& mine = settings_.at(next++);
-      auto it = std::ranges::find(kinds_, mine);
-      c.choice = static_cast<int32_t>(it - kinds_.begin());
-      if (it == kinds_.end()) kinds_.push_back(mine);
-    }
-    return out;
-  }
-
   Json quantization_config() {
-    std::vector<ModuleChoice> modules = choices();
+    std::vector<ModuleChoice> modules = module_choices(m_, settings_, kinds_);
     int32_t common = most_common(modules);
-    if (common < 0) throw limit_error("nothing is quantized").hint("-f safetensors writes the model as it is");
+    if (common < 0)
+      throw limit_error("nothing is quantized").hint("-f safetensors writes the model as it is");
     bool head = false;
     Json dynamic = Json::object();
     for (const ModuleRule& r : module_rules(without_head(modules, head), common)) {
@@ -225,9 +224,13 @@ class Writer {
   }
 
   // A head that is not quantized is what lm_head says already.
-  static std::vector<ModuleChoice> without_head(std::vector<ModuleChoice> modules, bool& quantized) {
-    for (const ModuleChoice& m : modules) quantized = quantized || (m.info.kind == ModuleKind::head && m.choice >= 0);
-    std::erase_if(modules, [](const ModuleChoice& m) { return m.info.kind == ModuleKind::head && m.choice < 0; });
+  static std::vector<ModuleChoice> without_head(std::vector<ModuleChoice> modules,
+                                                bool& quantized) {
+    for (const ModuleChoice& m : modules)
+      quantized = quantized || (m.info.kind == ModuleKind::head && m.choice >= 0);
+    std::erase_if(modules, [](const ModuleChoice& m) {
+      return m.info.kind == ModuleKind::head && m.choice < 0;
+    });
     return modules;
   }
 
@@ -240,12 +243,18 @@ class Writer {
   std::vector<Json> kinds_;     // those that differ
 };
 
-ExportPlan plan(const Store& store, const ExportOptions& options) { return Writer(store, options).run(); }
+ExportPlan plan(const Store& store, const ExportOptions& options) {
+  return Writer(store, options).run();
+}
 
 }  // namespace
 
 const Format& gptq_format() {
-  static const Format format = {"gptq", "GPTQModel, vLLM, SGLang: 2, 3, 4 and 8 bits, weights only", plan, "gptq marlin gptq_marlin", adopt, nullptr, true, false, true};
+  static const Format format = {"gptq", "GPTQModel, vLLM, SGLang: 2, 3, 4 and 8 bits, weights only",
+                                plan,   "gptq marlin gptq_marlin",
+                                adopt,  nullptr,
+                                true,   false,
+                                true};
   return format;
 }
 

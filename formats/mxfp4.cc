@@ -115,7 +115,7 @@ void add(const Store& store, const Tensor& t, ExportPlan& plan) {
   w.finish();
 }
 
-ExportPlan plan(const Store& store, const ExportOptions&) {
+ExportPlan plan(const Store& store, const ExportOptions& options) {
   const Model& m = store.model();
   ExportPlan out;
   bool any = false;
@@ -133,13 +133,11 @@ ExportPlan plan(const Store& store, const ExportOptions&) {
         .file(store.label())
         .hint("use -f safetensors");
   }
-  keep_companions(m, out);
-  Json config = unquantized_config_json(m);
-  config["quantization_config"] = {
+  Json q = {
       {"modules_to_not_convert",
        {"model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"}},
       {"quant_method", "mxfp4"}};
-  out.config = config_text(config);
+  finish_plan(store, options, q, out);
   return out;
 }
 

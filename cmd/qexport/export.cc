@@ -18,7 +18,8 @@ namespace qp {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::array<std::string_view, 4> kTargets = {"sglang", "vllm", "transformers", "llama.cpp"};
+constexpr std::array<std::string_view, 4> kTargets = {"sglang", "vllm", "transformers",
+                                                      "llama.cpp"};
 
 Json ledger_json(const ExportPlan& plan) {
   Json out = Json::array();
@@ -33,10 +34,14 @@ std::string text_of(const Json& json) {
 }
 
 // `path` itself, or where it is when `directory` still has another name.
-std::string moved_into(const std::string& path, const std::string& directory, const std::string& unfinished) {
+std::string moved_into(const std::string& path, const std::string& directory,
+                       const std::string& unfinished) {
   std::error_code ec;
-  fs::path inner = fs::weakly_canonical(path, ec).lexically_relative(fs::weakly_canonical(directory, ec));
-  return inner.empty() || *inner.begin() == ".." || inner == "." ? path : (fs::path(unfinished) / inner).string();
+  fs::path inner =
+      fs::weakly_canonical(path, ec).lexically_relative(fs::weakly_canonical(directory, ec));
+  return inner.empty() || *inner.begin() == ".." || inner == "."
+             ? path
+             : (fs::path(unfinished) / inner).string();
 }
 
 }  // namespace
@@ -44,16 +49,35 @@ std::string moved_into(const std::string& path, const std::string& directory, co
 void ExportCommand::declare(CLI::App& app) {
   app.add_option("INPUT", input_, "qmap, handle or checkpoint; '-' or nothing: standard input");
   auto out = "Output";
-  app.add_option("-f,--format", format_, "Checkpoint format; --list-formats shows all")->type_name("NAME")->group(out);
+  app.add_option("-f,--format", format_, "Checkpoint format; --list-formats shows all")
+      ->type_name("NAME")
+      ->group(out);
   app.add_option("-o,--output", output_, "Directory to write")->type_name("DIR")->group(out);
-  app.add_option("--shard-size", shard_size_, "Largest size of one file")->type_name("SIZE")->capture_default_str()->group(out);
-  app.add_option("--target", target_, "Engine the result is for: sglang, vllm, transformers or llama.cpp")->type_name("ENGINE")->group(out);
-  app.add_option("--group-size", group_size_, "Repeat scales to groups of N, exact (gptq, awq, auto-round)")->type_name("N")->check(CLI::Range(1, 1 << 20))->group(out);
-  app.add_option("--num-bits", num_bits_, "Widen integer codes to N bits, exact (gptq, awq, auto-round)")->type_name("N")->check(CLI::Range(2, 8))->group(out);
-  app.add_option("--ledger", ledger_, "Write what became of every tensor and file, as JSON")->type_name("FILE")->group(out);
+  app.add_option("--shard-size", shard_size_, "Largest size of one file")
+      ->type_name("SIZE")
+      ->capture_default_str()
+      ->group(out);
+  app.add_option("--target", target_,
+                 "Engine the result is for: sglang, vllm, transformers or llama.cpp")
+      ->type_name("ENGINE")
+      ->group(out);
+  app.add_option("--group-size", group_size_,
+                 "Repeat scales to groups of N, exact (gptq, awq, auto-round)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 20))
+      ->group(out);
+  app.add_option("--num-bits", num_bits_,
+                 "Widen integer codes to N bits, exact (gptq, awq, auto-round)")
+      ->type_name("N")
+      ->check(CLI::Range(2, 8))
+      ->group(out);
+  app.add_option("--ledger", ledger_, "Write what became of every tensor and file, as JSON")
+      ->type_name("FILE")
+      ->group(out);
   app.add_flag("--force", force_, "Replace an existing output")->group(out);
   app.add_flag("--dry-run", dry_run_, "Print what would be written")->group(out);
-  app.add_flag("--no-verify", no_verify_, "Do not read the result back before it gets its name")->group(out);
+  app.add_flag("--no-verify", no_verify_, "Do not read the result back before it gets its name")
+      ->group(out);
   app.add_flag("--no-sync", no_sync_, "Do not wait for the disk (fsync)")->group(out);
   app.add_flag("--list-formats", list_formats_, "Print the formats")->group(out);
   app.add_flag("--no-check", no_check_, "Do not compare checksums while reading")->group("Input");
@@ -69,7 +93,8 @@ void ExportCommand::list_formats(Tool& tool) const {
   for (const Format& f : formats()) {
     if (f.plan == nullptr) continue;
     std::cout << f.name;
-    if (!tool.options.quiet) std::cout << std::string(f.name.size() < 22 ? 22 - f.name.size() : 1, ' ') << f.summary;
+    if (!tool.options.quiet)
+      std::cout << std::string(f.name.size() < 22 ? 22 - f.name.size() : 1, ' ') << f.summary;
     std::cout << "\n";
   }
 }
@@ -83,7 +108,8 @@ int ExportCommand::run(Tool& tool) {
   for (const Format& f : formats()) {
     if (f.plan != nullptr) known.push_back(f.name);
   }
-  if (format_.empty()) throw usage_error("no format").hint("give -f NAME; --list-formats shows all");
+  if (format_.empty())
+    throw usage_error("no format").hint("give -f NAME; --list-formats shows all");
   const Format* format = find_format(format_);
   if (format == nullptr || format->plan == nullptr) {
     std::string mean = did_you_mean(format_, known);
@@ -91,12 +117,15 @@ int ExportCommand::run(Tool& tool) {
         .hint(mean + (mean.empty() ? "" : " ") + "qexport --list-formats shows all");
   }
   if (!target_.empty() && std::ranges::find(kTargets, target_) == kTargets.end()) {
-    throw usage_error("unknown target '" + printable(target_) + "'").hint("expected sglang, vllm, transformers or llama.cpp");
+    throw usage_error("unknown target '" + printable(target_) + "'")
+        .hint("expected sglang, vllm, transformers or llama.cpp");
   }
   if ((group_size_ != 0 || num_bits_ != 0) && !format->transforms) {
-    throw usage_error("--group-size and --num-bits do nothing for -f " + format_).hint("they are for gptq, awq and auto-round");
+    throw usage_error("--group-size and --num-bits do nothing for -f " + format_)
+        .hint("they are for gptq, awq and auto-round");
   }
-  if (output_.empty() && !dry_run_) throw usage_error("nowhere to write the result").hint("give -o DIR");
+  if (output_.empty() && !dry_run_)
+    throw usage_error("nowhere to write the result").hint("give -o DIR");
   uint64_t shard = parse_size(shard_size_, "--shard-size");
   if (shard < 1000) throw usage_error("--shard-size " + shard_size_ + " is too small");
 
@@ -124,12 +153,16 @@ int ExportCommand::run(Tool& tool) {
   } catch (Error& e) {
     throw std::move(e).file(in.store->label());
   }
-  if (!target_.empty()) tool.say("no rules are known for --target " + target_ + " yet; it changes nothing");
+  if (!target_.empty() && target_ != format->target) {
+    tool.say("-f " + std::string(format->name) + " has no rules of its own for --target " +
+             target_ + ": it changes nothing");
+  }
   if (dry_run_) {
     if (tool.options.json) {
       Json out = {{"tensors", Json::array()}, {"ledger", ledger_json(plan)}};
       for (const OutTensor& t : plan.tensors) {
-        out["tensors"].push_back({{"name", t.name}, {"dtype", dtype_name(t.dtype)}, {"shape", t.shape.dims()}});
+        out["tensors"].push_back(
+            {{"name", t.name}, {"dtype", dtype_name(t.dtype)}, {"shape", t.shape.dims()}});
       }
       std::cout << text_of(out);
       return 0;
@@ -156,12 +189,16 @@ int ExportCommand::run(Tool& tool) {
   };
   WriteResult result = write_checkpoint(*in.store, plan, write, tool.progress());
   tool.say(human_bytes(static_cast<double>(result.bytes)) + " in " + std::to_string(result.shards) +
-               (result.shards == 1 ? " file" : " shards"), 1);
+               (result.shards == 1 ? " file" : " shards"),
+           1);
   if (stdout_kind() == StdoutKind::pipe && !tool.options.json) {
     hand_over_directory(output_);
   } else if (tool.options.json) {
-    std::cout << text_of({{"output", output_}, {"bytes", result.bytes}, {"shards", result.shards},
-                          {"write_seconds", result.write_seconds}, {"verify_seconds", result.verify_seconds},
+    std::cout << text_of({{"output", output_},
+                          {"bytes", result.bytes},
+                          {"shards", result.shards},
+                          {"write_seconds", result.write_seconds},
+                          {"verify_seconds", result.verify_seconds},
                           {"ledger", ledger_json(plan)}});
   }
   return 0;

@@ -15,7 +15,10 @@ namespace qp::auto_round {
 namespace {
 
 constexpr std::string_view kFloatRoot[] = {"weight_packed", "weight"};
-constexpr std::string_view kFloatParts[] = {"weight_scale", "weight_global_scale", "input_global_scale"};
+constexpr std::string_view kFloatParts[] = {"weight_scale", "weight_global_scale",
+                                            "input_global_scale"};
+constexpr std::string_view kFp8Root[] = {"weight"};
+constexpr std::string_view kFp8Parts[] = {"weight_scale", "input_scale"};
 
 // What the config says of one module.
 struct Settings {
@@ -32,7 +35,8 @@ struct Exception {
 
 void apply(Settings& s, const Json& j) {
   if (auto v = int_of(j, {"bits"})) s.bits = *v;
-  if (auto v = j.find("group_size"); v != j.end() && v->is_number_integer()) s.group_size = v->get<int64_t>();
+  if (auto v = j.find("group_size"); v != j.end() && v->is_number_integer())
+    s.group_size = v->get<int64_t>();
   if (auto v = int_of(j, {"act_bits"})) s.act_bits = *v;
   if (auto v = bool_of(j, {"sym"})) s.sym = *v;
   if (auto v = string_of(j, {"data_type"}); !v.empty()) s.data_type = v;
@@ -47,9 +51,12 @@ class Adopter {
     apply(common_, q);
     auto extra = q.find("extra_config");
     if (extra == q.end() || extra->is_null()) return;
-    if (!extra->is_object()) throw input_error("'extra_config' of the quantization config is no object");
+    if (!extra->is_object())
+      throw input_error("'extra_config' of the quantization config is no object");
     for (const auto& [name, values] : extra->items()) {
-      if (!values.is_object()) throw input_error("'extra_config' of the quantization config has an entry that is no object");
+      if (!values.is_object())
+        throw input_error(
+            "'extra_config' of the quantization config has an entry that is no object");
       bool pattern = name.find_first_of("*+?^$()[]{}|\\") != std::string::npos;
       exceptions_.push_back({name, pattern ? std::optional<Regex>(name) : std::nullopt, &values});
     }
@@ -58,6 +65,8 @@ class Adopter {
   void run() {
     if (packing_ == Packing::llm_compressor) {
       assemble(m_, {kFloatRoot, kFloatParts}, [this](const RawModule& m) { return read_float(m); });
+    } else if (packing_ == Packing::fp8_static) {
+      assemble(m_, {kFp8Root, kFp8Parts}, [this](const RawModule& m) { return read_fp8(m); });
     } else {
       assemble(m_, {kIntRoot, kIntParts}, [this](const RawModule& m) { return read_int(m); });
     }
@@ -70,8 +79,10 @@ class Adopter {
     constexpr std::string_view kFile = "quantization_config.json";
     Json other = companion_json(m_, kFile);
     if (!other.is_object()) return;
-    for (const char* key : {"bits", "group_size", "sym", "data_type", "packing_format", "extra_config"}) {
-      if (q.contains(key) && other.contains(key) && q.at(key) != other.at(key)) contradiction(key, kFile);
+    for (const char* key :
+         {"bits", "group_size", "sym", "data_type", "packing_format", "extra_config"}) {
+      if (q.contains(key) && other.contains(key) && q.at(key) != other.at(key))
+        contradiction(key, kFile);
     }
   }
 
@@ -85,15 +96,21 @@ class Adopter {
       if (found == nullptr && e.pattern && e.pattern->found_in(m.name)) found = &e;
     }
     if (found != nullptr) apply(s, *found->values);
-    if (s.bits >= 16) m.fail("is quantized, but extra_config gives it " + std::to_string(s.bits) + " bits");
+    if (s.bits >= 16)
+      m.fail("is quantized, but extra_config gives it " + std::to_string(s.bits) + " bits");
     return s;
   }
 
   Tensor read_int(const RawModule& m) {
     Settings s = settings_of(m);
-    if (s.data_type != "int") m.fail("has data_type " + printable(s.data_type) + " in packing " + std::string(name_of(packing_)) + " (expected int)");
-    if (s.bits < 2 || s.bits > 8) m.fail("has " + std::to_string(s.bits) + "-bit codes (expected 2 to 8)");
-    if (s.act_bits < 16) m.fail("quantizes its activations to " + std::to_string(s.act_bits) + " bits, which this version does not read");
+    if (s.data_type != "int")
+      m.fail("has data_type " + printable(s.data_type) + " in packing " +
+             std::string(name_of(packing_)) + " (expected int)");
+    if (s.bits < 2 || s.bits > 8)
+      m.fail("has " + std::to_string(s.bits) + "-bit codes (expected 2 to 8)");
+    if (s.act_bits < 16)
+      m.fail("quantizes its activations to " + std::to_string(s.act_bits) +
+             " bits, which this version does not read");
     IntArgs args{static_cast<int>(s.bits), s.group_size, s.sym};
     if (packing_ == Packing::awq) return read_awq(m_, m, {.args = args}, "auto-round", options_);
     GptqStored stored;
@@ -107,10 +124,13 @@ class Adopter {
   Scheme float_scheme(const RawModule& m, const Settings& s) const {
     bool nv = s.data_type.starts_with("nv_fp"), mx = s.data_type.starts_with("mx_fp");
     if (!(mx && (s.bits == 4 || s.bits == 8)) && !(nv && s.bits == 4)) {
-      m.fail("is " + printable(s.data_type) + " of " + std::to_string(s.bits) + " bits, which this version does not read (expected mx_fp of 4 or 8, nv_fp of 4)");
+      m.fail("is " + printable(s.data_type) + " of " + std::to_string(s.bits) +
+             " bits, which this version does not read (expected mx_fp of 4 or 8, nv_fp of 4)");
     }
     int64_t group = nv ? 16 : 32;
-    if (s.group_size != group) m.fail("has groups of " + std::to_string(s.group_size) + " (expected " + std::to_string(group) + ")");
+    if (s.group_size != group)
+      m.fail("has groups of " + std::to_string(s.group_size) + " (expected " +
+             std::to_string(group) + ")");
     Scheme scheme;
     scheme.name = (nv ? "nvfp" : "mxfp") + std::to_string(s.bits);
     scheme.weights.num_bits = static_cast<int>(s.bits);
@@ -119,7 +139,9 @@ class Adopter {
     scheme.weights.group_size = static_cast<int>(group);
     scheme.weights.scale_dtype = nv ? DType::f8_e4m3 : DType::f8_e8m0;
     if (s.act_bits >= 16) return scheme;
-    if (s.act_bits != s.bits) m.fail("quantizes its activations to " + std::to_string(s.act_bits) + " bits, which this version does not read");
+    if (s.act_bits != s.bits)
+      m.fail("quantizes its activations to " + std::to_string(s.act_bits) +
+             " bits, which this version does not read");
     scheme.input_activations = scheme.weights;
     scheme.input_activations->dynamic = nv ? Dynamic::local : Dynamic::yes;
     return scheme;
@@ -134,7 +156,8 @@ class Adopter {
     bool packed = scheme.weights.num_bits == 4;
     std::string_view root = packed ? "weight_packed" : "weight";
     const Tensor& raw = m.at(root);
-    if (raw.shape.rank() != 2 || raw.shape[1] > uint64_t{1} << 40) m.fail("its " + std::string(root) + " is no matrix (found " + raw.shape.str() + ")");
+    if (raw.shape.rank() != 2 || raw.shape[1] > uint64_t{1} << 40)
+      m.fail("its " + std::string(root) + " is no matrix (found " + raw.shape.str() + ")");
     Tensor t;
     t.scheme = m_.scheme_index(scheme);
     t.dtype = model_dtype(m_);
@@ -149,13 +172,49 @@ class Adopter {
         p.dtype = spec.dtype;
         t.parts.push_back(std::move(p));
       }
-      if (spec.role == Role::global_scale) t.parts.push_back(m.float_part("weight_global_scale", Role::global_scale, Shape{1}));
+      if (spec.role == Role::global_scale)
+        t.parts.push_back(m.float_part("weight_global_scale", Role::global_scale, Shape{1}));
     }
     if (scheme.input_activations && scheme.input_activations->dynamic == Dynamic::local) {
       t.parts.push_back(m.float_part("input_global_scale", Role::input_global_scale, Shape{1}));
     } else if (m.has("input_global_scale")) {
-      m.fail("has an input_global_scale, but its config does not quantize its activations with one");
+      m.fail(
+          "has an input_global_scale, but its config does not quantize its activations with one");
     }
+    finish_quantized(t, options_, "auto-round");
+    return t;
+  }
+
+  Tensor read_fp8(const RawModule& m) {
+    const Tensor& raw = m.at("weight");
+    if (!m.has("weight_scale")) {
+      if (raw.dtype == DType::f8_e4m3) m.fail("has no weight_scale");
+      return {};
+    }
+    Settings s = settings_of(m);
+    if (s.data_type != "fp" || s.bits != 8 || s.act_bits != 8) {
+      m.fail("is " + printable(s.data_type) + " of " + std::to_string(s.bits) +
+             " bits in packing " + std::string(name_of(packing_)) +
+             " (expected fp of 8, activations too)");
+    }
+    if (raw.shape.rank() != 2) m.fail("its weight is no matrix (found " + raw.shape.str() + ")");
+    bool whole = m.at("weight_scale").shape.elements() == 1 && raw.shape[0] != 1;
+    Scheme scheme;
+    scheme.name = "fp8-static";
+    scheme.weights.type = NumType::floating;
+    scheme.weights.strategy = Strategy::tensor;
+    scheme.input_activations = scheme.weights;
+    if (!whole) scheme.weights.strategy = Strategy::channel;
+    Tensor t;
+    t.scheme = m_.scheme_index(scheme);
+    t.dtype = model_dtype(m_);
+    t.shape = raw.shape;
+    Part codes = m.part("weight", Role::codes, DType::f8_e4m3, raw.shape);
+    codes.dtype = DType::u8;
+    t.parts.push_back(std::move(codes));
+    t.parts.push_back(
+        m.float_part("weight_scale", Role::scale, scale_shape(scheme.weights, t.shape)));
+    t.parts.push_back(m.float_part("input_scale", Role::input_scale, Shape{1}));
     finish_quantized(t, options_, "auto-round");
     return t;
   }
@@ -174,6 +233,7 @@ std::string_view name_of(Packing packing) {
     case Packing::gptq: return "auto_round:auto_gptq";
     case Packing::gptq_v2: return "auto_round";
     case Packing::awq: return "auto_round:auto_awq";
+    case Packing::fp8_static: return "auto_round:fp8_static";
     case Packing::llm_compressor: break;
   }
   return "auto_round:llm_compressor";
@@ -181,15 +241,24 @@ std::string_view name_of(Packing packing) {
 
 Packing packing_from_config(const Json& q) {
   std::string p = string_of(q, {"packing_format", "backend"});
-  auto is = [&](std::initializer_list<std::string_view> names) { return std::find(names.begin(), names.end(), p) != names.end(); };
+  auto is = [&](std::initializer_list<std::string_view> names) {
+    return std::find(names.begin(), names.end(), p) != names.end();
+  };
   if (is({"auto_round", "auto_round:auto_round", "auto_round:gptqmodel"})) return Packing::gptq_v2;
-  if (is({"", "auto", "gptq", "auto_gptq", "auto_round:gptq", "auto_round:auto_gptq"}) || p.find("exllama") != p.npos) return Packing::gptq;
+  if (is({"", "auto", "gptq", "auto_gptq", "auto_round:gptq", "auto_round:auto_gptq"}) ||
+      p.find("exllama") != p.npos)
+    return Packing::gptq;
   if (is({"awq", "auto_awq", "auto_round:awq", "auto_round:auto_awq"})) return Packing::awq;
   if (is({"llm_compressor", "auto_round:llm_compressor"})) return Packing::llm_compressor;
+  if (is({"fp8_static", "auto_round:fp8_static"})) return Packing::fp8_static;
   throw input_error("has packing_format '" + printable(p) + "', which this version does not read")
-      .hint("expected auto_round:auto_gptq, auto_round:auto_awq, auto_round or auto_round:llm_compressor");
+      .hint(
+          "expected auto_round:auto_gptq, auto_round:auto_awq, auto_round, "
+          "auto_round:llm_compressor or auto_round:fp8_static");
 }
 
-void adopt(Model& model, const Json& q, const LoadOptions& options) { Adopter(model, q, options).run(); }
+void adopt(Model& model, const Json& q, const LoadOptions& options) {
+  Adopter(model, q, options).run();
+}
 
 }  // namespace qp::auto_round

@@ -20,11 +20,11 @@ constexpr const char* kVersion = "0.14.0";
 
 class Writer {
  public:
-  Writer(const Store& store, const ExportOptions& options) : store_(store), m_(store.model()), options_(options) {}
+  Writer(const Store& store, const ExportOptions& options)
+      : store_(store), m_(store.model()), options_(options) {}
 
   ExportPlan run() {
     refuse_kv_cache(store_, "auto-round");
-    refuse_quantized_tied_head(store_);
     choose_packing();
     for (const Tensor& t : m_.tensors) {
       size_t first = plan_.tensors.size();
@@ -39,17 +39,16 @@ class Writer {
       }
       note_quantized(t, first, plan_);
     }
-    keep_companions(m_, plan_);
-    Json q = quantization_config(), config = unquantized_config_json(m_);
-    if (m_.config.is_null()) options_.warn("the source has no config.json: the one written holds only quantization_config");
-    config["quantization_config"] = q;
-    plan_.config = config_text(config);
+    Json q = quantization_config();
+    finish_plan(store_, options_, q, plan_);
     plan_.files.push_back({"quantization_config.json", config_text(q)});
     return std::move(plan_);
   }
 
  private:
-  const Scheme& scheme_of(const Tensor& t) const { return m_.schemes[static_cast<size_t>(t.scheme)]; }
+  const Scheme& scheme_of(const Tensor& t) const {
+    return m_.schemes[static_cast<size_t>(t.scheme)];
+  }
 
   // One for the whole checkpoint, by what is in it.
   void choose_packing() {
@@ -61,7 +60,8 @@ class Writer {
       bool integer = s.code_kind() == CodeKind::integer;
       floats = floats || !integer;
       if (floats && (symmetric || asymmetric || integer)) {
-        throw limit_error("is " + std::string(integer ? "of integers" : "of floats") + " where others are not, and auto-round has one packing for all")
+        throw limit_error("is " + std::string(integer ? "of integers" : "of floats") +
+                          " where others are not, and auto-round has one packing for all")
             .tensor(t.name)
             .hint("choose -f compressed-tensors, which can mix them");
       }
@@ -70,7 +70,8 @@ class Writer {
       int bits = options_.num_bits != 0 ? options_.num_bits : s.weights.num_bits;
       four = four && bits == 4;
     }
-    if (!floats && !symmetric && !asymmetric) throw limit_error("nothing is quantized").hint("-f safetensors writes the model as it is");
+    if (!floats && !symmetric && !asymmetric)
+      throw limit_error("nothing is quantized").hint("-f safetensors writes the model as it is");
     if (floats && (options_.group_size != 0 || options_.num_bits != 0)) {
       throw limit_error("--group-size and --num-bits are for integer codes, which are not here");
     }
@@ -90,32 +91,41 @@ class Writer {
     } else {
       write_gptq(w, packing_ == Packing::gptq_v2, false, plan_);
     }
-    settings_.push_back({{"bits", w.bits()}, {"group_size", w.group_size()}, {"sym", w.symmetric()}, {"data_type", "int"}});
+    settings_.push_back({{"bits", w.bits()},
+                         {"group_size", w.group_size()},
+                         {"sym", w.symmetric()},
+                         {"data_type", "int"}});
   }
 
   [[noreturn]] void refuse(const Tensor& t, const std::string& why) const {
     throw limit_error(why + ", which auto-round cannot hold")
         .file(store_.label())
         .tensor(t.name)
-        .hint("choose -f compressed-tensors, or load it with qload --dequantize and quantize it again");
+        .hint(
+            "choose -f compressed-tensors, or load it with qload --dequantize and quantize it "
+            "again");
   }
 
   // What of `s` auto-round's own schemes are: MXFP4, MXFP8, NVFP4, with or without activations.
   void check_float(const Tensor& t, const Scheme& s) const {
     bool nv = s.scale_kind() == ScaleKind::e4m3_global, mx = s.scale_kind() == ScaleKind::e8m0;
     int64_t group = nv ? 16 : 32;
-    bool known = (s.code_kind() == CodeKind::e2m1 && (nv || mx)) || (s.code_kind() == CodeKind::e4m3 && mx);
+    bool known =
+        (s.code_kind() == CodeKind::e2m1 && (nv || mx)) || (s.code_kind() == CodeKind::e4m3 && mx);
     if (!known || s.weights.group_size != group) refuse(t, "is neither MXFP4, MXFP8 nor NVFP4");
     if (t.shape.rank() != 2) refuse(t, "has " + std::to_string(t.shape.rank()) + " dimensions");
-    bool global = t.part(Role::input_global_scale) != nullptr || t.part(Role::input_scale) != nullptr;
+    bool global =
+        t.part(Role::input_global_scale) != nullptr || t.part(Role::input_scale) != nullptr;
     for (const Part& p : t.parts) {
-      bool second = p.role == Role::global_scale || p.role == Role::scale_2 || p.role == Role::input_global_scale ||
-                    p.role == Role::input_scale;
-      if (p.role != Role::codes && p.role != Role::scale && !(nv && second)) refuse(t, "has a " + std::string(name_of(p.role)));
+      bool second = p.role == Role::global_scale || p.role == Role::scale_2 ||
+                    p.role == Role::input_global_scale || p.role == Role::input_scale;
+      if (p.role != Role::codes && p.role != Role::scale && !(nv && second))
+        refuse(t, "has a " + std::string(name_of(p.role)));
     }
     if (!s.input_activations) return;
     const QuantArgs& a = *s.input_activations;
-    bool fits = a.num_bits == s.weights.num_bits && a.type == NumType::floating && a.group_size == group &&
+    bool fits = a.num_bits == s.weights.num_bits && a.type == NumType::floating &&
+                a.group_size == group &&
                 (nv ? a.dynamic == Dynamic::local && global : a.dynamic == Dynamic::yes);
     if (!fits) refuse(t, "quantizes its activations in another way");
   }
@@ -135,7 +145,8 @@ class Writer {
     uint64_t cols = t.shape.cols();
     add(packed ? "weight_packed" : "weight", Role::codes, packed ? DType::u8 : DType::f8_e4m3,
         Shape{t.shape.rows(), packed ? cols / 2 : cols});
-    add("weight_scale", Role::scale, nv ? DType::f8_e4m3 : DType::u8, scale_shape(s.weights, t.shape));
+    add("weight_scale", Role::scale, nv ? DType::f8_e4m3 : DType::u8,
+        scale_shape(s.weights, t.shape));
     auto computed = [&](const std::string& suffix, float value) {
       OutTensor& out = plan_.tensors.emplace_back();
       out.name = module + "." + suffix;
@@ -152,7 +163,8 @@ class Writer {
     if (t.part(Role::input_global_scale) != nullptr) {
       add("input_global_scale", Role::input_global_scale, DType::f32, Shape{1});
     } else if (const Part* in = t.part(Role::input_scale)) {
-      if (in->dtype != DType::f32 || in->shape.elements() != 1) refuse(t, "has an input scale that is no single F32");
+      if (in->dtype != DType::f32 || in->shape.elements() != 1)
+        refuse(t, "has an input scale that is no single F32");
       float x = 0;
       std::memcpy(&x, store_.read(*in).data(), 4);
       computed("input_global_scale", reciprocal(x));
@@ -161,7 +173,10 @@ class Writer {
   }
 
   static Json float_settings(const Scheme& s, bool nv) {
-    Json j = {{"bits", s.weights.num_bits}, {"group_size", s.weights.group_size}, {"sym", true}, {"data_type", nv ? "nv_fp" : "mx_fp"}};
+    Json j = {{"bits", s.weights.num_bits},
+              {"group_size", s.weights.group_size},
+              {"sym", true},
+              {"data_type", nv ? "nv_fp" : "mx_fp"}};
     if (!s.input_activations) return j;
     j["act_bits"] = s.input_activations->num_bits;
     j["act_data_type"] = nv ? "nv_fp4_with_static_gs" : "mx_fp";
@@ -173,27 +188,15 @@ class Writer {
 
   // ---- config
 
-  // "model.layers" of "model.layers.3.mlp.up_proj": modules under it are quantized unless said otherwise.
+  // "model.layers" of "model.layers.3.mlp.up_proj": modules under it are quantized unless said
+  // otherwise.
   static std::string block_of(const std::string& module) {
     std::string_view layer = layer_prefix(module);
     return std::string(layer.substr(0, layer.empty() ? 0 : layer.rfind('.')));
   }
 
-  std::vector<ModuleChoice> numbered() {
-    std::vector<ModuleChoice> out = module_choices(m_);
-    size_t next = 0;
-    for (ModuleChoice& c : out) {
-      if (c.choice < 0) continue;
-      const Json& mine = settings_.at(next++);
-      auto it = std::ranges::find(kinds_, mine);
-      c.choice = static_cast<int32_t>(it - kinds_.begin());
-      if (it == kinds_.end()) kinds_.push_back(mine);
-    }
-    return out;
-  }
-
   Json quantization_config() {
-    std::vector<ModuleChoice> modules = numbered();
+    std::vector<ModuleChoice> modules = module_choices(m_, settings_, kinds_);
     int32_t common = most_common(modules);
     std::set<std::string> blocks;
     for (const ModuleChoice& c : modules) {
@@ -218,7 +221,9 @@ class Writer {
         for (const auto& [key, value] : kinds_[static_cast<size_t>(r.choice)].items()) {
           if (!usual.contains(key) || usual.at(key) != value) differs[key] = value;
         }
-        if (usual.contains("act_bits") && !kinds_[static_cast<size_t>(r.choice)].contains("act_bits")) differs["act_bits"] = 16;
+        if (usual.contains("act_bits") &&
+            !kinds_[static_cast<size_t>(r.choice)].contains("act_bits"))
+          differs["act_bits"] = 16;
       }
       extra["^" + r.pattern + "$"] = std::move(differs);
     }
@@ -244,15 +249,25 @@ class Writer {
 
 }  // namespace
 
-ExportPlan plan(const Store& store, const ExportOptions& options) { return Writer(store, options).run(); }
+ExportPlan plan(const Store& store, const ExportOptions& options) {
+  return Writer(store, options).run();
+}
 
 }  // namespace qp::auto_round
 
 namespace qp {
 
 const Format& auto_round_format() {
-  static const Format format = {"auto-round", "Intel AutoRound, vLLM, SGLang: 2, 3, 4 and 8 bits, MXFP4, MXFP8, NVFP4",
-                                auto_round::plan, "auto-round auto_round intel/auto-round", auto_round::adopt, nullptr, true, false, true};
+  static const Format format = {
+      "auto-round",
+      "Intel AutoRound, vLLM, SGLang: 2, 3, 4 and 8 bits, MXFP4, MXFP8, NVFP4",
+      auto_round::plan,
+      "auto-round auto_round intel/auto-round",
+      auto_round::adopt,
+      nullptr,
+      true,
+      false,
+      true};
   return format;
 }
 

@@ -87,7 +87,8 @@ namespace qp {
 const Format& compressed_tensors_format() {
   static const Format format = {"compressed-tensors",
                                 "vLLM and SGLang: every scheme but codebooks, no extra flag",
-                                ct::plan, "compressed-tensors", ct::adopt, ct::check};
+                                ct::plan, "compressed-tensors", ct::adopt, ct::check,
+                                false, false, false, "sglang"};
   return format;
 }
 

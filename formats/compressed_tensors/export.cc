@@ -5,6 +5,8 @@
 #include "formats/compressed_tensors/compressed_tensors.h"
 #include "formats/hf/config.h"
 #include "formats/hf/kv_cache.h"
+#include "formats/hf/linear_writer.h"
+#include "formats/hf/module_rules.h"
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
 #include "lib/model/modules.h"
@@ -13,54 +15,24 @@
 namespace qp::ct {
 namespace {
 
-// ---- config
-
-std::string escape_regex(std::string_view text) {
-  std::string out;
-  for (char c : text) {
-    if (std::string_view(".^$*+?()[]{}|\\").find(c) != std::string_view::npos) out += '\\';
-    out += c;
-  }
-  return out;
-}
-
-// Modules the engines build as Linear but that are stored unquantized: all must be named
-// (SGLang refuses a Linear that is neither targeted nor ignored).
-std::vector<std::string> ignore_list(const Model& m, const std::vector<ModuleInfo>& infos) {
-  std::vector<std::string> out;
-  bool head = false, mtp_prefix = false;
-  for (size_t i = 0; i < m.tensors.size(); ++i) {
-    const Tensor& t = m.tensors[i];
-    const ModuleInfo& info = infos[i];
-    if (info.kind == ModuleKind::head) head = true;
-    if (t.quantized() || !t.name.ends_with(".weight") || t.shape.rank() < 2) {
-      if (info.kind == ModuleKind::stack) {
-        auto at = info.module.rfind('.');
-        out.push_back("re:" + escape_regex(info.module.substr(0, at)) + "\\..*");
-      }
-      continue;
-    }
-    if (info.kind == ModuleKind::embedding || info.kind == ModuleKind::conv) continue;
-    if (info.kind == ModuleKind::mtp && t.name.starts_with("mtp.")) {
-      if (!mtp_prefix) out.push_back("re:^mtp.*");
-      mtp_prefix = true;
-    } else {
-      out.push_back(info.module);
-    }
-  }
-  // A tied head has no tensor, yet it is a Linear to transformers.
-  if (!head && !is_diffusion_model(m.config)) out.push_back("lm_head");
-  std::ranges::sort(out);
-  out.erase(std::unique(out.begin(), out.end()), out.end());
-  return out;
+// All must be named: SGLang refuses a Linear that is neither targeted nor ignored.
+std::vector<std::string> ignore_list(const Model& m) {
+  return unquantized_names(m, [](const ModuleInfo& info) -> std::string {
+    if (info.kind == ModuleKind::embedding) return "";
+    if (info.kind == ModuleKind::stack) return "re:" + escape_regex(info.module) + "\\..*";
+    if (info.kind == ModuleKind::mtp && info.module.starts_with("mtp.")) return "re:^mtp.*";
+    return info.module;
+  });
 }
 
 std::vector<Group> groups_of(const Model& m, const std::vector<ModuleInfo>& infos) {
-  std::map<std::pair<int32_t, bool>, std::vector<std::string>> names;  // by scheme, and whether there is a g_idx
+  std::map<std::pair<int32_t, bool>, std::vector<std::string>>
+      names;  // by scheme, and whether there is a g_idx
   bool plain = true;
   for (size_t i = 0; i < m.tensors.size(); ++i) {
     if (!m.tensors[i].quantized()) continue;
-    names[{m.tensors[i].scheme, m.tensors[i].part(Role::g_idx) != nullptr}].push_back(infos[i].module);
+    names[{m.tensors[i].scheme, m.tensors[i].part(Role::g_idx) != nullptr}].push_back(
+        infos[i].module);
     plain = plain && (infos[i].kind == ModuleKind::linear || infos[i].kind == ModuleKind::expert);
   }
   std::vector<Group> groups;
@@ -93,19 +65,9 @@ void set_use_clip(const Model& m, std::vector<Group>& groups, const ExportOption
   if (it == groups.end()) return;
   if (groups.size() > 1) std::iter_swap(it, groups.begin() + 1);
   groups[std::min<size_t>(1, groups.size() - 1)].use_clip = clip;
-  options.warn("activation_use_clip is written for SGLang; the compressed-tensors library (transformers, vLLM) refuses unknown keys of a group");
-}
-
-void refuse_tied_head(const Store& store, const Model& m, const std::vector<ModuleInfo>& infos) {
-  if (!m.config.is_object() || !json_bool(m.config, "tie_word_embeddings", false)) return;
-  for (size_t i = 0; i < m.tensors.size(); ++i) {
-    if (m.tensors[i].quantized() && infos[i].kind == ModuleKind::head) {
-      throw limit_error("is tied to the embedding: engines would not load a quantized head")
-          .file(store.label())
-          .tensor(m.tensors[i].name)
-          .hint("leave it out with --ignore " + infos[i].module);
-    }
-  }
+  options.warn(
+      "activation_use_clip is written for SGLang; the compressed-tensors library (transformers, "
+      "vLLM) refuses unknown keys of a group");
 }
 
 // Engines look up gate, up and down of the first expert and want one scheme for all experts of a
@@ -140,12 +102,7 @@ ExportPlan plan(const Store& store, const ExportOptions& options) {
   std::vector<ModuleInfo> infos;
   infos.reserve(m.tensors.size());
   for (const Tensor& t : m.tensors) {
-    if (!t.ggml.empty()) {
-      throw limit_error("is " + t.ggml + ", which compressed-tensors cannot hold")
-          .file(store.label())
-          .tensor(t.name)
-          .hint("load it with qload --dequantize and quantize it again");
-    }
+    refuse_ggml(store, t, "compressed-tensors");
     infos.push_back(classify(t.name, t.quantized() ? DType::bf16 : t.dtype, t.shape, m.config));
     if (m.kv_cache && is_kv_scale(t)) {
       keep_kv_scale(store, t, out);
@@ -155,20 +112,10 @@ ExportPlan plan(const Store& store, const ExportOptions& options) {
       emit_tensor(store, t, m.schemes[static_cast<size_t>(t.scheme)], out);
     }
   }
-  refuse_tied_head(store, m, infos);
   refuse_uneven_experts(store, m, infos);
-  keep_companions(m, out);
-  if (m.config.is_null()) {
-    options.warn("the source has no config.json: the one written holds only quantization_config");
-  }
   auto groups = groups_of(m, infos);
   if (options.target == "sglang") set_use_clip(m, groups, options);
-  if (groups.empty()) {
-    options.warn("nothing is quantized; -f safetensors writes the same without quantization_config");
-  }
-  Json config = unquantized_config_json(m);
-  config["quantization_config"] = quantization_config(groups, ignore_list(m, infos), m.kv_cache);
-  out.config = config_text(config);
+  finish_plan(store, options, quantization_config(groups, ignore_list(m), m.kv_cache), out);
   return out;
 }
 

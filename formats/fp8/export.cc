@@ -62,15 +62,7 @@ class Planner {
         add(t);
       }
     }
-    refuse_quantized_tied_head(store_);
-    keep_companions(m_, out_);
-    if (kind_ == Kind::none) {
-      options.warn(
-          "nothing is quantized; -f safetensors writes the same without quantization_config");
-    }
-    Json config = unquantized_config_json(m_);
-    config["quantization_config"] = quantization_config();
-    out_.config = config_text(config);
+    finish_plan(store_, options, quantization_config(), out_);
     return std::move(out_);
   }
 

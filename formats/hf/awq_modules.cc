@@ -29,19 +29,22 @@ const Tensor& matrix(const RawModule& m) {
 
 void check_group(const RawModule& m, const IntArgs& args, uint64_t cols) {
   if (args.group_size > 0 && cols % static_cast<uint64_t>(args.group_size) != 0) {
-    m.fail("has " + std::to_string(cols) + " columns, no whole number of groups of " + std::to_string(args.group_size));
+    m.fail("has " + std::to_string(cols) + " columns, no whole number of groups of " +
+           std::to_string(args.group_size));
   }
 }
 
 // [K, N / 8] words along N.
-Tensor read_gemm(Model& model, const RawModule& m, const IntArgs& args, std::string_view family, const LoadOptions& options) {
+Tensor read_gemm(Model& model, const RawModule& m, const IntArgs& args, std::string_view family,
+                 const LoadOptions& options) {
   const Tensor& raw = matrix(m);
   auto per_word = static_cast<uint64_t>(32 / args.bits);
   uint64_t cols = raw.shape[0], rows = raw.shape[1] * per_word, groups = int_groups(args, cols);
   check_group(m, args, cols);
   Tensor t = start_int(model, args, family, rows, cols);
-  t.parts.push_back(m.laid_out("qweight", Role::codes, DType::i32, raw.shape, awq_layout,
-                               {.rows = rows, .cols = cols, .bits = args.bits, .stored_bits = args.bits}));
+  t.parts.push_back(
+      m.laid_out("qweight", Role::codes, DType::i32, raw.shape, awq_layout,
+                 {.rows = rows, .cols = cols, .bits = args.bits, .stored_bits = args.bits}));
   t.parts.push_back(m.transposed("scales", Role::scale, rows, groups));
   Shape shape{groups, raw.shape[1]};
   Part zeros = m.laid_out("qzeros", Role::zero_point, DType::i32, shape, awq_zeros_layout,
@@ -55,7 +58,8 @@ Tensor read_gemm(Model& model, const RawModule& m, const IntArgs& args, std::str
   std::vector<std::byte> bytes = read_small(model, m, "qzeros", kMaxZeros);
   for (uint64_t i = 0; i < bytes.size(); i += 4) {
     if (layout::load32(&bytes[i]) == want) continue;
-    m.fail("has a zero point other than " + std::to_string(1 << (args.bits - 1)) + ", but its config says symmetric");
+    m.fail("has a zero point other than " + std::to_string(1 << (args.bits - 1)) +
+           ", but its config says symmetric");
   }
   return t;
 }
@@ -100,13 +104,15 @@ std::vector<float> small_floats(const Model& model, const RawModule& m, std::str
   std::vector<std::byte> bytes = read_small(model, m, suffix, kMaxZeros);
   DType dtype = m.at(suffix).dtype;
   std::vector<float> out(bytes.size() / (dtype_bits(dtype) / 8));
-  cast_floats(dtype, bytes.data(), out.size(), DType::f32, reinterpret_cast<std::byte*>(out.data()));
+  cast_floats(dtype, bytes.data(), out.size(), DType::f32,
+              reinterpret_cast<std::byte*>(out.data()));
   return out;
 }
 
 // I16 [N / 4, K]; zero points are floats, -(scale * zero), from which the integers come back: a
 // relative error of 2^-8 (BF16) is far below 1 / 32.
-Tensor read_gemv_fast(Model& model, const RawModule& m, const IntArgs& args, std::string_view family) {
+Tensor read_gemv_fast(Model& model, const RawModule& m, const IntArgs& args,
+                      std::string_view family) {
   const Tensor& raw = matrix(m);
   uint64_t rows = raw.shape[0] * 4, cols = raw.shape[1], groups = int_groups(args, cols);
   check_group(m, args, cols);
@@ -115,8 +121,8 @@ Tensor read_gemv_fast(Model& model, const RawModule& m, const IntArgs& args, std
                                {.rows = rows, .cols = cols, .bits = 4, .stored_bits = 4}));
   const Tensor& stored = m.at("scales");
   if (stored.shape.rank() != 2 || stored.shape[1] != rows || stored.shape[0] < groups) {
-    m.fail("its scales do not fit (expected a float [" + std::to_string(groups) + " or more, " + std::to_string(rows) +
-           "], found " + stored.shape.str() + ")");
+    m.fail("its scales do not fit (expected a float [" + std::to_string(groups) + " or more, " +
+           std::to_string(rows) + "], found " + stored.shape.str() + ")");
   }
   uint64_t lines = stored.shape[0];
   Part scale = m.transposed("scales", Role::scale, rows, lines);
@@ -131,10 +137,11 @@ Tensor read_gemv_fast(Model& model, const RawModule& m, const IntArgs& args, std
   std::vector<std::byte> zeros(rows * groups);
   for (uint64_t g = 0; g < groups; ++g) {
     for (uint64_t r = 0; r < rows; ++r) {
-      float at = s[g * rows + r], z = at == 0 ? 0.0f : -sz[g * rows + r] / at, whole = std::nearbyint(z);
+      float at = s[g * rows + r], z = at == 0 ? 0.0f : -sz[g * rows + r] / at,
+            whole = std::nearbyint(z);
       if (!(std::fabs(z - whole) <= 0.1f && whole >= 0 && whole <= 15)) {
-        m.fail("has a zero point that is no integer of 4 bits in row " + std::to_string(r) + ": qzeros / scales is " +
-               std::to_string(-z));
+        m.fail("has a zero point that is no integer of 4 bits in row " + std::to_string(r) +
+               ": qzeros / scales is " + std::to_string(-z));
       }
       zeros[r * groups + g] = static_cast<std::byte>(static_cast<int>(whole));
     }
@@ -153,8 +160,9 @@ Tensor read_marlin(Model& model, const RawModule& m, const IntArgs& args, std::s
   Tensor t = start_int(model, symmetric, family, rows, cols);
   t.parts.push_back(m.laid_out("qweight", Role::codes, DType::i32, raw.shape, marlin_layout,
                                {.rows = rows, .cols = cols, .bits = 4, .stored_bits = 4}));
-  Part scale = m.laid_out("scales", Role::scale, DType::f16, Shape{groups, rows}, marlin_scales_layout,
-                          {.rows = rows, .cols = groups, .bits = 16, .stored_bits = 16});
+  Part scale =
+      m.laid_out("scales", Role::scale, DType::f16, Shape{groups, rows}, marlin_scales_layout,
+                 {.rows = rows, .cols = groups, .bits = 16, .stored_bits = 16});
   scale.dtype = DType::f16;
   scale.shape = Shape{rows, groups};
   t.parts.push_back(std::move(scale));
@@ -163,11 +171,15 @@ Tensor read_marlin(Model& model, const RawModule& m, const IntArgs& args, std::s
 
 }  // namespace
 
-Tensor read_awq(Model& model, const RawModule& m, const AwqStored& s, std::string_view family, const LoadOptions& options) {
+Tensor read_awq(Model& model, const RawModule& m, const AwqStored& s, std::string_view family,
+                const LoadOptions& options) {
   int_scheme(s.args, family);
   bool wide = s.args.bits == 8 && s.version == Version::gemm;
-  if (s.args.bits != 4 && !wide) m.fail("has " + std::to_string(s.args.bits) + "-bit codes in AWQ's layout (expected 4, or 8 in version gemm)");
-  if (m.has("B") || m.has("s") || m.has("g_idx")) m.fail("has tensors that AWQ's layout does not have (B, s or g_idx)");
+  if (s.args.bits != 4 && !wide)
+    m.fail("has " + std::to_string(s.args.bits) +
+           "-bit codes in AWQ's layout (expected 4, or 8 in version gemm)");
+  if (m.has("B") || m.has("s") || m.has("g_idx"))
+    m.fail("has tensors that AWQ's layout does not have (B, s or g_idx)");
   Tensor t;
   switch (s.version) {
     case Version::gemm: t = read_gemm(model, m, s.args, family, options); break;
@@ -199,11 +211,13 @@ bool centred_zeros(const Model& model, int bits) {
 void write_awq(const IntWeight& w, ExportPlan& plan) {
   auto bits = static_cast<uint64_t>(w.bits());
   if (bits != 4 && bits != 8) {
-    w.refuse("has " + std::to_string(bits) + "-bit codes", bits < 4 ? "widen them with --num-bits 4" : "choose -f gptq");
+    w.refuse("has " + std::to_string(bits) + "-bit codes",
+             bits < 4 ? "widen them with --num-bits 4" : "choose -f gptq");
   }
   if (w.g_idx() != nullptr) w.refuse("has groups in the order of g_idx", "choose -f gptq");
   if (w.group_size() > 0 && w.cols() % static_cast<uint64_t>(w.group_size()) != 0) {
-    w.refuse("has " + std::to_string(w.cols()) + " columns, no whole number of groups of " + std::to_string(w.group_size()),
+    w.refuse("has " + std::to_string(w.cols()) + " columns, no whole number of groups of " +
+                 std::to_string(w.group_size()),
              "leave it unquantized with --ignore");
   }
   uint64_t words = w.rows() * bits / 32;

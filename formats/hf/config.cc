@@ -37,7 +37,8 @@ void keep_tensor(const Tensor& t, ExportPlan& plan) {
   out.shape = t.shape;
   out.values = &t;
   plan.tensors.push_back(std::move(out));
-  plan.ledger.push_back({t.name, t.dequantize ? "dequantized" : "kept", std::string(dtype_name(t.dtype))});
+  plan.ledger.push_back(
+      {t.name, t.dequantize ? "dequantized" : "kept", std::string(dtype_name(t.dtype))});
 }
 
 void keep_companions(const Model& m, ExportPlan& plan) {

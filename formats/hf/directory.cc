@@ -20,8 +20,9 @@ constexpr uint64_t kMaxIndex = uint64_t{256} << 20;
 constexpr int kMaxDepth = 4;
 
 constexpr std::array<std::string_view, 16> kWeightPatterns = {
-    "*.safetensors", "*.bin", "*.pt",    "*.pth",      "*.gguf",    "*.h5",  "*.msgpack", "*.onnx",
-    "*.onnx_data",   "*.npz", "*.ckpt",  "*.index.json", "*.nemo",  "*.mlmodel", "*.tflite", "*.qmap"};
+    "*.safetensors", "*.bin",     "*.pt",        "*.pth", "*.gguf", "*.h5",
+    "*.msgpack",     "*.onnx",    "*.onnx_data", "*.npz", "*.ckpt", "*.index.json",
+    "*.nemo",        "*.mlmodel", "*.tflite",    "*.qmap"};
 
 void collect(const fs::path& root, const fs::path& relative, int depth,
              std::vector<std::string>& out) {
@@ -38,7 +39,8 @@ void collect(const fs::path& root, const fs::path& relative, int depth,
       collect(root, inner, depth + 1, out);
     }
   }
-  if (ec) throw system_error("cannot read the directory", ec.value()).file((root / relative).string());
+  if (ec)
+    throw system_error("cannot read the directory", ec.value()).file((root / relative).string());
 }
 
 struct stat stat_of(const std::string& path) {
@@ -47,7 +49,8 @@ struct stat stat_of(const std::string& path) {
   return st;
 }
 
-void push_companion(const std::string& path, const std::string& name, const struct stat& st, Model& model) {
+void push_companion(const std::string& path, const std::string& name, const struct stat& st,
+                    Model& model) {
   auto mtime = int64_t{st.st_mtim.tv_sec} * 1'000'000'000 + st.st_mtim.tv_nsec;
   auto size = static_cast<uint64_t>(st.st_size);
   model.files.push_back({path, size, mtime});
@@ -71,9 +74,7 @@ bool glob_match(std::string_view pattern, std::string_view name) {
   return false;
 }
 
-bool Directory::has(std::string_view name) const {
-  return std::ranges::binary_search(files, name);
-}
+bool Directory::has(std::string_view name) const { return std::ranges::binary_search(files, name); }
 
 std::vector<std::string> Directory::glob(std::string_view pattern) const {
   std::vector<std::string> out;
@@ -114,7 +115,8 @@ void add_companions(const Directory& d, Model& model) {
     std::string full = d.full(name);
     struct stat st = stat_of(full);
     if (is_weight_file(name)) {
-      bool used = std::ranges::any_of(model.files, [&](const FileRef& f) { return f.path == full; });
+      bool used =
+          std::ranges::any_of(model.files, [&](const FileRef& f) { return f.path == full; });
       bool index = name.ends_with(".index.json");
       if (!used) {
         model.dropped.emplace_back(name, index ? "index of the shards, written anew"
@@ -135,7 +137,8 @@ void add_companion(const Directory& d, const std::string& name, Model& model) {
 }
 
 std::string_view weights_index(const Directory& d) {
-  for (std::string_view name : {"model.safetensors.index.json", "diffusion_pytorch_model.safetensors.index.json"}) {
+  for (std::string_view name :
+       {"model.safetensors.index.json", "diffusion_pytorch_model.safetensors.index.json"}) {
     if (d.has(name)) return name;
   }
   return "";

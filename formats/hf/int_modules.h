@@ -28,20 +28,20 @@ constexpr std::string_view kIntParts[] = {"qzeros", "scales", "g_idx", "s"};
 struct GptqStored {
   IntArgs args;
   enum class Zeros {
-    v1,       // fields hold z - 1
-    v1_words, // the same, taken from whole words: GPTQModel, asymmetric, 2, 4 and 8 bits
-    v2,       // fields hold z
+    v1,        // fields hold z - 1
+    v1_words,  // the same, taken from whole words: GPTQModel, asymmetric, 2, 4 and 8 bits
+    v2,        // fields hold z
   } zeros = Zeros::v1;
   bool planar = false;      // gptq_p
   bool marlin = false;      // B and s
   bool needs_g_idx = true;  // auto-round writes none
   bool act_order = true;    // a g_idx that is not column / group is allowed
 };
-// A linear's tensor with codes, scale, zero_point (checked and left out when symmetric) and g_idx (the
-// same when it is column / group). Adds its scheme to the model.
-// Errors: input, naming module and part: missing or wrong shape, zero point or group out of range.
-Tensor read_gptq(Model& model, const RawModule& module, const GptqStored& stored, std::string_view family,
-                 const LoadOptions& options);
+// A linear's tensor with codes, scale, zero_point (checked and left out when symmetric) and g_idx
+// (the same when it is column / group). Adds its scheme to the model. Errors: input, naming module
+// and part: missing or wrong shape, zero point or group out of range.
+Tensor read_gptq(Model& model, const RawModule& module, const GptqStored& stored,
+                 std::string_view family, const LoadOptions& options);
 // qweight, qzeros, scales and, when asked for, g_idx. Errors: limit, naming the tensor.
 void write_gptq(const IntWeight& weight, bool v2, bool g_idx, ExportPlan& plan);
 
@@ -52,9 +52,10 @@ struct AwqStored {
   enum class Version { gemm, gemv, gemv_fast, marlin } version = Version::gemm;
 };
 // As read_gptq.
-Tensor read_awq(Model& model, const RawModule& module, const AwqStored& stored, std::string_view family,
-                const LoadOptions& options);
-// True when every zero point of every qzeros of the model is the centre of its range: symmetric data.
+Tensor read_awq(Model& model, const RawModule& module, const AwqStored& stored,
+                std::string_view family, const LoadOptions& options);
+// True when every zero point of every qzeros of the model is the centre of its range: symmetric
+// data.
 bool centred_zeros(const Model& model, int bits);
 // qweight, qzeros, scales of version gemm. Errors: limit, naming the tensor.
 void write_awq(const IntWeight& weight, ExportPlan& plan);
@@ -62,7 +63,8 @@ void write_awq(const IntWeight& weight, ExportPlan& plan);
 // ---- shared by both
 
 // Tensor of shape [rows, cols] with the module's scheme and, but for its parts, ready.
-Tensor start_int(Model& model, const IntArgs& args, std::string_view family, uint64_t rows, uint64_t cols);
+Tensor start_int(Model& model, const IntArgs& args, std::string_view family, uint64_t rows,
+                 uint64_t cols);
 uint64_t int_groups(const IntArgs& args, uint64_t cols);
 // "quantized": the source tensor became what `plan` holds from number `first` on.
 void note_quantized(const Tensor& tensor, size_t first, ExportPlan& plan);

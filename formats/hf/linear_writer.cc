@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "formats/hf/config.h"
 #include "lib/base/error.h"
 #include "lib/qmap/decode.h"
 #include "lib/qmap/store.h"
@@ -27,7 +28,10 @@ LinearWriter::LinearWriter(const Store& store, const Tensor& t, ExportPlan& plan
 
 OutTensor& LinearWriter::part(std::string_view suffix, Role role, DType dtype, const Shape& shape) {
   const Part* p = tensor.part(role);
-  if (p == nullptr) throw defect_error("has no " + std::string(name_of(role))).tensor(tensor.name);
+  if (p == nullptr) {
+    refuse("has no " + std::string(name_of(role)) + ", which its scheme needs",
+           "calibrate the model (qcalibrate), or choose a dynamic scheme");
+  }
   OutTensor& out = plan_.tensors.emplace_back();
   out.name = module + "." + std::string(suffix);
   out.dtype = dtype;
@@ -73,21 +77,26 @@ OutTensor& LinearWriter::scale_f32(std::string_view suffix, const Shape& shape) 
   return out;
 }
 
-void LinearWriter::scalar(std::string_view suffix, float value, const Shape& shape) {
+void LinearWriter::value(std::string_view suffix, DType dtype, const Shape& shape,
+                         std::span<const std::byte> bytes) {
   OutTensor& out = plan_.tensors.emplace_back();
   out.name = module + "." + std::string(suffix);
-  out.dtype = DType::f32;
+  out.dtype = dtype;
   out.shape = shape;
-  out.value.resize(4);
-  std::memcpy(out.value.data(), &value, 4);
+  out.value.assign(bytes.begin(), bytes.end());
 }
 
-void LinearWriter::finish() {
+void LinearWriter::scalar(std::string_view suffix, float v, const Shape& shape) {
+  value(suffix, DType::f32, shape, std::as_bytes(std::span(&v, 1)));
+}
+
+std::string LinearWriter::finish() {
   std::string names;
   for (size_t i = first_; i < plan_.tensors.size(); ++i) {
     names += (names.empty() ? "" : " ") + plan_.tensors[i].name;
   }
   plan_.ledger.push_back({tensor.name, "quantized", names});
+  return names;
 }
 
 float LinearWriter::read_scalar(Role role) const {
@@ -123,26 +132,34 @@ void refuse_ggml(const Store& store, const Tensor& t, std::string_view family) {
       .hint("load it with qload --dequantize and quantize it again");
 }
 
-std::vector<std::string> unquantized_linears(const Model& m, bool embeddings) {
+std::vector<std::string> unquantized_names(
+    const Model& m, const std::function<std::string(const ModuleInfo&)>& said) {
   std::vector<std::string> out;
   bool head = false;
   for (const Tensor& t : m.tensors) {
     ModuleInfo info = classify(t.name, t.dtype, t.shape, m.config);
     head = head || info.kind == ModuleKind::head;
-    if (t.quantized()) continue;
+    if (t.quantized() || info.kind == ModuleKind::conv) continue;
     if (info.kind == ModuleKind::stack) {
-      out.push_back(info.module.substr(0, info.module.rfind('.')));
-    } else if (info.kind == ModuleKind::embedding) {
-      if (embeddings) out.push_back(info.module);
-    } else if (t.name.ends_with(".weight") && t.shape.rank() >= 2 &&
-               info.kind != ModuleKind::conv) {
-      out.push_back(info.module);
+      info.module.resize(std::min(info.module.rfind('.'), info.module.size()));
+    } else if (!t.name.ends_with(".weight") || t.shape.rank() < 2) {
+      continue;
     }
+    if (std::string name = said(info); !name.empty()) out.push_back(std::move(name));
   }
   // A tied head has no tensor, yet engines build it.
   if (!head && !is_diffusion_model(m.config)) out.push_back("lm_head");
-  // A Flux's "proj_out" would take "single_transformer_blocks.0.proj_out" along; engines leave what is
-  // outside the blocks alone by themselves.
+  std::ranges::sort(out);
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  return out;
+}
+
+std::vector<std::string> unquantized_linears(const Model& m, bool embeddings) {
+  std::vector<std::string> out = unquantized_names(m, [embeddings](const ModuleInfo& info) {
+    return info.kind == ModuleKind::embedding && !embeddings ? "" : info.module;
+  });
+  // A Flux's "proj_out" would take "single_transformer_blocks.0.proj_out" along; engines leave what
+  // is outside the blocks alone by themselves.
   if (is_diffusion_model(m.config)) {
     std::erase_if(out, [&](const std::string& entry) {
       return std::ranges::any_of(m.tensors, [&](const Tensor& t) {
@@ -150,8 +167,6 @@ std::vector<std::string> unquantized_linears(const Model& m, bool embeddings) {
       });
     });
   }
-  std::ranges::sort(out);
-  out.erase(std::unique(out.begin(), out.end()), out.end());
   return out;
 }
 
@@ -159,14 +174,30 @@ void refuse_quantized_tied_head(const Store& store) {
   const Model& m = store.model();
   if (!m.config.is_object() || !json_bool(m.config, "tie_word_embeddings", false)) return;
   for (const Tensor& t : m.tensors) {
-    if (!t.quantized() || classify(t.name, t.dtype, t.shape, m.config).kind != ModuleKind::head) {
-      continue;
-    }
+    if (!t.quantized()) continue;
+    ModuleInfo info = classify(t.name, t.dtype, t.shape, m.config);
+    if (info.kind != ModuleKind::head) continue;
     throw limit_error("is tied to the embedding: engines would not load a quantized head")
         .file(store.label())
         .tensor(t.name)
-        .hint("leave it out with --ignore lm_head");
+        .hint("leave it out with --ignore " + info.module);
   }
+}
+
+void finish_plan(const Store& store, const ExportOptions& options, const Json& quantization_config,
+                 ExportPlan& plan) {
+  const Model& m = store.model();
+  refuse_quantized_tied_head(store);
+  keep_companions(m, plan);
+  if (std::ranges::none_of(m.tensors, &Tensor::quantized)) {
+    options.warn("nothing is quantized; -f safetensors writes the same tensors");
+  }
+  if (m.config.is_null()) {
+    options.warn("the source has no config.json: the one written holds only quantization_config");
+  }
+  Json config = unquantized_config_json(m);
+  if (!quantization_config.is_null()) config["quantization_config"] = quantization_config;
+  plan.config = config_text(config);
 }
 
 bool names_module(std::string_view entry, std::string_view module) {

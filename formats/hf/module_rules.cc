@@ -41,7 +41,8 @@ std::string tower_of(std::string_view name) {
   for (std::string_view rest = name; !rest.empty();) {
     auto dot = rest.find('.');
     std::string word(rest.substr(0, dot));
-    if (classify(word + ".weight", DType::bf16, Shape{1, 1}, Json()).kind == ModuleKind::vision) return word;
+    if (classify(word + ".weight", DType::bf16, Shape{1, 1}, Json()).kind == ModuleKind::vision)
+      return word;
     rest = dot == std::string_view::npos ? std::string_view() : rest.substr(dot + 1);
   }
   return std::string(name);
@@ -72,7 +73,9 @@ std::pair<std::string, Unit> unit_of(const ModuleChoice& m) {
     std::string_view last = tail(name);
     bool down = last == "down_proj" || last == "w2";
     bool letters = last.starts_with('w');
-    std::string members = letters ? (down ? "w2" : "(w1|w3)") : down ? "down_proj" : "(gate_proj|up_proj)";
+    std::string members = letters ? (down ? "w2" : "(w1|w3)")
+                          : down  ? "down_proj"
+                                  : "(gate_proj|up_proj)";
     place(u, name.substr(0, at + 8), "\\.\\d+\\." + members);
     return {m.info.agree, u};
   }
@@ -114,14 +117,30 @@ std::vector<ModuleChoice> module_choices(const Model& model) {
   for (const Tensor& t : model.tensors) {
     ModuleInfo info = classify(t.name, t.dtype, t.shape, model.config);
     bool matrix = t.quantized() || (t.name.ends_with(".weight") && t.shape.rank() == 2);
-    if (info.kind == ModuleKind::stack && !t.quantized()) {  // the module is the stack of all experts
-      if (auto at = info.module.rfind(".experts"); at != std::string::npos) info.module.resize(at + 8);
+    if (info.kind == ModuleKind::stack &&
+        !t.quantized()) {  // the module is the stack of all experts
+      if (auto at = info.module.rfind(".experts"); at != std::string::npos)
+        info.module.resize(at + 8);
       matrix = true;
     }
     bool other = info.kind == ModuleKind::embedding || info.kind == ModuleKind::norm ||
                  info.kind == ModuleKind::conv || info.kind == ModuleKind::bias;
     if (!matrix || (other && !t.quantized())) continue;
     out.push_back({std::move(info), t.quantized() ? t.scheme : -1});
+  }
+  return out;
+}
+
+std::vector<ModuleChoice> module_choices(const Model& model, const std::vector<Json>& settings,
+                                         std::vector<Json>& kinds) {
+  std::vector<ModuleChoice> out = module_choices(model);
+  size_t next = 0;
+  for (ModuleChoice& c : out) {
+    if (c.choice < 0) continue;
+    const Json& mine = settings.at(next++);
+    auto it = std::ranges::find(kinds, mine);
+    c.choice = static_cast<int32_t>(it - kinds.begin());
+    if (it == kinds.end()) kinds.push_back(mine);
   }
   return out;
 }
@@ -173,25 +192,32 @@ std::vector<ModuleRule> module_rules(const std::vector<ModuleChoice>& modules, i
         return a.size() != b.size() ? a.size() < b.size() : a < b;
       });
       bool numbered = !layers.front().empty();
-      std::string number = !numbered ? "" : family.layers.size() == 1 && layers.size() > 1 ? "\\d+" : joined(layers);
+      std::string number = !numbered                                        ? ""
+                           : family.layers.size() == 1 && layers.size() > 1 ? "\\d+"
+                                                                            : joined(layers);
       rules.push_back({name.first + number + name.second, choice});
     }
   }
-  std::stable_partition(rules.begin(), rules.end(), [](const ModuleRule& r) { return r.choice < 0; });
+  std::stable_partition(rules.begin(), rules.end(),
+                        [](const ModuleRule& r) { return r.choice < 0; });
   return rules;
 }
 
-std::vector<std::string> substrings(const std::vector<ModuleChoice>& modules, std::vector<std::string>& missed) {
+std::vector<std::string> substrings(const std::vector<ModuleChoice>& modules,
+                                    std::vector<std::string>& missed) {
   std::vector<std::string> quantized, out;
   for (const ModuleChoice& m : modules) {
     if (m.choice >= 0) quantized.push_back(m.info.module);
   }
   auto hits = [&](const std::string& text) {
-    return std::ranges::any_of(quantized, [&](const std::string& q) { return q.find(text) != std::string::npos; });
+    return std::ranges::any_of(
+        quantized, [&](const std::string& q) { return q.find(text) != std::string::npos; });
   };
   for (const ModuleChoice& m : modules) {
     const std::string& name = m.info.module;
-    bool said = m.choice >= 0 || std::ranges::any_of(out, [&](const std::string& s) { return name.find(s) != std::string::npos; });
+    bool said = m.choice >= 0 || std::ranges::any_of(out, [&](const std::string& s) {
+                  return name.find(s) != std::string::npos;
+                });
     if (said) continue;
     std::string last(tail(name)), two = std::string(tail(head(name))) + "." + last;
     std::vector<std::string> tries = {last, two, name};

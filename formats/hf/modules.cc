@@ -32,7 +32,8 @@ bool contains(std::span<const std::string_view> list, std::string_view text) {
 }
 
 // "a.b" and "weight" of "a.b.weight": the longest known suffix, else what follows the last dot.
-std::pair<std::string_view, std::string_view> split(std::string_view name, const ModuleSuffixes& s) {
+std::pair<std::string_view, std::string_view> split(std::string_view name,
+                                                    const ModuleSuffixes& s) {
   size_t best = 0;
   for (auto list : {s.root, s.parts, s.keep}) {
     for (std::string_view suffix : list) {
@@ -63,14 +64,15 @@ const Tensor& RawModule::at(std::string_view suffix) const {
 }
 
 void RawModule::fail(const std::string& what) const {
-  throw input_error(what).tensor(name).hint("the checkpoint and its quantization config disagree, or it is damaged");
+  throw input_error(what).tensor(name).hint(
+      "the checkpoint and its quantization config disagree, or it is damaged");
 }
 
 Part RawModule::part(std::string_view suffix, Role role, DType dtype, const Shape& shape) const {
   const Tensor& raw = at(suffix);
   if (raw.dtype != dtype || raw.shape != shape) {
-    fail("its " + std::string(suffix) + " does not fit (expected " + std::string(dtype_name(dtype)) + " " +
-         shape.str() + ", " + found(raw) + ")");
+    fail("its " + std::string(suffix) + " does not fit (expected " +
+         std::string(dtype_name(dtype)) + " " + shape.str() + ", " + found(raw) + ")");
   }
   Part p = raw.parts.front();
   p.role = role;
@@ -81,7 +83,8 @@ Part RawModule::float_part(std::string_view suffix, Role role, const Shape& shap
   const Tensor& raw = at(suffix);
   bool is = raw.dtype == DType::f32 || raw.dtype == DType::f16 || raw.dtype == DType::bf16;
   if (!is || raw.shape.elements() != shape.elements()) {
-    fail("its " + std::string(suffix) + " does not fit (expected a float " + shape.str() + ", " + found(raw) + ")");
+    fail("its " + std::string(suffix) + " does not fit (expected a float " + shape.str() + ", " +
+         found(raw) + ")");
   }
   Part p = raw.parts.front();
   p.role = role;
@@ -111,8 +114,8 @@ Part RawModule::transposed(std::string_view suffix, Role role, uint64_t rows, ui
   const Tensor& raw = at(suffix);
   bool is = raw.dtype == DType::f32 || raw.dtype == DType::f16 || raw.dtype == DType::bf16;
   if (!is || raw.shape != Shape{cols, rows}) {
-    fail("its " + std::string(suffix) + " does not fit (expected a float " + Shape{cols, rows}.str() + ", " +
-         found(raw) + ")");
+    fail("its " + std::string(suffix) + " does not fit (expected a float " +
+         Shape{cols, rows}.str() + ", " + found(raw) + ")");
   }
   Part p = raw.parts.front();
   require_dense(*this, suffix, p);
@@ -183,7 +186,8 @@ void assemble(Model& model, const ModuleSuffixes& suffixes,
   model.tensors = std::move(out);
 }
 
-Part blob_part(Model& model, Role role, DType dtype, const Shape& shape, std::span<const std::byte> bytes) {
+Part blob_part(Model& model, Role role, DType dtype, const Shape& shape,
+               std::span<const std::byte> bytes) {
   model.blobs.emplace_back(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   Part p{role, dtype, shape, {}, nullptr};
   p.extent.file = kBlob;
@@ -192,8 +196,8 @@ Part blob_part(Model& model, Role role, DType dtype, const Shape& shape, std::sp
   return p;
 }
 
-std::vector<std::byte> read_small(const Model& model, const RawModule& module, std::string_view suffix,
-                                  uint64_t limit) {
+std::vector<std::byte> read_small(const Model& model, const RawModule& module,
+                                  std::string_view suffix, uint64_t limit) {
   require_dense(module, suffix, module.at(suffix).parts.front());
   const Extent& e = module.at(suffix).parts.front().extent;
   if (e.length > limit) module.fail("its " + std::string(suffix) + " is too large");

@@ -35,9 +35,9 @@ class RawModule {
   std::map<std::string, Tensor*, std::less<>> tensors;
 };
 
-// Which raw tensors belong to quantized linears: `root` (one or more spellings, first found) makes a
-// module quantized; `parts` are its other tensors. What else a quantized module has but `bias` and
-// `keep` is an error: extra tensors are not dropped in silence.
+// Which raw tensors belong to quantized linears: `root` (one or more spellings, first found) makes
+// a module quantized; `parts` are its other tensors. What else a quantized module has but `bias`
+// and `keep` is an error: extra tensors are not dropped in silence.
 struct ModuleSuffixes {
   std::span<const std::string_view> root;
   std::span<const std::string_view> parts;
@@ -45,17 +45,18 @@ struct ModuleSuffixes {
 };
 
 // Replaces the raw tensors of every quantized module by what `build` makes of them, in the place of
-// the root; the name is the module's with ".weight" unless `build` set one. An empty name means: no,
-// leave this module's tensors as they are. Errors: input; those of build.
+// the root; the name is the module's with ".weight" unless `build` set one. An empty name means:
+// no, leave this module's tensors as they are. Errors: input; those of build.
 void assemble(Model& model, const ModuleSuffixes& suffixes,
               const std::function<Tensor(const RawModule&)>& build);
 
 // A small part whose bytes were computed: they live in Model::blobs.
-Part blob_part(Model& model, Role role, DType dtype, const Shape& shape, std::span<const std::byte> bytes);
+Part blob_part(Model& model, Role role, DType dtype, const Shape& shape,
+               std::span<const std::byte> bytes);
 
 // The bytes of a small stored part (scalars, indices): at most `limit`. Errors: input, system.
-std::vector<std::byte> read_small(const Model& model, const RawModule& module, std::string_view suffix,
-                                  uint64_t limit = uint64_t{1} << 26);
+std::vector<std::byte> read_small(const Model& model, const RawModule& module,
+                                  std::string_view suffix, uint64_t limit = uint64_t{1} << 26);
 
 // The dtype that config.json gives the model's values, or `otherwise` when it says nothing.
 DType model_dtype(const Model& model, DType otherwise = DType::bf16);

@@ -23,7 +23,8 @@ bool inside(const fs::path& inner, const fs::path& outer) {
 // Empties and removes a directory of ours, its marker last: what a kill leaves is still ours.
 void remove_marked(const std::string& directory, const char* marker) {
   std::error_code ec, ignored;
-  for (auto it = fs::directory_iterator(directory, ec); !ec && it != fs::directory_iterator(); it.increment(ec)) {
+  for (auto it = fs::directory_iterator(directory, ec); !ec && it != fs::directory_iterator();
+       it.increment(ec)) {
     if (it->path().filename() != marker) fs::remove_all(it->path(), ignored);
   }
   fs::remove(directory + "/" + marker, ec);
@@ -56,20 +57,26 @@ PartialDirectory::PartialDirectory(const std::string& directory, bool force,
   for (const std::string& input : inputs) {
     fs::path in = fs::weakly_canonical(input, ec);
     if (in == real || inside(in, real)) {
-      throw usage_error("holds an input of this run").file(directory).hint("write to another directory");
+      throw usage_error("holds an input of this run")
+          .file(directory)
+          .hint("write to another directory");
     }
   }
   struct stat st {};
   if (stat(final_.c_str(), &st) == 0) {
     bool empty = S_ISDIR(st.st_mode) && fs::is_empty(final_, ec);
-    if (!S_ISDIR(st.st_mode)) throw usage_error("is no directory").file(directory).hint("name a directory");
-    if (!force && !empty) throw system_error("exists", EEXIST).file(directory).hint("use --force to replace it");
+    if (!S_ISDIR(st.st_mode))
+      throw usage_error("is no directory").file(directory).hint("name a directory");
+    if (!force && !empty)
+      throw system_error("exists", EEXIST).file(directory).hint("use --force to replace it");
   }
   partial_ = final_ + ".partial";
   if (stat(partial_.c_str(), &st) == 0) {
     bool ours = fs::exists(partial_ + "/" + kPartialMarker, ec);
     if (!S_ISDIR(st.st_mode) || (!ours && !was_replaced(partial_, final_))) {
-      throw system_error("is in the way and was not made by qexport", EEXIST).file(partial_).hint("move it");
+      throw system_error("is in the way and was not made by qexport", EEXIST)
+          .file(partial_)
+          .hint("move it");
     }
     lock_.reset(open(partial_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (!lock_ || flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {

@@ -18,7 +18,8 @@ class PartialDirectory {
  public:
   // Creates DIR.partial. A stale one of ours is removed; one in use, or not ours, is an error.
   // Errors: usage (an input would be replaced), system (exists).
-  PartialDirectory(const std::string& directory, bool force, const std::vector<std::string>& inputs);
+  PartialDirectory(const std::string& directory, bool force,
+                   const std::vector<std::string>& inputs);
   ~PartialDirectory();  // without commit: removed
   PartialDirectory(const PartialDirectory&) = delete;
   PartialDirectory& operator=(const PartialDirectory&) = delete;

@@ -10,7 +10,8 @@ namespace {
 
 constexpr uint64_t kMaxConfig = uint64_t{64} << 20;
 
-const Json* first_of(const Json& object, std::initializer_list<const char*> keys, const char*& found) {
+const Json* first_of(const Json& object, std::initializer_list<const char*> keys,
+                     const char*& found) {
   for (const char* key : keys) {
     auto it = object.find(key);
     if (it == object.end() || it->is_null()) continue;
@@ -29,8 +30,9 @@ const Json* first_of(const Json& object, std::initializer_list<const char*> keys
 Json companion_json(const Model& model, std::string_view name) {
   const Companion* c = model.companion(name);
   if (c == nullptr || c->extent.file == 0) return {};
-  std::string text = c->extent.file == kBlob ? model.blobs.at(c->extent.offset)
-                                             : read_text_file(model.files.at(c->extent.file - 1).path, kMaxConfig);
+  std::string text = c->extent.file == kBlob
+                         ? model.blobs.at(c->extent.offset)
+                         : read_text_file(model.files.at(c->extent.file - 1).path, kMaxConfig);
   Json json = parse_json(text, name);
   if (!json.is_object()) throw input_error("is no JSON object").file(name);
   return json;
@@ -58,12 +60,14 @@ std::string string_of(const Json& object, std::initializer_list<const char*> key
   if (value == nullptr) return "";
   if (!value->is_string()) wrong(key, "string");
   std::string text = value->get<std::string>();
-  std::ranges::transform(text, text.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
+  std::ranges::transform(text, text.begin(),
+                         [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
   return text;
 }
 
 void contradiction(std::string_view key, std::string_view file) {
-  throw input_error("config.json and " + std::string(file) + " give different values of '" + std::string(key) + "'")
+  throw input_error("config.json and " + std::string(file) + " give different values of '" +
+                    std::string(key) + "'")
       .hint("one of the two belongs to another version of the model; fetch it again");
 }
 

@@ -1,5 +1,5 @@
-// What the readers of quantized checkpoints share about configs: files beside config.json, keys with
-// several spellings.
+// What the readers of quantized checkpoints share about configs: files beside config.json, keys
+// with several spellings.
 #pragma once
 
 #include <initializer_list>

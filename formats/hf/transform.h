@@ -1,6 +1,6 @@
-// Integer weights on their way out: what a family with integer codes, one scale per group along K and
-// integer zero points can hold, and the exact transforms that help (reference/int4-formats.md 1.8):
-// scales repeated to a smaller group, codes in more bits.
+// Integer weights on their way out: what a family with integer codes, one scale per group along K
+// and integer zero points can hold, and the exact transforms that help
+// (reference/int4-formats.md 1.8): scales repeated to a smaller group, codes in more bits.
 #pragma once
 
 #include <string>
@@ -13,24 +13,29 @@ namespace qp {
 class IntWeight {
  public:
   // Errors: limit, naming the tensor and why `family` cannot hold it.
-  IntWeight(const Store& store, const Tensor& tensor, const ExportOptions& options, std::string_view family);
+  IntWeight(const Store& store, const Tensor& tensor, const ExportOptions& options,
+            std::string_view family);
 
   const std::string& module() const { return module_; }
   uint64_t rows() const { return rows_; }
   uint64_t cols() const { return cols_; }
   int bits() const { return bits_; }
   bool symmetric() const { return symmetric_; }
-  int64_t group_size() const { return group_ == 0 ? -1 : static_cast<int64_t>(group_); }  // -1: a row
+  int64_t group_size() const {
+    return group_ == 0 ? -1 : static_cast<int64_t>(group_);
+  }  // -1: a row
   uint64_t groups() const { return groups_; }
   const Part* g_idx() const { return g_idx_; }  // null: column / group
   [[noreturn]] void refuse(const std::string& why, const std::string& hint) const;  // errors: limit
 
   // Rows of the output before they are arranged: codes in rows of bits() each.
-  OutTensor codes(const std::string& suffix, DType dtype, const Shape& shape, const Layout& layout) const;
+  OutTensor codes(const std::string& suffix, DType dtype, const Shape& shape,
+                  const Layout& layout) const;
   // F16 [groups, rows]; a scale that F16 cannot hold stops the export when it is written.
   OutTensor scales(const std::string& suffix) const;
   // One byte each before `layout`, whose fields hold bits(); symmetric tensors have their centre.
-  OutTensor zeros(const std::string& suffix, const Shape& shape, const Layout& layout, uint64_t bias) const;
+  OutTensor zeros(const std::string& suffix, const Shape& shape, const Layout& layout,
+                  uint64_t bias) const;
   // I32 [cols]: the group of each column.
   OutTensor group_index(const std::string& suffix) const;
 

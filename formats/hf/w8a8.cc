@@ -40,15 +40,11 @@ class Planner {
         keep_tensor(t, out_);
       }
     }
-    refuse_quantized_tied_head(store_);
-    keep_companions(m_, out_);
-    Json config = unquantized_config_json(m_);
     Json q = {{"is_dynamic", true}};
     // SGLang looks for the entries as parts of names: only full paths are safe.
     if (!fp8_) q["ignore"] = unquantized_linears(m_);
     q["quant_method"] = name_;
-    config["quantization_config"] = std::move(q);
-    out_.config = config_text(config);
+    finish_plan(store_, options, q, out_);
     return std::move(out_);
   }
 

@@ -31,13 +31,14 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr uint64_t kChunk = 4 << 20;
-// A tensor up to this size is arranged in memory and written at once: cheaper than faults of a mapping.
+// A tensor up to this size is arranged in memory and written at once: cheaper than faults of a
+// mapping.
 constexpr uint64_t kArranged = 16 << 20;
 constexpr uint64_t kScatteredChunk = 8 << 20;  // many rows, so that transposed lines are long
 
 struct Shard {
-  std::string name;       // relative to the directory
-  size_t folder = 0;      // characters of its tensors' names that are their folder's, with '/'
+  std::string name;   // relative to the directory
+  size_t folder = 0;  // characters of its tensors' names that are their folder's, with '/'
   std::vector<const OutTensor*> tensors;
   uint64_t bytes = 0;
 };
@@ -50,7 +51,8 @@ class Window {
   Window(int fd, uint64_t at, uint64_t bytes, const std::string& path) {
     uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE)), begin = at / page * page;
     bytes_ = bytes + (at - begin);
-    void* p = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(begin));
+    void* p =
+        mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(begin));
     if (p == MAP_FAILED) throw system_error("cannot map", errno).file(path);
     base_ = static_cast<std::byte*>(p);
     data_ = base_ + (at - begin);
@@ -101,7 +103,8 @@ struct ShardSet {
 ShardSet split(std::vector<const OutTensor*> tensors, OutFolder folder, uint64_t limit) {
   ShardSet set{std::move(folder), {}};
   std::vector<Shard>& shards = set.shards;
-  std::ranges::sort(tensors, before, [](const OutTensor* t) -> std::string_view { return t->name; });
+  std::ranges::sort(tensors, before,
+                    [](const OutTensor* t) -> std::string_view { return t->name; });
   for (const OutTensor* t : tensors) {
     uint64_t bytes = out_bytes(*t);
     if (shards.empty() || (shards.back().bytes > 0 && shards.back().bytes + bytes > limit)) {
@@ -113,7 +116,8 @@ ShardSet split(std::vector<const OutTensor*> tensors, OutFolder folder, uint64_t
   if (shards.empty()) shards.emplace_back();
   for (size_t i = 0; i < shards.size(); ++i) {
     char number[64] = "";
-    if (shards.size() > 1) std::snprintf(number, sizeof number, "-%05zu-of-%05zu", i + 1, shards.size());
+    if (shards.size() > 1)
+      std::snprintf(number, sizeof number, "-%05zu-of-%05zu", i + 1, shards.size());
     shards[i].name = set.in() + set.folder.weights_name + number + ".safetensors";
     shards[i].folder = set.in().size();
     // Larger elements first: every tensor then starts on a multiple of its element size.
@@ -136,7 +140,8 @@ std::vector<ShardSet> split(const ExportPlan& plan, uint64_t limit) {
     placed += tensors.size();
     out.push_back(split(std::move(tensors), std::move(folder), limit));
   }
-  if (placed != plan.tensors.size()) throw defect_error("tensors of the plan are in none of its folders");
+  if (placed != plan.tensors.size())
+    throw defect_error("tensors of the plan are in none of its folders");
   return out;
 }
 
@@ -150,7 +155,8 @@ class ShardWriter {
     fd_.reset(open(path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
     if (!fd_) throw system_error("cannot create", errno).file(path_);
     std::vector<SafetensorsEntry> entries;
-    for (const OutTensor* t : shard.tensors) entries.push_back({t->name.substr(shard.folder), t->dtype, t->shape, 0, 0});
+    for (const OutTensor* t : shard.tensors)
+      entries.push_back({t->name.substr(shard.folder), t->dtype, t->shape, 0, 0});
     std::string header = safetensors_header(entries, metadata);
     reserve_space(fd_.get(), header.size() + shard.bytes, path_);
     write_all(fd_.get(), std::as_bytes(std::span(header)), 0, path_);
@@ -195,16 +201,19 @@ class ShardWriter {
     });
   }
   void verify(const OutTensor& t) const {
-    if (t.part != nullptr) store_.verify(t.part->extent, "its " + std::string(name_of(t.part->role)));
+    if (t.part != nullptr)
+      store_.verify(t.part->extent, "its " + std::string(name_of(t.part->role)));
     if (t.values == nullptr) return;
     for (const Part& p : t.values->parts) store_.verify(*t.values, p);
   }
 
-  void add_rows(const RowSource& source, const OutTensor& t, uint64_t at, std::vector<RowJob>& jobs) {
+  void add_rows(const RowSource& source, const OutTensor& t, uint64_t at,
+                std::vector<RowJob>& jobs) {
     uint64_t n = source.rows();
     if (n == 0 || out_bytes(t) == 0) return;
-    uint64_t per_row = t.relay ? t.relaid_row_bytes
-                       : casts(source, t) ? source.cols() * dtype_bits(t.dtype) / 8 : source.row_bytes();
+    uint64_t per_row = t.relay            ? t.relaid_row_bytes
+                       : casts(source, t) ? source.cols() * dtype_bits(t.dtype) / 8
+                                          : source.row_bytes();
     check_size(t, n, per_row);
     auto window = std::make_shared<std::optional<Window>>();
     auto work = [this, &t, at, per_row, source, window](const RowChunk& c) {
@@ -238,21 +247,26 @@ class ShardWriter {
     jobs.push_back({.source = source,
                     .chunk_bytes = scattered(t) ? kScatteredChunk : kChunk,
                     .unit = unit,
-                    .open = [this, &t, at, window] {
-                      named(t, [&] {
-                        verify(t);
-                        if (scattered(t) && out_bytes(t) > kArranged) window->emplace(fd_.get(), at, out_bytes(t), path_);
-                      });
-                    },
+                    .open =
+                        [this, &t, at, window] {
+                          named(t, [&] {
+                            verify(t);
+                            if (scattered(t) && out_bytes(t) > kArranged)
+                              window->emplace(fd_.get(), at, out_bytes(t), path_);
+                          });
+                        },
                     .work = [this, &t, work](const RowChunk& c) { named(t, [&] { work(c); }); },
-                    .retire = [this, &t, n](const RowChunk& c) {
-                      progress_.add(out_bytes(t) * (c.first + c.count) / n - out_bytes(t) * c.first / n);
-                    },
-                    .close = [this, &t, window] {
-                      window->reset();
-                      throw_if_changed(t);
-                      progress_.item(t.name);
-                    }});
+                    .retire =
+                        [this, &t, n](const RowChunk& c) {
+                          progress_.add(out_bytes(t) * (c.first + c.count) / n -
+                                        out_bytes(t) * c.first / n);
+                        },
+                    .close =
+                        [this, &t, window] {
+                          window->reset();
+                          throw_if_changed(t);
+                          progress_.item(t.name);
+                        }});
   }
 
   static bool scattered(const OutTensor& t) { return t.layout != nullptr && !t.layout->contiguous; }
@@ -278,8 +292,8 @@ class ShardWriter {
     uint64_t unit = dtype_bits(source.dtype()) / 8;
     for (uint64_t i = 0; i < n; ++i) {
       if (std::memcmp(&back[i * unit], c.rows.data() + i * unit, unit) == 0) continue;
-      throw limit_error("has a value in row " + std::to_string(c.first + i / source.cols()) + " that " +
-                        std::string(dtype_name(t.dtype)) + " cannot hold (stored are " +
+      throw limit_error("has a value in row " + std::to_string(c.first + i / source.cols()) +
+                        " that " + std::string(dtype_name(t.dtype)) + " cannot hold (stored are " +
                         std::string(dtype_name(source.dtype())) + ")")
           .file(store_.label())
           .hint("choose a format that keeps the dtype, or quantize again with --requantize");
@@ -326,7 +340,8 @@ void write_companion(const Store& store, const Companion& c, const std::string& 
 }
 
 // The folders that files of the output are in.
-std::set<std::string> make_folders(const std::string& directory, const ExportPlan& plan, const std::vector<ShardSet>& sets) {
+std::set<std::string> make_folders(const std::string& directory, const ExportPlan& plan,
+                                   const std::vector<ShardSet>& sets) {
   std::set<std::string> out;
   auto add = [&](const std::string& file) {
     for (fs::path p = fs::path(file).parent_path(); !p.empty(); p = p.parent_path()) out.insert(p);
@@ -379,7 +394,9 @@ void check_ledger(const Store& store, const ExportPlan& plan) {
   std::set<std::string_view> names;
   for (const OutTensor& t : plan.tensors) {
     if (!names.insert(t.name).second) {
-      throw limit_error("two tensors of the output have this name").file(store.label()).tensor(t.name);
+      throw limit_error("two tensors of the output have this name")
+          .file(store.label())
+          .tensor(t.name);
     }
   }
 }
@@ -395,8 +412,8 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 }  // namespace
 
-WriteResult write_checkpoint(const Store& store, const ExportPlan& plan, const WriteOptions& options,
-                             Progress& progress) {
+WriteResult write_checkpoint(const Store& store, const ExportPlan& plan,
+                             const WriteOptions& options, Progress& progress) {
   check_ledger(store, plan);
   std::vector<ShardSet> sets = split(plan, options.shard_bytes);
   WriteResult result;
@@ -408,8 +425,8 @@ WriteResult write_checkpoint(const Store& store, const ExportPlan& plan, const W
   for (const Companion* c : plan.companions) carried += c->extent.length;
   uint64_t need = result.bytes + carried + (16 << 20), have = free_space(options.directory);
   if (have < need) {
-    throw system_error("needs " + std::to_string(need) + " bytes, " + std::to_string(have) +
-                       " are free", ENOSPC)
+    throw system_error(
+        "needs " + std::to_string(need) + " bytes, " + std::to_string(have) + " are free", ENOSPC)
         .file(options.directory)
         .hint("free some space or choose another place");
   }
@@ -427,7 +444,8 @@ WriteResult write_checkpoint(const Store& store, const ExportPlan& plan, const W
   for (const Companion* c : plan.companions) {
     write_companion(store, *c, directory.path() + "/" + c->name, options.sync, progress);
   }
-  for (const OutFile& f : plan.files) write_text(directory.path() + "/" + f.name, f.text, options.sync);
+  for (const OutFile& f : plan.files)
+    write_text(directory.path() + "/" + f.name, f.text, options.sync);
   progress.end();
   store.throw_if_changed();
   if (!plan.config.empty()) {

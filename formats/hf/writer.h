@@ -23,13 +23,13 @@ struct WriteOptions {
 };
 
 struct WriteResult {
-  uint64_t bytes = 0;   // of tensors
+  uint64_t bytes = 0;  // of tensors
   size_t shards = 0;
   double write_seconds = 0, verify_seconds = 0;
 };
 
 // Errors: usage (would overwrite an input), system (exists, disk full), defect (verification).
-WriteResult write_checkpoint(const Store& store, const ExportPlan& plan, const WriteOptions& options,
-                             Progress& progress);
+WriteResult write_checkpoint(const Store& store, const ExportPlan& plan,
+                             const WriteOptions& options, Progress& progress);
 
 }  // namespace qp

@@ -74,13 +74,10 @@ class Planner {
         if (is_kv_scale(t)) keep_kv_scale(t);
       }
     }
-    refuse_quantized_tied_head(store_);
-    keep_companions(m_, out_);
-    if (layers_.empty()) {
-      options.warn(
-          "nothing is quantized; -f safetensors writes the same without quantization_config");
-    }
-    write_configs();
+    Json hf = hf_config();
+    bool any = !layers_.empty() || m_.kv_cache;
+    finish_plan(store_, options, any ? quantization_config(hf) : Json(), out_);
+    if (any) out_.files.push_back({"hf_quant_config.json", hf.dump(4)});
     return std::move(out_);
   }
 
@@ -215,15 +212,11 @@ class Planner {
     return a.type == NumType::integer ? "INT8" : "FP8";
   }
 
-  void write_configs() {
+  Json hf_config() const {
     std::vector<std::string> quantized;
     for (const auto& [name, entry] : layers_) quantized.push_back(name);
-    Json hf = hf_quant_config(layers_, exclude_patterns(unquantized_linears(m_, true), quantized),
-                              kv_cache());
-    if (!layers_.empty() || m_.kv_cache) out_.files.push_back({"hf_quant_config.json", hf.dump(4)});
-    Json config = unquantized_config_json(m_);
-    config["quantization_config"] = quantization_config(hf);
-    out_.config = config_text(config);
+    return hf_quant_config(layers_, exclude_patterns(unquantized_linears(m_, true), quantized),
+                           kv_cache());
   }
 
   const Store& store_;

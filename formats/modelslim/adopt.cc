@@ -24,11 +24,12 @@ class Adopter {
  public:
   Adopter(Model& model, const Json& description, const LoadOptions& options)
       : m_(model), description_(description), options_(options) {
-    if (!description.is_object()) throw input_error("quant_model_description.json is no JSON object");
+    if (!description.is_object())
+      throw input_error("quant_model_description.json is no JSON object");
     for (const char* key : {"kv_quant_type", "kv_cache_type", "fa_quant_type"}) {
       if (!json_string(description, key, "").empty()) {
-        throw limit_error("quant_model_description.json quantizes the KV cache or attention (" + std::string(key) +
-                          "), with scales that qpipe cannot hold");
+        throw limit_error("quant_model_description.json quantizes the KV cache or attention (" +
+                          std::string(key) + "), with scales that qpipe cannot hold");
       }
     }
   }
@@ -39,13 +40,17 @@ class Adopter {
     for (const auto& [name, label] : description_.items()) {
       bool weight = label.is_string() && name.ends_with(".weight");
       if (weight) labels_[name] = label.get<std::string>();
-      if (weight && !names.contains(name)) throw input_error("is in quant_model_description.json, but not in the weights").tensor(name);
+      if (weight && !names.contains(name))
+        throw input_error("is in quant_model_description.json, but not in the weights")
+            .tensor(name);
     }
     assemble(m_, {kRoot, kParts}, [this](const RawModule& m) { return build(m); });
     for (const Tensor& t : m_.tensors) {
       auto dot = t.name.rfind('.');
-      std::string_view last = std::string_view(t.name).substr(dot == std::string::npos ? 0 : dot + 1);
-      if (std::ranges::find(kParts, last) != std::end(kParts)) throw input_error("belongs to no quantized weight").tensor(t.name);
+      std::string_view last =
+          std::string_view(t.name).substr(dot == std::string::npos ? 0 : dot + 1);
+      if (std::ranges::find(kParts, last) != std::end(kParts))
+        throw input_error("belongs to no quantized weight").tensor(t.name);
     }
     m_.format = options_.dequantize ? "safetensors" : "modelslim";
   }
@@ -56,17 +61,23 @@ class Adopter {
     std::string name = it == labels_.end() ? "" : it->second;
     const Tensor& raw = m.at("weight");
     if (name.empty()) {
-      if (raw.dtype == DType::i8 || raw.dtype == DType::u8) m.fail("is not in quant_model_description.json");
+      if (raw.dtype == DType::i8 || raw.dtype == DType::u8)
+        m.fail("is not in quant_model_description.json");
       return {};
     }
     if (name == "FLOAT") {
-      if (!is_float(raw.dtype)) m.fail("is FLOAT by quant_model_description.json, but its weight is " + std::string(dtype_name(raw.dtype)));
+      if (!is_float(raw.dtype))
+        m.fail("is FLOAT by quant_model_description.json, but its weight is " +
+               std::string(dtype_name(raw.dtype)));
       return {};
     }
     const Label* label = find_label(name);
     if (label == nullptr) {
-      throw limit_error("is " + printable(name) + " (quant_model_description.json), which qpipe cannot read")
-          .hint("expected FLOAT, W8A8, W8A8_DYNAMIC, W8A16, W4A8_DYNAMIC, W4A4_DYNAMIC, WFP8AFP8_DYNAMIC or an MXFP label");
+      throw limit_error("is " + printable(name) +
+                        " (quant_model_description.json), which qpipe cannot read")
+          .hint(
+              "expected FLOAT, W8A8, W8A8_DYNAMIC, W8A16, W4A8_DYNAMIC, W4A4_DYNAMIC, "
+              "WFP8AFP8_DYNAMIC or an MXFP label");
     }
     if (raw.shape.rank() != 2) m.fail("its weight is no matrix");
     Tensor t;
@@ -92,12 +103,14 @@ class Adopter {
         t.parts.push_back(m.laid_out("weight", Role::codes, DType::i8, shape, bytes_layout, a));
         break;
       case Codes::pairs4:
-        a = {.rows = shape[0] * 2, .cols = shape[1], .bits = 4, .stored_bits = 4, .is_signed = true};
+        a = {
+            .rows = shape[0] * 2, .cols = shape[1], .bits = 4, .stored_bits = 4, .is_signed = true};
         t.parts.push_back(m.laid_out("weight", Role::codes, DType::i8, shape, row_pairs_layout, a));
         break;
       case Codes::fp8:
       case Codes::fp4: {
-        Part p = m.part("weight", Role::codes, l.codes == Codes::fp8 ? DType::f8_e4m3 : DType::u8, shape);
+        Part p = m.part("weight", Role::codes, l.codes == Codes::fp8 ? DType::f8_e4m3 : DType::u8,
+                        shape);
         p.dtype = DType::u8;
         t.parts.push_back(std::move(p));
         if (l.codes == Codes::fp4) a.cols *= 2;
@@ -127,13 +140,15 @@ class Adopter {
     } else {
       m.fail("has no weight_scale");
     }
-    if (groups > 1 && cols % groups != 0) m.fail("has " + std::to_string(groups) + " scales for rows of " + std::to_string(cols));
+    if (groups > 1 && cols % groups != 0)
+      m.fail("has " + std::to_string(groups) + " scales for rows of " + std::to_string(cols));
     bool symmetric = offsets(m, l, t, rows, groups);
     bool symmetric_input = true;
     if (l.is_static) {
       t.parts.push_back(m.float_part("input_scale", Role::input_scale, Shape{1}));
       symmetric_input = floats(m, "input_offset", 1)[0] == 0;
-      if (!symmetric_input) t.parts.push_back(m.float_part("input_offset", Role::input_zero_point, Shape{1}));
+      if (!symmetric_input)
+        t.parts.push_back(m.float_part("input_offset", Role::input_zero_point, Shape{1}));
     }
     int group = groups > 1 ? static_cast<int>(std::min<uint64_t>(cols / groups, 1 << 20)) : 0;
     return scheme_of(l, symmetric, symmetric_input, group);
@@ -147,11 +162,14 @@ class Adopter {
     }
     std::vector<float> values = floats(m, "weight_offset", rows * groups);
     if (std::ranges::all_of(values, [](float v) { return v == 0; })) return true;
-    if (!l.asymmetric) m.fail("has a weight_offset that is not zero, which " + std::string(l.name) + " does not have");
+    if (!l.asymmetric)
+      m.fail("has a weight_offset that is not zero, which " + std::string(l.name) +
+             " does not have");
     float half = l.codes == Codes::bytes8 ? 128 : 8;
     std::vector<std::byte> bytes;
     for (float v : values) {
-      if (v != std::nearbyint(v) || v < -half || v >= half) m.fail("its weight_offset holds " + std::to_string(v) + ", which is no zero point");
+      if (v != std::nearbyint(v) || v < -half || v >= half)
+        m.fail("its weight_offset holds " + std::to_string(v) + ", which is no zero point");
       bytes.push_back(static_cast<std::byte>(static_cast<int>(v + half)));
     }
     t.parts.push_back(blob_part(m_, Role::zero_point, DType::u8, Shape{rows, groups}, bytes));
@@ -170,13 +188,16 @@ class Adopter {
     for (uint64_t r = 0; r < rows; ++r) {
       uint64_t bits = 0;
       std::memcpy(&bits, &bytes[r * (wide ? 8 : 4)], wide ? 8 : 4);
-      if (bits >> 32 != 0) m.fail("its deq_scale is no bit pattern of an F32 in row " + std::to_string(r));
+      if (bits >> 32 != 0)
+        m.fail("its deq_scale is no bit pattern of an F32 in row " + std::to_string(r));
       auto deq = std::bit_cast<float>(static_cast<uint32_t>(bits));
       float s = deq / input;
       for (float candidate : {s, std::nextafterf(s, 0), std::nextafterf(s, INFINITY)}) {
         if (candidate * input == deq && std::isfinite(candidate)) scale[r] = candidate;
       }
-      if (scale[r] <= 0) m.fail("its deq_scale is no product of its input_scale and a scale, in row " + std::to_string(r));
+      if (scale[r] <= 0)
+        m.fail("its deq_scale is no product of its input_scale and a scale, in row " +
+               std::to_string(r));
     }
     return blob_part(m_, Role::scale, DType::f32, Shape{rows, 1}, std::as_bytes(std::span(scale)));
   }

@@ -19,8 +19,12 @@ constexpr Label kLabels[] = {
 };
 
 QuantArgs mx_args(int bits, Dynamic dynamic) {
-  return {.num_bits = bits, .type = NumType::floating, .strategy = Strategy::group, .group_size = 32,
-          .dynamic = dynamic, .scale_dtype = DType::f8_e8m0};
+  return {.num_bits = bits,
+          .type = NumType::floating,
+          .strategy = Strategy::group,
+          .group_size = 32,
+          .dynamic = dynamic,
+          .scale_dtype = DType::f8_e8m0};
 }
 
 }  // namespace
@@ -41,12 +45,19 @@ Scheme scheme_of(const Label& l, bool symmetric, bool symmetric_input, int group
     s.input_activations = mx_args(l.input_bits, Dynamic::yes);
     return s;
   }
-  s.weights = {.num_bits = bits, .type = floating ? NumType::floating : NumType::integer, .symmetric = symmetric,
-               .strategy = group > 0 ? Strategy::group : Strategy::channel, .group_size = group, .scale_dtype = {}};
+  s.weights = {.num_bits = bits,
+               .type = floating ? NumType::floating : NumType::integer,
+               .symmetric = symmetric,
+               .strategy = group > 0 ? Strategy::group : Strategy::channel,
+               .group_size = group,
+               .scale_dtype = {}};
   if (l.input_bits == 0) return s;
-  s.input_activations = QuantArgs{.num_bits = l.input_bits, .type = l.float_input ? NumType::floating : NumType::integer,
-                                  .symmetric = symmetric_input, .strategy = l.is_static ? Strategy::tensor : Strategy::token,
-                                  .dynamic = l.is_static ? Dynamic::no : Dynamic::yes, .scale_dtype = {}};
+  s.input_activations = QuantArgs{.num_bits = l.input_bits,
+                                  .type = l.float_input ? NumType::floating : NumType::integer,
+                                  .symmetric = symmetric_input,
+                                  .strategy = l.is_static ? Strategy::tensor : Strategy::token,
+                                  .dynamic = l.is_static ? Dynamic::no : Dynamic::yes,
+                                  .scale_dtype = {}};
   return s;
 }
 
@@ -58,7 +69,8 @@ const Label* label_of(const Scheme& s) {
     if (!w.symmetric && !l.asymmetric) continue;
     bool symmetric_input = !s.input_activations || s.input_activations->symmetric;
     Scheme mine = scheme_of(l, w.symmetric, symmetric_input, l.mx ? 0 : w.group_size);
-    if (mine.weights != w || mine.input_activations.has_value() != s.input_activations.has_value()) continue;
+    if (mine.weights != w || mine.input_activations.has_value() != s.input_activations.has_value())
+      continue;
     if (!mine.input_activations || *mine.input_activations == *s.input_activations) return &l;
   }
   return nullptr;
@@ -69,8 +81,10 @@ const Label* label_of(const Scheme& s) {
 namespace qp {
 
 const Format& modelslim_format() {
-  static const Format format = {"modelslim", "Ascend: W8A8 static and dynamic, W8A16, W4A8, W4A4, FP8, MXFP8, MXFP4, any mix per tensor",
-                                modelslim::plan, "modelslim", modelslim::adopt};
+  static const Format format = {
+      "modelslim",
+      "Ascend: W8A8 static and dynamic, W8A16, W4A8, W4A4, FP8, MXFP8, MXFP4, any mix per tensor",
+      modelslim::plan, "modelslim", modelslim::adopt};
   return format;
 }
 

@@ -13,19 +13,19 @@ namespace qp::modelslim {
 
 // What a label says, and how the codes lie.
 enum class Codes : uint8_t {
-  bytes8,     // I8 [N, K]
-  pairs4,     // I8 [N/2, K]: rows 2i and 2i + 1 in the low and high nibble
-  bytes4,     // I8 [N, K], one signed nibble a byte
-  fp8,        // F8_E4M3 [N, K]
-  fp4,        // U8 [N, K/2], low nibble first
+  bytes8,  // I8 [N, K]
+  pairs4,  // I8 [N/2, K]: rows 2i and 2i + 1 in the low and high nibble
+  bytes4,  // I8 [N, K], one signed nibble a byte
+  fp8,     // F8_E4M3 [N, K]
+  fp4,     // U8 [N, K/2], low nibble first
 };
 struct Label {
   std::string_view name;
   Codes codes;
-  bool mx;            // weight_scale U8 [N, K/32], no weight_offset
-  bool is_static;     // input_scale, input_offset, deq_scale, quant_bias
-  bool asymmetric;    // weight_offset may be other than zero
-  int input_bits;     // 0: activations as they are
+  bool mx;          // weight_scale U8 [N, K/32], no weight_offset
+  bool is_static;   // input_scale, input_offset, deq_scale, quant_bias
+  bool asymmetric;  // weight_offset may be other than zero
+  int input_bits;   // 0: activations as they are
   bool float_input;
 };
 const Label* find_label(std::string_view name);

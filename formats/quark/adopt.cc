@@ -44,6 +44,29 @@ Part codes(const RawModule& m, Kind kind, bool reorder, Shape& shape) {
   return p;
 }
 
+// INT4 in groups lies as AWQ's does: [K, N / 8] words along N; scales and zero points [K / g, N].
+void int4_group(const RawModule& m, Layer& layer, bool reorder, Tensor& t) {
+  bool zeros = layer.kind == Kind::uint4_group;
+  auto group = static_cast<uint64_t>(layer.scheme.weights.group_size);
+  Shape stored = t.shape;
+  if (!reorder) m.fail("is packed in plain order (pack_method 'order'), which qpipe does not read");
+  if (stored[1] > uint64_t{1} << 40) m.fail("its weight is too large");
+  uint64_t rows = stored[1] * 8, cols = stored[0], groups = cols / group;
+  if (cols % group != 0) {
+    m.fail("has " + std::to_string(cols) + " columns, no whole number of groups of " +
+           std::to_string(group));
+  }
+  t.shape = Shape{rows, cols};
+  t.parts.push_back(
+      m.laid_out("weight", Role::codes, DType::i32, stored, awq_layout,
+                 {.rows = rows, .cols = cols, .bits = 4, .stored_bits = 4, .is_signed = !zeros}));
+  t.parts.push_back(m.transposed("weight_scale", Role::scale, rows, groups));
+  if (!zeros) return;
+  t.parts.push_back(m.laid_out("weight_zero_point", Role::zero_point, DType::i32,
+                               Shape{groups, stored[1]}, awq_zeros_layout,
+                               {.rows = rows, .cols = groups, .stored_bits = 4}));
+}
+
 Tensor build(Model& model, const Json& config, const RawModule& m, const LoadOptions& options,
              bool reorder) {
   const Tensor& w = m.at("weight");
@@ -56,9 +79,12 @@ Tensor build(Model& model, const Json& config, const RawModule& m, const LoadOpt
   Tensor t;
   t.dtype = model_dtype(model);
   t.shape = w.shape;
-  t.parts.push_back(codes(m, layer.kind, reorder, t.shape));
+  bool grouped = layer.kind == Kind::int4_group || layer.kind == Kind::uint4_group;
+  if (!grouped) t.parts.push_back(codes(m, layer.kind, reorder, t.shape));
   Shape want = scale_shape(layer.scheme.weights, t.shape);
-  if (layer.kind == Kind::mxfp4) {
+  if (grouped) {
+    int4_group(m, layer, reorder, t);
+  } else if (layer.kind == Kind::mxfp4) {
     t.parts.push_back(m.part("weight_scale", Role::scale, DType::u8, want));
     t.parts.back().dtype = DType::f8_e8m0;
   } else if (layer.kind == Kind::int4_fp8) {
@@ -74,7 +100,7 @@ Tensor build(Model& model, const Json& config, const RawModule& m, const LoadOpt
   if (in && in->dynamic == Dynamic::no) {
     t.parts.push_back(m.float_part("input_scale", Role::input_scale, Shape{1}));
   }
-  check_zeros(model, m);
+  if (layer.scheme.weights.symmetric) check_zeros(model, m);
   t.scheme = model.scheme_index(layer.scheme);
   finish_quantized(t, options, "quark");
   return t;

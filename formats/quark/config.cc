@@ -57,6 +57,9 @@ Kind kind_of(const std::vector<Spec>& w) {
       w[1].qscheme == "per_channel") {
     return Kind::int4_fp8;
   }
+  bool group = w.size() == 1 && s.qscheme == "per_group" && s.group > 0 && s.group <= 1 << 20;
+  if (group && s.dtype == "int4" && s.symmetric) return Kind::int4_group;
+  if (group && s.dtype == "uint4" && !s.symmetric) return Kind::uint4_group;
   if (w.size() == 1 && s.symmetric) {
     if (s.dtype == "fp8_e4m3" && (tensor || channel)) {
       return tensor ? Kind::fp8_tensor : Kind::fp8_channel;
@@ -91,7 +94,7 @@ std::optional<QuantArgs> input_of(const Json* j) {
   return a;
 }
 
-Scheme scheme_of(Kind kind, std::optional<QuantArgs> input) {
+Scheme scheme_of(Kind kind, int64_t group, std::optional<QuantArgs> input) {
   constexpr auto F = NumType::floating, I = NumType::integer;
   Scheme s;
   s.numerics = "quark";
@@ -105,6 +108,12 @@ Scheme scheme_of(Kind kind, std::optional<QuantArgs> input) {
     case Kind::int8_channel: s.name = "int8", s.weights = args(8, I, Strategy::channel); break;
     case Kind::mxfp4: s.name = "mxfp4", s.weights = mx4(); break;
     case Kind::int4_channel: s.name = "int4", s.weights = args(4, I, Strategy::channel); break;
+    case Kind::int4_group:
+    case Kind::uint4_group:
+      s.name = kind == Kind::int4_group ? "int4" : "uint4", s.weights = args(4, I, Strategy::group);
+      s.weights.group_size = static_cast<int>(group);
+      s.weights.symmetric = kind == Kind::int4_group;
+      break;
     case Kind::int4_fp8:
       s.name = "int4fp8", s.weights = args(4, I, Strategy::channel);
       s.weights.fp8_stage = true;
@@ -185,12 +194,12 @@ Layer layer_of(const Json& config, std::string_view module) {
   }
   auto input = own.find("input_tensors");
   Kind kind = kind_of(specs);
-  return {kind, scheme_of(kind, input_of(input == own.end() ? nullptr : &*input))};
+  return {kind, scheme_of(kind, specs[0].group, input_of(input == own.end() ? nullptr : &*input))};
 }
 
 Json output_spec() { return tensor_spec("fp8_e4m3"); }
 
-Json layer_config(Kind kind, const std::optional<QuantArgs>& input) {
+Json layer_config(Kind kind, int group, const std::optional<QuantArgs>& input) {
   Json weight, in;
   switch (kind) {
     case Kind::fp8_tensor: weight = tensor_spec("fp8_e4m3"); break;
@@ -199,6 +208,13 @@ Json layer_config(Kind kind, const std::optional<QuantArgs>& input) {
     case Kind::int8_channel: weight = channel_spec("int8"); break;
     case Kind::mxfp4: weight = mx_spec(false); break;
     case Kind::int4_channel: weight = channel_spec("int4"); break;
+    case Kind::int4_group:
+    case Kind::uint4_group:
+      weight = spec(kind == Kind::int4_group ? "int4" : "uint4", "per_group",
+                    "PerGroupMinMaxObserver", false, -1, "float");
+      weight["group_size"] = group;
+      weight["symmetric"] = kind == Kind::int4_group;
+      break;
     case Kind::int4_fp8:
       weight = Json::array(
           {tensor_spec("fp8_e4m3", false, "float32"), channel_spec("int4", 0, false, "float32")});
@@ -261,7 +277,7 @@ namespace qp {
 
 const Format& quark_format() {
   static const Format format = {
-      "quark",      "AMD Quark: FP8, MXFP4, INT8, INT4 under FP8; vLLM, SGLang",
+      "quark",      "AMD Quark: FP8, MXFP4, INT8, INT4, INT4 under FP8; vLLM, SGLang",
       quark::plan,  "quark",
       quark::adopt, quark::check};
   return format;

@@ -27,7 +27,12 @@ Kind kind_of(const LinearWriter& w) {
       if (w.scheme.scale_kind() == ScaleKind::e8m0 && a.group_size == 32) return Kind::mxfp4;
       break;
     case CodeKind::integer:
-      if (!a.symmetric || a.amax_scale) break;
+      if (a.amax_scale) break;
+      if (a.num_bits == 4 && a.strategy == Strategy::group && !w.scheme.input_activations &&
+          w.rows % 8 == 0 && w.cols % static_cast<uint64_t>(a.group_size) == 0) {
+        return a.symmetric ? Kind::int4_group : Kind::uint4_group;
+      }
+      if (!a.symmetric) break;
       if (a.num_bits == 8 && (tensor || channel)) {
         return tensor ? Kind::int8_tensor : Kind::int8_channel;
       }
@@ -45,6 +50,7 @@ Kind kind_of(const LinearWriter& w) {
 
 struct Use {
   Kind kind;
+  int group;
   std::optional<QuantArgs> input;
   bool operator==(const Use&) const = default;
 };
@@ -67,15 +73,7 @@ class Planner {
         out_.ledger.back() = {t.name, "renamed", out.name};
       }
     }
-    refuse_quantized_tied_head(store_);
-    keep_companions(m_, out_);
-    if (layers_.empty()) {
-      options.warn(
-          "nothing is quantized; -f safetensors writes the same without quantization_config");
-    }
-    Json config = unquantized_config_json(m_);
-    config["quantization_config"] = quantization_config();
-    out_.config = config_text(config);
+    finish_plan(store_, options, quantization_config(), out_);
     return std::move(out_);
   }
 
@@ -86,8 +84,9 @@ class Planner {
       w.refuse("is a stack of experts in one tensor, which this version does not write for Quark",
                kOthers);
     }
-    Use use{kind_of(w), w.scheme.input_activations};
-    w.refuse_roles({Role::pre_scale, Role::zero_point, Role::global_scale, Role::requantize_scale,
+    Use use{kind_of(w), w.scheme.weights.group_size, w.scheme.input_activations};
+    if (use.kind != Kind::uint4_group) w.refuse_roles({Role::zero_point}, "quark");
+    w.refuse_roles({Role::pre_scale, Role::offset, Role::global_scale, Role::requantize_scale,
                     Role::g_idx, Role::input_global_scale, Role::input_zero_point},
                    "quark");
     if (use.kind != Kind::int4_fp8) w.refuse_roles({Role::scale_2}, "quark");
@@ -101,25 +100,70 @@ class Planner {
       case Kind::fp8_tensor:
       case Kind::fp8_channel:
         w.part("weight", Role::codes, DType::f8_e4m3, t.shape);
-        w.scale_f32("weight_scale", use.kind == Kind::fp8_tensor ? Shape{} : per_row);
+        scale(w, use.kind == Kind::fp8_tensor ? Shape{} : per_row);
         break;
       case Kind::int8_tensor:
       case Kind::int8_channel:
         w.laid_out("weight", Role::codes, DType::i8, t.shape, dense_layout, {.is_signed = true});
-        w.scale_f32("weight_scale", use.kind == Kind::int8_tensor ? Shape{} : per_row);
+        scale(w, use.kind == Kind::int8_tensor ? Shape{} : per_row);
         zeros(w.module + ".weight_zero_point", DType::i8,
               use.kind == Kind::int8_tensor ? Shape{} : per_row);
         break;
       case Kind::int4_channel:
         w.laid_out("weight", Role::codes, DType::i32, Shape{w.rows, w.cols / 8}, reordered_layout,
                    {.is_signed = true});
-        w.scale_f32("weight_scale", per_row);
+        scale(w, per_row);
         packed_zeros(w, "weight_zero_point");
         break;
+      case Kind::int4_group:
+      case Kind::uint4_group: int4_group(w); break;
       case Kind::int4_fp8: int4_fp8(w); break;
     }
     input_scale(w, use);
     w.finish();
+  }
+
+  // Quark's own files have the model's dtype, but for INT8.
+  DType scale_dtype(const LinearWriter& w) const {
+    const Part& p = *w.tensor.part(Role::scale);
+    if (w.tensor.dtype != DType::bf16 || w.scheme.weights.num_bits != 4) {
+      return p.dtype == DType::bf16 ? DType::bf16 : DType::f32;
+    }
+    std::vector<std::byte> stored = store_.read(p);
+    size_t n = stored.size() * 8 / dtype_bits(p.dtype);
+    std::vector<float> exact(n), rounded(n);
+    std::vector<std::byte> half(n * 2);
+    cast_floats(p.dtype, stored.data(), n, DType::f32, reinterpret_cast<std::byte*>(exact.data()));
+    cast_floats(p.dtype, stored.data(), n, DType::bf16, half.data());
+    cast_floats(DType::bf16, half.data(), n, DType::f32,
+                reinterpret_cast<std::byte*>(rounded.data()));
+    return exact == rounded ? DType::bf16 : DType::f32;
+  }
+  void scale(LinearWriter& w, const Shape& shape) const {
+    if (DType dtype = scale_dtype(w); dtype == DType::bf16) {
+      w.part("weight_scale", Role::scale, dtype, shape);
+    } else {
+      w.scale_f32("weight_scale", shape);
+    }
+  }
+
+  void int4_group(LinearWriter& w) {
+    bool zeros_stored = w.has(Role::zero_point);
+    uint64_t groups = w.cols / static_cast<uint64_t>(w.scheme.weights.group_size),
+             words = w.rows / 8;
+    w.laid_out("weight", Role::codes, DType::i32, Shape{w.cols, words}, awq_layout,
+               {.is_signed = !zeros_stored});
+    OutTensor& scale = w.part("weight_scale", Role::scale, scale_dtype(w), Shape{groups, w.rows});
+    auto bits = static_cast<int>(dtype_bits(scale.dtype));
+    scale.layout = &transposed_layout;
+    scale.layout_args = {.rows = w.rows, .cols = groups, .bits = bits, .stored_bits = bits};
+    if (!zeros_stored) {
+      return zeros(w.module + ".weight_zero_point", DType::i32, Shape{groups, words});
+    }
+    OutTensor& zero =
+        w.part("weight_zero_point", Role::zero_point, DType::i32, Shape{groups, words});
+    zero.layout = &awq_zeros_layout;
+    zero.layout_args = {.rows = w.rows, .cols = groups, .stored_bits = 4};
   }
 
   void int4_fp8(LinearWriter& w) {
@@ -194,9 +238,9 @@ class Planner {
     Json group = Json::array();
     if (!layers_.empty()) {
       Use common = most();
-      global = layer_config(common.kind, common.input);
+      global = layer_config(common.kind, common.group, common.input);
       for (const auto& [name, use] : layers_) {
-        if (use != common) layers[name] = layer_config(use.kind, use.input);
+        if (use != common) layers[name] = layer_config(use.kind, use.group, use.input);
       }
       if (m_.kv_cache) add_kv_cache(common, layers, kv, group);
     }
@@ -232,7 +276,7 @@ class Planner {
           .hint(kOthers);
     }
     for (const char* pattern : {"*k_proj", "*v_proj"}) {
-      Json one = layer_config(common.kind, common.input);
+      Json one = layer_config(common.kind, common.group, common.input);
       one["output_tensors"] = output_spec();
       layers[pattern] = kv[pattern] = one;
       group.push_back(pattern);

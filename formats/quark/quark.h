@@ -20,6 +20,8 @@ enum class Kind : uint8_t {
   int8_channel,
   mxfp4,
   int4_channel,
+  int4_group,
+  uint4_group,
   int4_fp8
 };
 
@@ -31,8 +33,8 @@ struct Layer {
 // input, naming what is not read.
 Layer layer_of(const Json& config, std::string_view module);
 
-// global_quant_config's object for a kind of weights and an input.
-Json layer_config(Kind kind, const std::optional<QuantArgs>& input);
+// global_quant_config's object for a kind of weights, in groups or not, and an input.
+Json layer_config(Kind kind, int group, const std::optional<QuantArgs>& input);
 Json output_spec();  // FP8 per tensor: the KV cache
 
 ExportPlan plan(const Store& store, const ExportOptions& options);

@@ -80,7 +80,7 @@ std::vector<ComputedPart> ActivationScales::parts(const PlanEntry& e, const Sche
     Role role = rules.f32 ? Role::input_scale : Role::input_global_scale;
     return {{{role, DType::f32, Shape{1}}, bytes_of(DType::f32, numerics::second_stage_of(rules, e.tensor->dtype, range))}};
   }
-  DType dtype = rules.f32 || e.tensor->dtype != DType::bf16 ? DType::f32 : DType::bf16;
+  DType dtype = numerics::in_f32(rules, a) || e.tensor->dtype != DType::bf16 ? DType::f32 : DType::bf16;
   float scale = numerics::scale_of(rules, a, e.tensor->dtype, range);
   return {{{Role::input_scale, dtype, Shape{1}}, bytes_of(dtype, scale)}};
 }

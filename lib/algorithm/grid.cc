@@ -81,12 +81,12 @@ void Grid::set(size_t row, size_t count, size_t g, const float* lo, const float*
   }
   std::span<const float> ranges(amax, count);
   const auto& k = kernels::active();
-  kernels::Src src = rules_.f32 ? kernels::Src::f32 : src_of(source_);
+  kernels::Src src = numerics::in_f32(rules_, args_) ? kernels::Src::f32 : src_of(source_);
   if (scheme_.scale_kind() == ScaleKind::source) {
     numerics::scales_of(rules_, args_, source_, ranges, scale);
   } else if (scheme_.scale_kind() == ScaleKind::e8m0) {
     int emax = args_.num_bits == 4 ? 2 : 8;
-    for (float& a : amax) a = numerics::round_to(rules_.f32 ? DType::f32 : source_, a);
+    for (float& a : amax) a = numerics::round_to(numerics::in_f32(rules_, args_) ? DType::f32 : source_, a);
     if (rules_.mx == numerics::MxScale::carry) k.mx_scales(src, amax, count, emax, code, scale);
     else numerics::mx_scales(rules_, ranges, emax, code, scale);
   } else if (rules_.f32) {
@@ -154,7 +154,7 @@ void Grid::fit_shrinking(const float* w, size_t n, size_t row, size_t count, siz
       if (!args_.symmetric) {
         zero[i] = std::clamp(std::nearbyint(num[i] / static_cast<float>(n)), rounding_.lo, rounding_.hi);
       } else if (den[i] > 0 && num[i] > 0) {
-        scale[i] = numerics::round_to(rules_.f32 ? DType::f32 : source_, num[i] / den[i]);
+        scale[i] = numerics::round_to(numerics::in_f32(rules_, args_) ? DType::f32 : source_, num[i] / den[i]);
       }
     }
   }

@@ -19,6 +19,14 @@ kernels::Src src_of(DType dtype) {
   return dtype == DType::f16 ? kernels::Src::f16 : kernels::Src::f32;
 }
 
+// Nibbles of 8 become 0.
+void drop_negative_zeros(std::span<uint8_t> codes) {
+  for (uint8_t& both : codes) {
+    if ((both & 0x0F) == 0x08) both &= 0xF0;
+    if ((both & 0xF0) == 0x80) both &= 0x0F;
+  }
+}
+
 }  // namespace
 
 float tensor_absmax(const Store& store, const Tensor& t) {
@@ -54,7 +62,9 @@ RtnQuantizer::RtnQuantizer(const Store& store, const Tensor& t, const Scheme& sc
   scale_.resize(*scales.elements());
   if (!w_.symmetric) zero_.resize(scale_.size());
   bool floats = w_.type == NumType::floating && scheme.scale_kind() == ScaleKind::source;
+  bool integers = scheme.code_kind() == CodeKind::integer;
   if (rules_.apply == numerics::Apply::by_ratio && floats) ratio_.resize(scale_.size());
+  if (rules_.integers_half_away && integers) ratio_.resize(scale_.size());
   if (scheme.scale_kind() != ScaleKind::source) small_codes_.resize(scale_.size());
   if (scheme.scale_kind() == ScaleKind::e4m3_global) {
     global_ = numerics::second_stage_of(rules_, t.dtype, range);
@@ -197,7 +207,8 @@ void RtnQuantizer::mx_scales(uint64_t r, RowsScratch& w) {
   int emax = w_.num_bits == 4 ? 2 : 8;
   uint8_t* code = &small_codes_[r * groups_];
   if (rules_.mx == numerics::MxScale::carry) {
-    k_.mx_scales(src_of(rules_.f32 ? DType::f32 : t_.dtype), w.hi.data(), groups_, emax, code, w.scale.data());
+    k_.mx_scales(src_of(numerics::in_f32(rules_, w_) ? DType::f32 : t_.dtype), w.hi.data(), groups_,
+                 emax, code, w.scale.data());
   } else {
     numerics::mx_scales(rules_, w.hi, emax, code, w.scale.data());
   }
@@ -205,7 +216,7 @@ void RtnQuantizer::mx_scales(uint64_t r, RowsScratch& w) {
 
 void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* zero, RowsScratch& w,
                          uint8_t* out) const {
-  if (!rules_.f32) return codes_of(src_of(t_.dtype), row, scale, zero, out);
+  if (!numerics::in_f32(rules_, w_)) return codes_of(src_of(t_.dtype), row, scale, zero, out);
   if (w_.amax_scale) {  // bitsandbytes: the weight times 127 / SCB
     w.values.resize(cols_);
     k_.to_f32(src_of(t_.dtype), row, cols_, w.values.data());
@@ -233,6 +244,12 @@ void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* 
       out[c / 2] = static_cast<uint8_t>(low | high << 4);
     }
     return;
+  }
+  if (rules_.integers_half_away && scheme_.code_kind() == CodeKind::integer) {
+    const float* x = scaled(row, scale, w);
+    for (float& v : w.values) v = std::round(v);
+    w.factor.assign(groups_, 1.0f);
+    return codes_of(kernels::Src::f32, x, w.factor.data(), zero, out);
   }
   if (rules_.integers_by_inverse && scheme_.code_kind() == CodeKind::integer) {
     for (uint64_t c = 0; c < cols_; ++c) w.values[c] *= 1.0f / scale[c / group_];
@@ -291,6 +308,7 @@ void RtnQuantizer::codes_of(kernels::Src src, const void* row, const float* scal
     case CodeKind::e4m3: k_.e4m3_codes(src, row, cols_, group_, scale, rules_.drop_negative_zero, out); return;
     case CodeKind::e2m1:
       k_.e2m1_codes(src, row, cols_, group_, scale, scheme_.scale_kind() == ScaleKind::e8m0, out);
+      if (rules_.fp4_without_negative_zero) drop_negative_zeros({out, code_bytes_});
       return;
     case CodeKind::codebook: throw defect_error("codebook schemes are not rounded to nearest").tensor(t_.name);
   }

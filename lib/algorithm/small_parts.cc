@@ -39,7 +39,7 @@ SmallParts encode_small_parts(const Scheme& scheme, const numerics::Rules& rules
     if (scheme.weights.fp8_stage) {
       for (float& s : under) s /= second_stage;
     }
-    parts.scale = rounded(rules.f32 ? DType::f32 : source, under);
+    parts.scale = rounded(numerics::in_f32(rules, scheme.weights) ? DType::f32 : source, under);
   }
   auto offset = static_cast<float>(1 << (scheme.weights.num_bits - 1));
   for (float z : zero) parts.zero_point.push_back(static_cast<std::byte>(z + offset));

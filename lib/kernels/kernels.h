@@ -96,9 +96,6 @@ struct Table {
   // counts[u] += occurrences of code u among the first `cols` codes of `bits` (2..8) in a packed
   // row.
   void (*histogram)(const uint8_t* codes, size_t cols, int bits, uint64_t* counts) noexcept;
-
-  // dst[i] = src[i] ^ 0x80: two's complement int8 to unsigned codes and back.
-  void (*flip_sign)(const uint8_t* src, size_t n, uint8_t* dst) noexcept;
 };
 
 // The table in use: the best the processor has, or what QPIPE_ISA names (kernels.def: scalar, avx2,

@@ -222,10 +222,6 @@ void histogram(const uint8_t* codes, size_t cols, int bits, uint64_t* counts) no
   for (size_t i = 0; i < cols; ++i) ++counts[get_bits(codes, i, static_cast<unsigned>(bits))];
 }
 
-void flip_sign(const uint8_t* src, size_t n, uint8_t* dst) noexcept {
-  for (size_t i = 0; i < n; ++i) dst[i] = src[i] ^ 0x80;
-}
-
 }  // namespace
 
 const Table k_scalar = {
@@ -244,7 +240,6 @@ const Table k_scalar = {
     .from_f32 = from_f32,
     .compare = compare,
     .histogram = histogram,
-    .flip_sign = flip_sign,
 };
 
 }  // namespace qp::kernels

@@ -1,6 +1,6 @@
 // AWQ's gemm version (reference/int4-formats.md 1.3). awq: qweight, [K, N * b / 32] words along N:
 // field i of word c has output channel 8c + order[i] (4 bits); 8-bit words (4 channels) are in
-// plain order. awq_zeros: qzeros, the same with groups for K.
+// plain order. awq_zeros: qzeros, the same with groups for K. Quark's int4 groups are signed.
 #include <algorithm>
 #include <array>
 
@@ -14,11 +14,13 @@ using namespace layout;
 constexpr std::array<uint64_t, 8> kOrder = {0, 2, 4, 6, 1, 3, 5, 7};
 
 uint64_t per_word(const LayoutArgs& a) { return static_cast<uint64_t>(32 / a.stored_bits); }
-uint64_t channel(const LayoutArgs& a, uint64_t field) { return a.stored_bits == 4 ? kOrder[field] : field; }
+uint64_t channel(const LayoutArgs& a, uint64_t field) {
+  return a.stored_bits == 4 ? kOrder[field] : field;
+}
 
 bool holds(const LayoutArgs& a) {
   bool width = a.stored_bits == 4 || a.stored_bits == 8;
-  return width && a.bias == 0 && !a.is_signed && a.rows % (a.stored_bits == 4 ? 8u : 4u) == 0;
+  return width && a.bias == 0 && a.rows % (a.stored_bits == 4 ? 8u : 4u) == 0;
 }
 
 std::optional<uint64_t> bytes(const LayoutArgs& a) {
@@ -66,10 +68,11 @@ void deinterleave(Block& b) {
   }
 }
 
-// Up to 64 rows, whole eights of them, from `first` on: eight neighbours of a stored line at a time,
-// so that lines are touched in pieces of 32 bytes.
+// Up to 64 rows, whole eights of them, from `first` on: eight neighbours of a stored line at a
+// time, so that lines are touched in pieces of 32 bytes.
 constexpr uint64_t kTogether = 64;
-void encode4(const LayoutArgs& a, uint64_t first, uint64_t count, const std::byte* rows, std::byte* stored) {
+void encode4(const LayoutArgs& a, uint64_t first, uint64_t count, const std::byte* rows,
+             std::byte* stored) {
   uint64_t words = a.cols / 8, line = a.rows / 8 * 4, eights = count / 8;
   uint32_t tile[8 * kLanes][kTogether / 8];
   for (uint64_t w = 0; w < words; w += kLanes) {
@@ -91,7 +94,8 @@ void encode4(const LayoutArgs& a, uint64_t first, uint64_t count, const std::byt
   }
 }
 
-void decode4(const LayoutArgs& a, uint64_t first, uint64_t count, const std::byte* stored, std::byte* rows) {
+void decode4(const LayoutArgs& a, uint64_t first, uint64_t count, const std::byte* stored,
+             std::byte* rows) {
   uint64_t words = a.cols / 8, line = a.rows / 8 * 4, eights = count / 8;
   uint32_t tile[8 * kLanes][kTogether / 8];
   for (uint64_t w = 0; w < words; w += kLanes) {
@@ -123,8 +127,8 @@ void decode_row(const LayoutArgs& a, const std::byte* stored, uint64_t r, std::b
   }
 }
 
-void decode(const LayoutArgs& a, const std::byte* stored, uint64_t first, uint64_t count,
-            std::byte* rows) {
+void decode_all(const LayoutArgs& a, const std::byte* stored, uint64_t first, uint64_t count,
+                std::byte* rows) {
   uint64_t r = first, end = first + count;
   bool blocks = a.bits == 4 && a.cols % 8 == 0;
   while (r < end) {
@@ -140,8 +144,8 @@ void decode(const LayoutArgs& a, const std::byte* stored, uint64_t first, uint64
   }
 }
 
-void encode(const LayoutArgs& a, const std::byte* rows, uint64_t first, uint64_t count,
-            std::byte* stored) {
+void encode_all(const LayoutArgs& a, const std::byte* rows, uint64_t first, uint64_t count,
+                std::byte* stored) {
   uint64_t unit = per_word(a), line = a.rows / unit * 4;
   bool blocks = a.bits == 4 && a.cols % 8 == 0;
   if (blocks) {
@@ -155,15 +159,41 @@ void encode(const LayoutArgs& a, const std::byte* rows, uint64_t first, uint64_t
     for (uint64_t k = 0; k < a.cols; ++k) {
       uint32_t w = 0;
       for (uint64_t i = 0; i < unit; ++i) {
-        w |= get(from + channel(a, i) * a.row_bytes(), k, a.bits) << (i * static_cast<uint64_t>(a.stored_bits));
+        w |= get(from + channel(a, i) * a.row_bytes(), k, a.bits)
+             << (i * static_cast<uint64_t>(a.stored_bits));
       }
       store32(stored + k * line + (first + r) / unit * 4, w);
     }
   }
 }
 
+// The upper bit of every field: two's complement (Quark's int4 groups) and back.
+std::byte flip(const LayoutArgs& a) { return std::byte(a.stored_bits == 4 ? 0x88 : 0x80); }
+
+void decode(const LayoutArgs& a, const std::byte* stored, uint64_t first, uint64_t count,
+            std::byte* rows) {
+  decode_all(a, stored, first, count, rows);
+  if (!a.is_signed) return;
+  uint64_t n = a.row_bytes();
+  for (uint64_t i = 0; i < count * n; ++i) {
+    bool half = a.bits == 4 && a.cols % 2 != 0 && i % n == n - 1;
+    rows[i] ^= half ? std::byte{0x08} : flip(a);
+  }
+}
+
+void encode(const LayoutArgs& a, const std::byte* rows, uint64_t first, uint64_t count,
+            std::byte* stored) {
+  encode_all(a, rows, first, count, stored);
+  if (!a.is_signed) return;
+  uint64_t unit = per_word(a), line = a.rows / unit * 4;
+  for (uint64_t k = 0; k < a.cols; ++k) {
+    std::byte* at = stored + k * line + first / unit * 4;
+    for (uint64_t i = 0; i < ceil_div(count, unit) * 4; ++i) at[i] ^= flip(a);
+  }
+}
+
 std::optional<uint64_t> zeros_bytes(const LayoutArgs& a) {
-  if (!holds(a) || a.bits != 8) return std::nullopt;
+  if (!holds(a) || a.bits != 8 || a.is_signed) return std::nullopt;
   return words32(a.cols, words_of(a.rows, a.stored_bits));
 }
 

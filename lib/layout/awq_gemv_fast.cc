@@ -1,6 +1,6 @@
 // awq_gemv_fast: AWQ's gemv_fast version, which is llm-awq's own (reference/int4-formats.md 1.3):
-// I16 [N / 4, K]. Of 4 rows x 64 columns come 64 words: row r owns words 16 r .. 16 r + 15, word t of
-// its half h has in nibble i the code of column 32 h + t + 8 i.
+// I16 [N / 4, K]. Of 4 rows x 64 columns come 64 words: row r owns words 16 r .. 16 r + 15, word t
+// of its half h has in nibble i the code of column 32 h + t + 8 i.
 #include "lib/layout/bits.h"
 
 namespace qp {
@@ -9,8 +9,7 @@ namespace {
 using namespace layout;
 
 std::optional<uint64_t> bytes(const LayoutArgs& a) {
-  bool plain = a.bits == 4 && a.stored_bits == 4 && a.bias == 0 && !a.is_signed;
-  if (!plain || a.rows % 4 != 0 || a.cols % 64 != 0) return std::nullopt;
+  if (!plain_nibbles(a) || a.rows % 4 != 0 || a.cols % 64 != 0) return std::nullopt;
   return checked_mul(a.rows, a.row_bytes());
 }
 
@@ -21,24 +20,11 @@ uint64_t place(const LayoutArgs& a, uint64_t row, uint64_t col) {
   return word * 4 + i;
 }
 
-void decode(const LayoutArgs& a, const std::byte* stored, uint64_t first, uint64_t count,
-            std::byte* rows) {
-  for (uint64_t r = 0; r < count; ++r) {
-    std::byte* row = rows + r * a.row_bytes();
-    for (uint64_t c = 0; c < a.cols; ++c) set(row, c, 4, get(stored, place(a, first + r, c), 4));
-  }
-}
-void encode(const LayoutArgs& a, const std::byte* rows, uint64_t first, uint64_t count,
-            std::byte* stored) {
-  for (uint64_t r = 0; r < count; ++r) {
-    const std::byte* row = rows + r * a.row_bytes();
-    for (uint64_t c = 0; c < a.cols; ++c) set(stored, place(a, first + r, c), 4, get(row, c, 4));
-  }
-}
 uint64_t unit(const LayoutArgs&) { return 4; }
 
 }  // namespace
 
-const Layout awq_gemv_fast_layout = {"awq_gemv_fast", bytes, unit, decode, encode, true};
+const Layout awq_gemv_fast_layout = {"awq_gemv_fast",        bytes, unit, Nibbles<place>::decode,
+                                     Nibbles<place>::encode, true};
 
 }  // namespace qp

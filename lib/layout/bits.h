@@ -53,8 +53,33 @@ inline uint32_t from_field(const LayoutArgs& a, uint32_t field) {
   return (field ^ half(a)) + static_cast<uint32_t>(a.bias);
 }
 
+// A layout of 4-bit codes that says only where each stands: nibble Place(args, row, col) of the
+// stored matrix. The layout's decode and encode.
+template <uint64_t (*Place)(const LayoutArgs&, uint64_t row, uint64_t col)>
+struct Nibbles {
+  static void decode(const LayoutArgs& a, const std::byte* stored, uint64_t first, uint64_t count,
+                     std::byte* rows) {
+    for (uint64_t r = 0; r < count; ++r) {
+      std::byte* row = rows + r * a.row_bytes();
+      for (uint64_t c = 0; c < a.cols; ++c) set(row, c, 4, get(stored, Place(a, first + r, c), 4));
+    }
+  }
+  static void encode(const LayoutArgs& a, const std::byte* rows, uint64_t first, uint64_t count,
+                     std::byte* stored) {
+    for (uint64_t r = 0; r < count; ++r) {
+      const std::byte* row = rows + r * a.row_bytes();
+      for (uint64_t c = 0; c < a.cols; ++c) set(stored, Place(a, first + r, c), 4, get(row, c, 4));
+    }
+  }
+};
+// Whether the codes are 4 bits as they are, which is all that Nibbles arranges.
+inline bool plain_nibbles(const LayoutArgs& a) {
+  return a.bits == 4 && a.stored_bits == 4 && a.bias == 0 && !a.is_signed;
+}
+
 // Bytes of rows x words 32-bit words; nothing on overflow.
-inline std::optional<uint64_t> words32(std::optional<uint64_t> rows, std::optional<uint64_t> words) {
+inline std::optional<uint64_t> words32(std::optional<uint64_t> rows,
+                                       std::optional<uint64_t> words) {
   auto n = rows && words ? checked_mul(*rows, *words) : std::nullopt;
   return n ? checked_mul(*n, 4) : std::nullopt;
 }

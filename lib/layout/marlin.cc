@@ -42,8 +42,7 @@ const std::array<uint16_t, 1024>& inverse() {
 }
 
 std::optional<uint64_t> bytes(const LayoutArgs& a) {
-  bool plain = a.bits == 4 && a.stored_bits == 4 && a.bias == 0 && !a.is_signed;
-  if (!plain || a.rows % 64 != 0 || a.cols % 16 != 0) return std::nullopt;
+  if (!plain_nibbles(a) || a.rows % 64 != 0 || a.cols % 16 != 0) return std::nullopt;
   return checked_mul(a.rows, a.row_bytes());
 }
 
@@ -53,24 +52,11 @@ uint64_t place(const LayoutArgs& a, uint64_t n, uint64_t k) {
   return line + chunk + inverse()[n % 64 / 16 * 256 + k % 16 * 16 + n % 16];
 }
 
-void decode(const LayoutArgs& a, const std::byte* stored, uint64_t first, uint64_t count,
-            std::byte* rows) {
-  for (uint64_t r = 0; r < count; ++r) {
-    std::byte* row = rows + r * a.row_bytes();
-    for (uint64_t c = 0; c < a.cols; ++c) set(row, c, 4, get(stored, place(a, first + r, c), 4));
-  }
-}
-void encode(const LayoutArgs& a, const std::byte* rows, uint64_t first, uint64_t count,
-            std::byte* stored) {
-  for (uint64_t r = 0; r < count; ++r) {
-    const std::byte* row = rows + r * a.row_bytes();
-    for (uint64_t c = 0; c < a.cols; ++c) set(stored, place(a, first + r, c), 4, get(row, c, 4));
-  }
-}
 uint64_t unit(const LayoutArgs&) { return 64; }
 
 }  // namespace
 
-const Layout marlin_layout = {"marlin", bytes, unit, decode, encode};
+const Layout marlin_layout = {"marlin", bytes, unit, Nibbles<place>::decode,
+                              Nibbles<place>::encode};
 
 }  // namespace qp

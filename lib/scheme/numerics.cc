@@ -34,16 +34,22 @@ constexpr Rules kRules[] = {
      .zero_scale = 1,
      .apply = Apply::by_ratio},
     {.name = "sglang",
-     .source = "SGLang's input_to_float8; fp8-torchao-quark-modelslim.md 1.3",
-     .f32 = true,
-     .min_amax = 1e-12f,
-     .apply = Apply::by_ratio,
-     .tensor_in_source = true},
-    {.name = "quark",
-     .source = "AMD Quark; fp8-torchao-quark-modelslim.md 4",
+     .source = "SGLang's input_to_float8, per_token_quant_int8; fp8-torchao-quark-modelslim.md 1.3, 6",
      .f32 = true,
      .half_range = false,
-     .mx = MxScale::carry},
+     .min_amax = 1e-12f,
+     .apply = Apply::by_ratio,
+     .tensor_in_source = true,
+     .integers_half_away = true,
+     .least_of_integers = 1e-10f},
+    {.name = "quark",
+     .source = "AMD Quark 0.13 on the CPU; fp8-torchao-quark-modelslim.md 4",
+     .f32 = true,
+     .mx = MxScale::carry,
+     .fp4_without_negative_zero = true,
+     .floats_in_source = true,
+     .scale_in_source = true,
+     .integers_by_inverse = true},
     {.name = "modelslim",
      .source = "msmodelslim; fp8-torchao-quark-modelslim.md 5.4",
      .f32 = true,
@@ -66,16 +72,19 @@ float divisor(const Rules& r, const QuantArgs& w) {
   return r.half_range ? steps / 2 : (steps - 1) / 2;
 }
 
+float least_of(const Rules& r, const QuantArgs& w) {
+  return w.type == NumType::floating ? r.min_amax : r.least_of_integers;
+}
+
 // The same in both loops below: `round` is to the dtype in which scales are computed.
 template <class Round>
 void scales_with(const Rules& r, const QuantArgs& w, DType source, std::span<const float> amax,
                  float* scale, Round round) {
   float by = divisor(r, w), zero = r.zero_scale;
-  if (zero == 0) zero = epsilon(r.f32 ? DType::f32 : source);
-  float least = w.type == NumType::floating ? r.min_amax : 0;
+  if (zero == 0) zero = epsilon(in_f32(r, w) ? DType::f32 : source);
   bool ratio = r.apply == Apply::by_ratio && w.type == NumType::floating;
   for (size_t i = 0; i < amax.size(); ++i) {
-    float a = std::max(amax[i], least);
+    float a = std::max(amax[i], least_of(r, w));
     float s = ratio ? 1.0f / ratio_of(r, w, amax[i]) : round(a / by);
     scale[i] = s == 0 ? zero : s;
   }
@@ -84,8 +93,10 @@ void scales_with(const Rules& r, const QuantArgs& w, DType source, std::span<con
 }  // namespace
 
 float ratio_of(const Rules& r, const QuantArgs& w, float amax) {
-  float a = std::max(amax, r.min_amax);
-  return a == 0 ? 1.0f : divisor(r, w) / a;
+  float a = std::max(amax, least_of(r, w));
+  if (a == 0) return 1.0f;
+  // Python's number / tensor is the number times the reciprocal.
+  return w.type == NumType::floating ? divisor(r, w) * (1.0f / a) : divisor(r, w) / a;
 }
 
 std::span<const Rules> all_rules() { return kRules; }
@@ -101,11 +112,16 @@ std::string why_not(const Rules& r, const Scheme& s) {
     return bnb ? "its codes are bitsandbytes' (--numerics bitsandbytes)"
                : "numerics 'bitsandbytes' are those of its own schemes (bnb-nf4, bnb-int8 ..)";
   }
-  if (r.name == "torchao" && !s.weights.symmetric && (s.weights.num_bits != 4 || s.weights.strategy != Strategy::group)) {
+  if (r.name == "torchao" && !s.weights.symmetric &&
+      (s.weights.num_bits != 4 || s.weights.strategy != Strategy::group)) {
     return "numerics 'torchao' have zero points for int4 groups only";
   }
+  if (r.integers_half_away && !s.weights.symmetric) {
+    return "numerics '" + std::string(r.name) + "' have no zero points";
+  }
   bool mx = s.scale_kind() == ScaleKind::e8m0;
-  if (mx && r.mx == MxScale::none) return "numerics '" + std::string(r.name) + "' are not known for MX schemes";
+  if (mx && r.mx == MxScale::none)
+    return "numerics '" + std::string(r.name) + "' are not known for MX schemes";
   if (s.scale_kind() == ScaleKind::e4m3_global && r.f32 && r.name != "modelopt") {
     return "numerics '" + std::string(r.name) + "' are not known for NVFP4";
   }
@@ -118,7 +134,8 @@ const Rules& rules(std::string_view name) {
   for (const Rules& r : kRules) {
     known += (known.empty() ? "" : ", ") + std::string(r.name);
   }
-  throw usage_error("unknown numerics '" + printable(std::string(name)) + "'").hint("expected one of " + known);
+  throw usage_error("unknown numerics '" + printable(std::string(name)) + "'")
+      .hint("expected one of " + known);
 }
 
 float round_to(DType dtype, float x) {
@@ -139,10 +156,13 @@ float scale_of(const Rules& r, const QuantArgs& w, DType source, float amax) {
   return scale;
 }
 
-void scales_of(const Rules& r, const QuantArgs& w, DType source, std::span<const float> amax, float* scale) {
-  if (r.f32 && !r.scale_in_source) return scales_with(r, w, source, amax, scale, [](float x) { return x; });
+void scales_of(const Rules& r, const QuantArgs& w, DType source, std::span<const float> amax,
+               float* scale) {
+  if (in_f32(r, w) && !r.scale_in_source)
+    return scales_with(r, w, source, amax, scale, [](float x) { return x; });
   if (source == DType::bf16) {  // the dtype of nearly every model: a loop the compiler vectorizes
-    return scales_with(r, w, source, amax, scale, [](float x) { return bf16_to_f32(f32_to_bf16(x)); });
+    return scales_with(r, w, source, amax, scale,
+                       [](float x) { return bf16_to_f32(f32_to_bf16(x)); });
   }
   scales_with(r, w, source, amax, scale, [source](float x) { return round_to(source, x); });
 }
@@ -178,7 +198,8 @@ void nvfp4_scales(std::span<const float> amax, float scale_2, uint8_t* code, flo
   }
 }
 
-void mx_scales(const Rules& r, std::span<const float> amax, int emax, uint8_t* code, float* effective) {
+void mx_scales(const Rules& r, std::span<const float> amax, int emax, uint8_t* code,
+               float* effective) {
   float largest = emax == 2 ? 6.0f : 448.0f;
   for (size_t i = 0; i < amax.size(); ++i) {
     // log2 rounded to f32, as PyTorch has it: a hair above a power of two is that power.
@@ -194,7 +215,8 @@ void mx_scales(const Rules& r, std::span<const float> amax, int emax, uint8_t* c
 
 uint8_t e2m1_ties_to_zero(float x) {
   constexpr float kBounds[] = {0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f};
-  auto code = static_cast<uint8_t>(std::ranges::count_if(kBounds, [x](float b) { return std::fabs(x) > b; }));
+  auto code = static_cast<uint8_t>(
+      std::ranges::count_if(kBounds, [x](float b) { return std::fabs(x) > b; }));
   return x > 0 ? code : static_cast<uint8_t>(code | 8);
 }
 

@@ -36,9 +36,18 @@ struct Rules {
   MxScale mx = MxScale::none;
   bool mxfp4_ties_to_zero = false;  // and an exact zero is -0
   bool drop_negative_zero = false;  // E4M3 of -0 is 0
+  bool fp4_without_negative_zero = false;  // E2M1: what rounds to -0 is 0
+  bool floats_in_source = false;    // floats: as if not f32, though integers are
   bool scale_in_source = false;     // F32 scales were rounded to the dtype of the weight before
   bool integers_by_inverse = false;  // integers: w * (1 / scale)
+  bool integers_half_away = false;   // integers: w * (127 / amax), halves away from zero
+  float least_of_integers = 0;       // of integers: a smaller range counts as this
 };
+
+// Whether scales and quotients of these weights are F32.
+constexpr bool in_f32(const Rules& rules, const QuantArgs& weights) {
+  return rules.f32 && !(rules.floats_in_source && weights.type == NumType::floating);
+}
 
 std::span<const Rules> all_rules();
 const Rules* find_rules(std::string_view name);  // null: unknown, as of checkpoints that others made

@@ -93,7 +93,7 @@ std::vector<PartSpec> part_specs(const Scheme& scheme, const Shape& shape, DType
   // torchao's int4 adds a float zero point, of the dtype of the weight; everybody else subtracts an
   // integer first.
   bool adds = scheme.numerics == "torchao" && w.type == NumType::integer && !w.symmetric;
-  bool wide = source == DType::f64 || (rules != nullptr && rules->f32 && !adds);
+  bool wide = source == DType::f64 || (rules != nullptr && numerics::in_f32(*rules, w) && !adds);
   DType scale_dtype = wide ? DType::f32 : source;
   if (scheme.scale_kind() == ScaleKind::e4m3_global) scale_dtype = DType::f8_e4m3;
   if (scheme.scale_kind() == ScaleKind::e8m0) scale_dtype = DType::f8_e8m0;

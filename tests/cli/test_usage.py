@@ -346,6 +346,13 @@ class Strict(CliTest):
         self.assertIn("nothing is quantized", self.ok(*command).err)
         self.fails(2, *command, "--strict", "--force")
 
+    def test_a_target_that_changes_nothing_is_told(self):
+        self.ok("qquantize", TINY, "-s", "fp8-dynamic", "-o", "a")
+        for family, target, told in (("compressed-tensors", "sglang", False), ("compressed-tensors", "vllm", True),
+                                     ("w8a8_fp8", "sglang", True)):
+            result = self.ok("qexport", "a", "-f", family, "--target", target, "-o", "out", "--force")
+            self.assertEqual("changes nothing" in result.err, told, result.err)
+
     def test_without_warnings_strict_changes_nothing(self):
         self.ok("qquantize", TINY, "-s", "w4a16", "--strict", "-o", "a")
 

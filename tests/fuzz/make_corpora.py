@@ -221,10 +221,33 @@ def formats():
                         ("diffusers-outside", {"transformer/../..": transformer}),
                         ("diffusers-missing", {"transformer_3": transformer})):
         put("formats", name, bytes([14, 255, 0, 0, 0x38]) + json.dumps(index).encode())
+    fp8 = {"quant_method": "fp8", "activation_scheme": "dynamic"}
+    seed("fp8-block", 15, dict(fp8, weight_block_size=[128, 128]), fill=0x38)
+    seed("fp8-static", 16, dict(fp8, activation_scheme="static"), fill=0x38)
+    seed("auto-round-fp8", 16, {"quant_method": "auto-round", "packing_format": "auto_round:fp8_static",
+                                "data_type": "fp", "bits": 8, "act_bits": 8, "group_size": -1}, fill=0x38)
+    for name, family, algorithm, group in (("nvfp4", 17, "NVFP4", 16), ("int4", 18, "INT4_AWQ", 32)):
+        seed("modelopt-" + name, family, {"quant_method": "modelopt", "quant_algo": algorithm, "ignore": [],
+                                          "group_size": group, "producer": {"name": "modelopt"}}, fill=0x38)
+    seed("mxfp4", 19, {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]})
+    def quark(**weight):
+        return {"quant_method": "quark", "export": {"kv_cache_group": [], "pack_method": "reorder"},
+                "global_quant_config": {"weight": weight, "input_tensors": None}}
+    seed("quark-mxfp4", 20, quark(dtype="fp4", qscheme="per_group", group_size=32))
+    seed("quark-int4", 21, quark(dtype="uint4", qscheme="per_group", group_size=16, symmetric=False), fill=0x38)
+    seed("quark-int4-signed", 21, quark(dtype="int4", qscheme="per_group", group_size=16), fill=0)
+    seed("w8a8", 22, {"quant_method": "w8a8_int8", "is_dynamic": True})
+
+
+def modelopt_state():
+    """The saved state that the unit tests read, and one that is cut off."""
+    state = (HERE.parent / "data" / "torch" / "modelopt_state.pt").read_bytes()
+    put("modelopt_state", "state", state)
+    put("modelopt_state", "short", state[:len(state) // 2])
 
 
 def main():
-    for make in (safetensors, config, formats, text, tokenizer, qmap):
+    for make in (safetensors, config, formats, modelopt_state, text, tokenizer, qmap):
         shutil.rmtree(HERE / "corpus" / make.__name__, ignore_errors=True)
         make()
 

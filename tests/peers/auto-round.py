@@ -1,15 +1,21 @@
 """auto-round: RTN on the CPU, saved in its own packings, and the transformers reader of them."""
 
 import json
+import os
 import shutil
 import sys
+import tempfile
 
 from common import MODEL, Peer, by_identity, main, tensors
 
-import torch
-from auto_round import AutoRound
-from auto_round.export.export_to_awq.utils import dequantize_gemm
-from transformers import AutoModelForCausalLM, AutoTokenizer
+# It puts logs where it is imported.
+sys.argv[1:] = [os.path.abspath(a) if "/" in a else a for a in sys.argv[1:]]
+os.chdir(tempfile.mkdtemp())
+
+import torch  # noqa: E402
+from auto_round import AutoRound  # noqa: E402
+from auto_round.export.export_to_awq.utils import dequantize_gemm  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 
 def batches(tokenizer):
@@ -35,9 +41,10 @@ def load(directory):
     config = json.loads((directory / "config.json").read_text())["quantization_config"]
     if "awq" in config.get("packing_format", config["quant_method"]):  # no kernel of its own on a CPU
         t = tensors(directory)
-        return {n[:-8]: dequantize_gemm(t[n], t[n[:-7] + "qzeros"], t[n[:-7] + "scales"], config["bits"],
+        return {n[:-8]: dequantize_gemm(t[n], t[n[:-7] + "qzeros"], t[n[:-7] + "scales"].float(), config["bits"],
                                         config["group_size"]).T for n in t if n.endswith(".qweight")}
-    model = AutoModelForCausalLM.from_pretrained(directory, device_map="cpu", dtype="auto")
+    # In F32 its products are exact; in BF16 it would round the scales first.
+    model = AutoModelForCausalLM.from_pretrained(directory, device_map="cpu", dtype=torch.float32)
     online = {n: m.dequant_weight_online().detach() for n, m in model.named_modules()
               if hasattr(m, "dequant_weight_online")}
     return online or by_identity(model)

@@ -43,11 +43,12 @@ SAVE = {
     "nf4-skip": four("nf4", llm_int8_skip_modules=["lm_head", "model.layers.1.mlp.down_proj", "o_proj"]),
 }
 
-NAMES = ("nf4", "fp4", "nf4-double", "fp4-double", "int8")
+SCHEMES = {"nf4": ["-s", "bnb-nf4"], "fp4": ["-s", "bnb-fp4"], "nf4-double": ["-s", "bnb-nf4-dq"],
+           "fp4-double": ["-s", "bnb-fp4-dq"], "int8": ["-s", "bnb-int8"]}
 
 
 if __name__ == "__main__":
     sys.exit(main(Peer(
         title="bitsandbytes", about="bitsandbytes through transformers, data-free, on the CPU.",
         packages=("bitsandbytes", "torch", "transformers"), save=SAVE, load=load, target="bitsandbytes",
-        exports={n: ["-s", n] for n in NAMES}, stored={n: ["-s", n] for n in NAMES})))
+        exports=SCHEMES, stored=SCHEMES)))

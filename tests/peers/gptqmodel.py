@@ -12,6 +12,7 @@ os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 import torch  # noqa: E402
 from gptqmodel import BACKEND, GPTQModel, QuantizeConfig  # noqa: E402
 from gptqmodel.quantization import FORMAT, METHOD  # noqa: E402
+from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
 
@@ -33,10 +34,12 @@ def load(directory):
     model = GPTQModel.load(str(directory), device="cpu", backend=BACKEND.TORCH, dtype=torch.float16)
     found = {}
     for name, m in linears(model.model).items():
+        if hasattr(m, "scales"):  # in F16 the product would be rounded, and then again
+            m.scales = m.scales.float()
         if hasattr(m, "dequantize_weight"):
             found[name] = m.dequantize_weight().T.contiguous()
         elif hasattr(m, "qweight"):
-            found[name] = m(torch.eye(m.in_features, dtype=torch.float16)).T.contiguous()
+            found[name] = dequantize_gemm(m.qweight, m.qzeros, m.scales, m.bits, m.group_size).T.contiguous()
     return found
 
 

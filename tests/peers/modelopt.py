@@ -1,6 +1,7 @@
 """nvidia-modelopt: mtq.quantize, mto.save and export_hf_checkpoint on the CPU."""
 
 import copy
+import json
 import sys
 
 from common import MODEL, Peer, compare_bytes, main, pipe, quietly, tensors
@@ -83,9 +84,11 @@ def decode(t, m):
 
 
 def load(directory):
+    """Inputs are multiplied by pre_quant_scale where there is one: the same as scaled columns."""
     t = tensors(directory)
     found = {n[:-7]: decode(t, n[:-7]) for n in t if n.endswith("_proj.weight")}
-    return {k: v for k, v in found.items() if v is not None}
+    return {k: v * t[f"{k}.pre_quant_scale"].float() if f"{k}.pre_quant_scale" in t else v
+            for k, v in found.items() if v is not None}
 
 
 SAVE = {
@@ -109,7 +112,18 @@ NUMERICS = ["--numerics", "modelopt"]
 # Ours need no calibration where the library's do not.
 DATA_FREE = {"fp8-channel": ["-s", "fp8-dynamic", *NUMERICS], "fp8-block": ["-s", "fp8-block", *NUMERICS],
              "w4a16-nvfp4": ["-s", "nvfp4a16", *NUMERICS], "mxfp4": ["-s", "mxfp4", *NUMERICS],
-             "mxfp8": ["-s", "mxfp8", *NUMERICS], "int8-wo": ["-s", "w8a16", *NUMERICS]}
+             "mxfp8": ["-s", "mxfp8", *NUMERICS],
+             "int8-wo": ["-s", "w8a16", "--group-size", "channel", *NUMERICS]}
+# Activations' ranges come from the library's state. A state of AWQ or SmoothQuant holds weights that
+# were scaled; qload refuses it.
+MIXED = {"rules": [
+    {"match": "re:.*self_attn.*_proj", "scheme": "fp8-static", "options": {"numerics": "modelopt"}},
+    {"match": "Linear", "scheme": "nvfp4", "options": {"numerics": "modelopt"}}],
+    "ignore": ["model.layers.1.mlp.down_proj"]}
+STATE = {"fp8": ["-s", "fp8-static", *NUMERICS], "fp8-kv": ["-s", "fp8-static", "--kv-cache", "fp8", *NUMERICS],
+         "nvfp4": ["-s", "nvfp4", *NUMERICS], "nvfp4-kv": ["-s", "nvfp4", "--kv-cache", "fp8", *NUMERICS],
+         "nvfp4-mlp": ["-s", "nvfp4", "--ignore", "re:.*self_attn.*", *NUMERICS],
+         "int8": ["-s", "int8-static", *NUMERICS], "mixed": MIXED}
 
 
 def from_state(label):
@@ -117,7 +131,12 @@ def from_state(label):
     def run(scratch):
         quietly(SAVE[label], scratch / "theirs")
         state = scratch / "theirs" / "modelopt_state.pth"
-        pipe(["qload", MODEL, "--modelopt-state", state], ["qexport", "-f", "modelopt", "-o", scratch / "ours"])
+        args = STATE[label]
+        if isinstance(args, dict):
+            (scratch / "recipe.json").write_text(json.dumps(args))
+            args = ["--recipe", scratch / "recipe.json"]
+        pipe(["qload", MODEL, "--modelopt-state", state], ["qquantize", *args],
+             ["qexport", "-f", "modelopt", "-o", scratch / "ours"])
         return compare_bytes(tensors(scratch / "ours"), tensors(scratch / "theirs"))
     return run
 
@@ -130,4 +149,4 @@ if __name__ == "__main__":
         transcodes={"nvfp4 compressed-tensors-to-modelopt": (["-s", "nvfp4a16"], "compressed-tensors"),
                     "fp8 compressed-tensors-to-modelopt": (["-s", "fp8-dynamic"], "compressed-tensors"),
                     "fp8-to-modelopt": (["-s", "fp8-block"], "fp8")},
-        more={("state", n): from_state(n) for n in SAVE})))
+        more={("state", n): from_state(n) for n in STATE})))

@@ -2,7 +2,7 @@
 
 import sys
 
-from common import MODEL, Peer, by_identity, main
+from common import MODEL, Peer, bytes_row, main
 
 import torch
 from quark.torch import LLMTemplate, ModelQuantizer, export_safetensors, import_model_from_safetensors
@@ -38,18 +38,31 @@ def load(directory):
 
 SCHEMES = {"fp8": "fp8", "ptpc-fp8": "ptpc_fp8", "mxfp4": "mxfp4", "mxfp4-wo": "mxfp4_weight_only",
            "mxfp4-fp8": "mxfp4_fp8", "int4-fp8": "int4_fp8", "int4-wo-128": "int4_wo_128",
-           "int4-wo-channel": "int4_wo_per_channel", "uint4-wo-128": "uint4_wo_128", "int8": "int8",
-           "mxfp6": "mxfp6_e3m2"}
+           "int4-wo-channel": "int4_wo_per_channel", "uint4-wo-128": "uint4_wo_128", "int8": "int8"}
 SAVE = {label: save(scheme) for label, scheme in SCHEMES.items()}
 SAVE["fp8-kv"] = save("fp8", kv_cache_scheme="fp8")
 
 NUMERICS = ["--numerics", "quark"]
-EXPORTS = {"fp8": ["-s", "fp8-tensor", *NUMERICS], "ptpc-fp8": ["-s", "fp8-dynamic", *NUMERICS],
-           "mxfp4": ["-s", "mxfp4", *NUMERICS], "int4-fp8": ["-s", "quark_int4fp8_moe", *NUMERICS]}
+EXPORTS = {label: ["-s", *words.split(), *NUMERICS] for label, words in {
+    "fp8": "fp8-tensor", "ptpc-fp8": "fp8-dynamic", "mxfp4": "mxfp4", "mxfp4-wo": "mxfp4a16",
+    "int4-wo-128": "w4a16", "int4-wo-channel": "w4a16 --group-size channel", "uint4-wo-128": "w4a16-asym",
+    "int8": "int8 --group-size tensor", "int4-fp8": "w4afp8 --group-size channel"}.items()}
+DATA_FREE = ("ptpc-fp8", "mxfp4", "mxfp4-wo", "int4-wo-128", "int4-wo-channel")
+
+
+def weights_row(label):
+    """Without the scales of activations, which the library calibrated."""
+    return lambda scratch: bytes_row(PEER, SAVE[label], EXPORTS[label], scratch, lambda n: ".input_" not in n)
+
+
+PEER = Peer(
+    title="amd-quark", about="amd-quark's Llama template on the CPU.",
+    packages=("amd-quark", "torch", "transformers"), save=SAVE, load=load, target="quark",
+    exports=EXPORTS, stored={n: EXPORTS[n] for n in DATA_FREE},
+    transcodes={"compressed-tensors-to-quark": (["-s", "fp8-dynamic"], "compressed-tensors"),
+                "awq-to-quark": (["-s", "w4a16-asym"], "awq")},
+    more={("weights", n): weights_row(n) for n in ("fp8", "int8")})
 
 
 if __name__ == "__main__":
-    sys.exit(main(Peer(
-        title="amd-quark", about="amd-quark's Llama template on the CPU.",
-        packages=("amd-quark", "torch", "transformers"), save=SAVE, load=load, target="quark",
-        exports=EXPORTS, stored={n: EXPORTS[n] for n in ("ptpc-fp8", "mxfp4")})))
+    sys.exit(main(PEER))

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from common import MODEL, Peer, main, tensors
+from common import MODEL, Peer, compare_values, dequantize, export, main, quietly, tensors
 
 import torch
 from safetensors.torch import save_file
@@ -60,6 +60,13 @@ def load(directory):
             if n.endswith(("_proj.weight", "experts.gate_up_proj", "experts.down_proj"))}
 
 
+def gpt_oss_again(scratch):
+    """Read and written again by us: the library sees what we see in what it saved."""
+    quietly(save_gpt_oss, scratch / "theirs")
+    export(None, "mxfp4", scratch / "ours", scratch / "theirs")
+    return compare_values(dequantize(scratch / "theirs", scratch / "plain"), quietly(load, scratch / "ours"))
+
+
 SAVE = {"fp8": save_fp8(weight_block_size=(128, 128)), "fp8-64": save_fp8(weight_block_size=(64, 64)),
         "fp8-ue8m0": save_fp8(weight_block_size=(128, 128), scale_fmt="ue8m0"),
         "fp8-tensor": save_fp8(weight_block_size=None), "gpt-oss": save_gpt_oss}
@@ -72,6 +79,9 @@ if __name__ == "__main__":
     sys.exit(main(Peer(
         title="transformers", about="FP8 by its own operation, gpt-oss of random blocks; both dequantized.",
         packages=("torch", "transformers"), save=SAVE, load=load, target="fp8",
-        exports=EXPORTS,
+        exports=EXPORTS, stored={"fp8": ["-s", "fp8-block", "--numerics", "transformers"]},
         transcodes={"compressed-tensors-to-fp8": (["-s", "fp8-block"], "compressed-tensors"),
-                    "modelopt-to-fp8": (["-s", "fp8-block"], "modelopt")})))
+                    "modelopt-to-fp8": (["-s", "fp8-block"], "modelopt")},
+        more={("read", "gpt-oss"): gpt_oss_again},
+        cannot={("read", "fp8-tensor"): "its FP8 linear has weight_scale_inv of blocks only, not the "
+                                        "weight_scale of engines' per-tensor FP8"})))

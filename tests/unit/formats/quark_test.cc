@@ -56,6 +56,46 @@ TEST(Quark, Fp8) {
   expect_same(write_as(channel, "quark"), channel);
 }
 
+// [K, N / 8] words: channel n of a word 0x75316420 has n. Two groups of 4 along K = 8.
+Checkpoint int4_groups(bool zeros) {
+  const std::vector<uint32_t> words = {0x75316420u, 0, 0, 0, 0, 0, 0, 0x75316420u};
+  const std::vector<uint32_t> zero_points = {zeros ? 0x75316420u : 0u, 0};
+  Json weight = spec(zeros ? "uint4" : "int4", "per_group", false, 4);
+  weight["symmetric"] = !zeros;
+  return quark(weight, nullptr,
+               {{kUp + ".weight", DType::i32, {8, 1}, raw_bytes(words)},
+                f32_tensor(kUp + ".weight_scale", {2, 8}, {1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2}),
+                {kUp + ".weight_zero_point", DType::i32, {2, 1}, raw_bytes(zero_points)}});
+}
+
+TEST(Quark, Int4InGroups) {
+  Values plain, shifted;
+  for (int n = 0; n < 8; ++n) {
+    auto v = static_cast<float>(n);
+    plain.insert(plain.end(), {v, 0, 0, 0, 0, 0, 0, 2 * v});
+    shifted.insert(shifted.end(), {0, -v, -v, -v, 0, 0, 0, 2 * v});
+  }
+  EXPECT_EQ(values_of(int4_groups(false), kUp + ".weight"), plain);
+  EXPECT_EQ(values_of(int4_groups(true), kUp + ".weight"), shifted);
+  for (bool zeros : {false, true}) {
+    Exported e = write_as(int4_groups(zeros), "quark");
+    expect_same(e, int4_groups(zeros));
+    EXPECT_EQ(e.quantization["global_quant_config"]["weight"]["group_size"], 4);
+  }
+  Checkpoint c = int4_groups(false);
+  c.at(kUp + ".weight").bytes[0] = static_cast<char>(0x28);  // two's complement: channel 0 has -8
+  plain[0] = -8;
+  EXPECT_EQ(values_of(c, kUp + ".weight"), plain);
+  c.at(kUp + ".weight_zero_point").bytes[0] = 1;
+  EXPECT_TRUE(contains(reading_fails(c), "symmetric")) << reading_fails(c);
+  c = int4_groups(true);
+  c.quantization["export"]["pack_method"] = "order";
+  EXPECT_TRUE(contains(reading_fails(c), "plain order")) << reading_fails(c);
+  c = int4_groups(true);
+  c.quantization["global_quant_config"]["weight"]["group_size"] = 3;
+  EXPECT_TRUE(contains(reading_fails(c), "groups of 3")) << reading_fails(c);
+}
+
 TEST(Quark, ReorderedNibblesAndTwoStages) {
   Values codes = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1}, one, two;
   for (size_t i = 0; i < 16; ++i) {

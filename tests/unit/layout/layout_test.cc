@@ -228,6 +228,8 @@ std::vector<Case> cases() {
   for (uint64_t cols : {1u, 8u, 40u, 200u}) {
     out.push_back({&awq_layout, {.rows = 48, .cols = cols, .bits = 4, .stored_bits = 4}});
     out.push_back({&awq_layout, {.rows = 48, .cols = cols, .bits = 8, .stored_bits = 8}});
+    out.push_back({&awq_layout,
+                   {.rows = 48, .cols = cols, .bits = 4, .stored_bits = 4, .is_signed = true}});
     out.push_back({&awq_zeros_layout, {.rows = 48, .cols = cols, .bits = 8, .stored_bits = 4}});
     out.push_back({&awq_zeros_layout, {.rows = 48, .cols = cols, .bits = 8, .stored_bits = 8}});
     out.push_back({&row_pairs_layout, {.rows = 6, .cols = cols, .bits = 4, .stored_bits = 4, .is_signed = true}});

@@ -31,10 +31,25 @@ TEST(Numerics, AZeroBlockOfFp8) {
 
 TEST(Numerics, ARatioIsStoredAsItsInverse) {
   const Rules& r = rules("transformers");
-  float amax = 0.3f, ratio = 448.0f / amax;
+  float amax = 0.3f, ratio = 448.0f * (1.0f / amax);
   EXPECT_EQ(ratio_of(r, fp8(), amax), ratio);
   EXPECT_EQ(scale_of(r, fp8(), DType::bf16, amax), 1.0f / ratio);
   EXPECT_EQ(ratio_of(r, fp8(), 0), 1.0f);
+}
+
+TEST(Numerics, QuarkComputesFloatsInTheDtypeOfTheWeight) {
+  const Rules& r = rules("quark");
+  EXPECT_EQ(scale_of(r, fp8(), DType::bf16, 0.6875f), round_to(DType::bf16, 0.6875f / 448.0f));
+  EXPECT_EQ(scale_of(r, fp8(), DType::f32, 0.6875f), 0.6875f / 448.0f);
+  EXPECT_FALSE(in_f32(r, fp8()));
+  EXPECT_TRUE(in_f32(r, integer(8)));  // the scale is rounded, the quotient is not
+  EXPECT_EQ(scale_of(r, integer(8), DType::bf16, 0.6875f), round_to(DType::bf16, 0.6875f / 127.5f));
+}
+
+TEST(Numerics, IntegersOfSglang) {
+  EXPECT_EQ(scale_of(rules("sglang"), integer(8), DType::bf16, 127.0f), 1.0f);
+  EXPECT_EQ(scale_of(rules("sglang"), integer(8), DType::bf16, 0), 1e-10f / 127.0f);
+  EXPECT_EQ(ratio_of(rules("sglang"), integer(8), 3.0f), 127.0f / 3.0f);
 }
 
 TEST(Numerics, ModelOptsExponentsGoUp) {

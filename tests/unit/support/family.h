@@ -66,16 +66,26 @@ inline Values values_of(const Checkpoint& c, const std::string& name) {
   return values_of(*open_model(dir.path()), name);
 }
 
-// "KIND: message" of the error that reading gives, "" when there is none. Kind: the exit code.
-inline std::string reading_fails(const Checkpoint& c) {
-  TempDir dir;
-  c.write(dir);
+// "KIND: message" of the error that `open` throws, "" when there is none. Kind: the exit code.
+template <class Open>
+std::string failure_of(Open open) {
   try {
-    open_model(dir.path());
+    open();
   } catch (const Error& e) {
     return std::to_string(e.exit_code()) + ": " + e.what();
   }
   return "";
+}
+inline std::string reading_fails(const Checkpoint& c) {
+  TempDir dir;
+  c.write(dir);
+  return failure_of([&] { open_model(dir.path()); });
+}
+// Of a family whose checkpoints are written and opened in a way of their own.
+template <class Special>
+std::string opening_fails(const Special& c) {
+  TempDir dir;
+  return failure_of([&] { c.open(dir); });
 }
 
 struct Exported {

@@ -1,104 +1,29 @@
-#include "lib/qmap/manifest.h"
-
-#include <array>
 #include <charconv>
 #include <filesystem>
 #include <limits>
 
 #include "lib/base/error.h"
+#include "lib/qmap/manifest.h"
 
 namespace qp {
 namespace {
 
 constexpr uint64_t kMaxElements = uint64_t{1} << 56;  // so that no product with bits overflows
 
-// ---- writing
-
-class Writer {
- public:
-  explicit Writer(const std::function<void(std::string_view)>& sink) : sink_(sink) {}
-  Writer& raw(std::string_view text) {
-    out_ += text;
-    if (out_.size() > (1 << 18)) flush();
-    return *this;
-  }
-  Writer& str(std::string_view text) {
-    append_json_string(out_, text);
-    return *this;
-  }
-  Writer& num(uint64_t value) { return raw(std::to_string(value)); }
-  void flush() {
-    sink_(out_);
-    out_.clear();
-  }
-
- private:
-  const std::function<void(std::string_view)>& sink_;
-  std::string out_;
-};
-
-void put_dims(Writer& w, std::span<const uint64_t> dims) {
-  w.raw("[");
-  for (size_t i = 0; i < dims.size(); ++i) w.raw(i ? "," : "").num(dims[i]);
-  w.raw("]");
-}
-
-void put_extent(Writer& w, const Extent& e) {
-  w.raw("[").num(e.file).raw(",").num(e.offset).raw(",").num(e.length);
-  if (e.xxh3) w.raw(",\"").raw(hex64(*e.xxh3)).raw("\"");
-  if (e.zstd) w.raw(",\"zstd\"");
-  w.raw("]");
-}
-
-void put_decode(Writer& w, const Decode& d) {
-  w.raw(",\"decode\":{\"stored\":").str(dtype_name(d.stored));
-  if (d.ggml_type >= 0) w.raw(",\"ggml_type\":").num(static_cast<uint64_t>(d.ggml_type));
-  if (d.unpermute_heads > 0) w.raw(",\"unpermute_heads\":").num(d.unpermute_heads);
-  if (d.stored_row_bytes > 0) w.raw(",\"stored_row_bytes\":").num(d.stored_row_bytes);
-  if (d.layout != nullptr) {
-    const LayoutArgs& a = d.layout_args;
-    w.raw(",\"layout\":").str(d.layout->name).raw(",\"layout_args\":");
-    put_dims(w, std::array<uint64_t, 6>{a.rows, a.cols, static_cast<uint64_t>(a.bits),
-                                        static_cast<uint64_t>(a.stored_bits), a.bias, a.is_signed ? 1u : 0u});
-  }
-  if (!d.strides.empty()) {
-    w.raw(",\"strides\":");
-    put_dims(w, d.strides);
-    if (d.whole > 0) w.raw(",\"begin\":").num(d.begin).raw(",\"whole\":").num(d.whole);
-  }
-  w.raw("}");
-}
-
-void put_tensor(Writer& w, const Tensor& t) {
-  w.raw("{\"name\":").str(t.name).raw(",\"dtype\":").str(dtype_name(t.dtype)).raw(",\"shape\":");
-  put_dims(w, t.shape.dims());
-  if (t.scheme >= 0) w.raw(",\"scheme\":").num(static_cast<uint64_t>(t.scheme));
-  if (t.dequantize) w.raw(",\"dequantize\":1");
-  if (t.transposed) w.raw(",\"transposed\":1");
-  if (!t.ggml.empty()) w.raw(",\"ggml\":").str(t.ggml);
-  if (!t.source.empty()) w.raw(",\"source\":").str(t.source);
-  w.raw(",\"parts\":[");
-  for (size_t i = 0; i < t.parts.size(); ++i) {
-    const Part& p = t.parts[i];
-    w.raw(i ? ",{\"role\":" : "{\"role\":").str(name_of(p.role));
-    // A float tensor's data has the dtype and shape of the tensor; not said twice.
-    if (p.role != Role::data || p.dtype != t.dtype) w.raw(",\"dtype\":").str(dtype_name(p.dtype));
-    if (p.role != Role::data) {
-      w.raw(",\"shape\":");
-      put_dims(w, p.shape.dims());
-    }
-    w.raw(",\"extent\":");
-    put_extent(w, p.extent);
-    if (p.decode) put_decode(w, *p.decode);
-    w.raw("}");
-  }
-  w.raw("]}");
-}
-
-// ---- reading
-
 enum class At : uint8_t {
-  root, dom, pairs, pair, extents, companion, tensors, tensor, dims, parts, part, extent, decode
+  root,
+  dom,
+  pairs,
+  pair,
+  extents,
+  companion,
+  tensors,
+  tensor,
+  dims,
+  parts,
+  part,
+  extent,
+  decode
 };
 
 class Sax final : public JsonSax {
@@ -133,7 +58,9 @@ class Sax final : public JsonSax {
 
  private:
   bool fail(std::string what) {
-    if (problem.empty()) problem = "manifest: " + std::move(what) + (key_.empty() ? "" : " at '" + printable(key_) + "'");
+    if (problem.empty())
+      problem =
+          "manifest: " + std::move(what) + (key_.empty() ? "" : " at '" + printable(key_) + "'");
     return false;
   }
   bool in_dom() const { return !at_.empty() && at_.back() == At::dom; }
@@ -185,21 +112,18 @@ class Sax final : public JsonSax {
         if (key_ == "tensors") return enter(At::tensors, object, false);
         if (key_ == "files" || key_ == "dropped") return enter(At::pairs, object, false);
         if (key_ == "companions") return enter(At::extents, object, false);
-        if (key_ == "provenance" || key_ == "schemes" || key_ == "calibration" || key_ == "kv_cache") {
+        if (key_ == "provenance" || key_ == "schemes" || key_ == "calibration" ||
+            key_ == "kv_cache") {
           return open_dom(object);
         }
         return fail("an unknown section");
       case At::dom: return open_dom(object);
       case At::pairs: return enter(At::pair, object, false);
-      case At::extents:
-        m_.companions.emplace_back();
-        return enter(At::companion, object, false);
-      case At::companion: 
+      case At::extents: m_.companions.emplace_back(); return enter(At::companion, object, false);
+      case At::companion:
         extent_ = &m_.companions.back().extent;
         return enter(At::extent, object, false);
-      case At::tensors:
-        m_.tensors.emplace_back();
-        return enter(At::tensor, object, true);
+      case At::tensors: m_.tensors.emplace_back(); return enter(At::tensor, object, true);
       case At::tensor:
         if (key_ == "shape") {
           dims_ = &m_.tensors.back().shape;
@@ -273,7 +197,8 @@ class Sax final : public JsonSax {
     auto width = [](uint64_t bits) { return bits >= 1 && bits <= 32; };
     if (v.size() != 6 || !width(v[2]) || !width(v[3]) || v[4] > 255 || v[5] > 1) return false;
     if (v[0] > kMaxElements || v[1] > kMaxElements) return false;
-    decode_.layout_args = {v[0], v[1], static_cast<int>(v[2]), static_cast<int>(v[3]), v[4], v[5] == 1};
+    decode_.layout_args = {v[0], v[1],     static_cast<int>(v[2]), static_cast<int>(v[3]),
+                           v[4], v[5] == 1};
     return true;
   }
   bool finish_dom() {
@@ -458,39 +383,6 @@ class Sax final : public JsonSax {
 };
 
 }  // namespace
-
-void write_manifest(const Model& m, const std::string& base,
-                    const std::function<void(std::string_view)>& sink) {
-  Writer w(sink);
-  w.raw("{\"qmap\":1,\"format\":").str(m.format).raw(",\"architecture\":").str(m.architecture);
-  w.raw(",\n\"provenance\":").raw(m.provenance.dump(-1, ' ', false, Json::error_handler_t::replace));
-  w.raw(",\n\"schemes\":[");
-  for (size_t i = 0; i < m.schemes.size(); ++i) w.raw(i ? "," : "").raw(to_json(m.schemes[i]).dump());
-  w.raw("],\n\"files\":[");
-  for (size_t i = 0; i < m.files.size(); ++i) {
-    std::filesystem::path relative = std::filesystem::path(m.files[i].path).lexically_relative(base);
-    w.raw(i ? ",[" : "[").str(relative.string()).raw(",").num(m.files[i].size).raw("]");
-  }
-  w.raw("],\n\"companions\":[");
-  for (size_t i = 0; i < m.companions.size(); ++i) {
-    w.raw(i ? ",[" : "[").str(m.companions[i].name).raw(",");
-    put_extent(w, m.companions[i].extent);
-    w.raw("]");
-  }
-  w.raw("],\n\"dropped\":[");
-  for (size_t i = 0; i < m.dropped.size(); ++i) {
-    w.raw(i ? ",[" : "[").str(m.dropped[i].first).raw(",").str(m.dropped[i].second).raw("]");
-  }
-  w.raw("]");
-  if (m.kv_cache) w.raw(",\n\"kv_cache\":").raw(to_json(*m.kv_cache).dump());
-  if (m.calibration) w.raw(",\n\"calibration\":").raw(to_json(*m.calibration).dump());
-  w.raw(",\n\"tensors\":[");
-  for (size_t i = 0; i < m.tensors.size(); ++i) {
-    w.raw(i ? ",\n" : "\n");
-    put_tensor(w, m.tensors[i]);
-  }
-  w.raw("]}\n").flush();
-}
 
 Model read_manifest(std::span<const std::byte> text, const std::string& path,
                     const std::string& base) {
