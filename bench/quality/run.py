@@ -40,7 +40,7 @@ PEER, PYTHON = args.peer.split("=", 1) if args.peer else (None, None)
 
 def run(*command):
     start = time.perf_counter()
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, cwd=WORK)
     if done.returncode != 0:
         sys.exit(f"failed: {command}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
     return time.perf_counter() - start, done.stdout

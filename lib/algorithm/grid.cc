@@ -68,7 +68,7 @@ size_t Grid::at(size_t row, size_t g) const {
 
 // Scales of `count` rows from ranges lo <= 0 <= hi.
 void Grid::set(size_t row, size_t count, size_t g, const float* lo, const float* hi) {
-  float amax[kStrip], scale[kStrip];
+  float amax[kStrip] = {}, scale[kStrip];
   uint8_t code[kStrip] = {};
   for (size_t i = 0; i < count; ++i) amax[i] = std::max(-lo[i], hi[i]);
   if (!args_.symmetric) {
