@@ -67,7 +67,7 @@ def halves():
 @pytest.fixture(scope="module")
 def awkward(tmp_path_factory):
     """Weights that are awkward to quantize."""
-    folder = tmp_path_factory.mktemp("online")
+    folder = tmp_path_factory.mktemp("online") / "cases"
     cases = {**make_cases(torch.bfloat16), "halves": halves()}
     write_checkpoint(folder, cases, {}, torch.bfloat16)
     return folder

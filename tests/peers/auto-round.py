@@ -70,4 +70,7 @@ if __name__ == "__main__":
         packages=("auto-round", "torch", "transformers"), save=SAVE, load=load, target="auto-round",
         exports=EXPORTS,
         transcodes={f"{first}-to-auto-round": (["-s", "w4a16"], first)
-                    for first in ("gptq", "awq", "compressed-tensors")})))
+                    for first in ("gptq", "awq", "compressed-tensors")},
+        notes=("nvfp4: the library multiplies codes by 1 / global_scale and then by the scale, we divide the scale",
+               "first, as compressed-tensors does with the same tensors. In F32 the last bit differs, and values of",
+               "one weight that lie halfway between two BF16 numbers go to the other one."))))

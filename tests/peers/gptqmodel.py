@@ -4,11 +4,15 @@ import dataclasses
 import functools
 import os
 import sys
+import tempfile
 
 from common import MODEL, Peer, linears, main, read_row, transcode_row
 
 # Its pool of threads asks for more workers than it grants itself on a machine of two cores.
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
+# It puts logs where it runs.
+sys.argv[1:] = [os.path.abspath(a) if "/" in a else a for a in sys.argv[1:]]
+os.chdir(tempfile.mkdtemp())
 import torch  # noqa: E402
 from gptqmodel import BACKEND, GPTQModel, QuantizeConfig  # noqa: E402
 from gptqmodel.quantization import FORMAT, METHOD  # noqa: E402
