@@ -251,7 +251,7 @@ void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* 
     w.factor.assign(groups_, 1.0f);
     return codes_of(kernels::Src::f32, x, w.factor.data(), zero, out);
   }
-  if (rules_.integers_by_inverse && scheme_.code_kind() == CodeKind::integer) {
+  if (rules_.integers_by_inverse && !w_.fp8_stage && scheme_.code_kind() == CodeKind::integer) {
     for (uint64_t c = 0; c < cols_; ++c) w.values[c] *= 1.0f / scale[c / group_];
     w.factor.assign(groups_, 1.0f);
     scale = w.factor.data();

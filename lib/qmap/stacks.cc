@@ -12,7 +12,8 @@ namespace {
 constexpr std::string_view kGateUp = "gate_up_proj", kDown = "down_proj", kBias = "_bias";
 
 std::string model_type(const Model& m) {
-  return m.config.is_object() ? json_string(m.config, "model_type", "") : "";
+  auto it = m.config.is_object() ? m.config.find("model_type") : m.config.end();
+  return it != m.config.end() && it->is_string() ? it->get<std::string>() : "";
 }
 
 // Published checkpoints of these call gate, up and down w1, w3 and w2.

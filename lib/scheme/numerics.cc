@@ -69,7 +69,8 @@ constexpr Rules kRules[] = {
 float divisor(const Rules& r, const QuantArgs& w) {
   if (w.type == NumType::floating) return w.num_bits == 4 ? 6.0f : 448.0f;
   auto steps = static_cast<float>((1 << w.num_bits) - 1);
-  return r.half_range ? steps / 2 : (steps - 1) / 2;
+  // INT4 under FP8 is SGLang's, whoever stores it: amax / 7.
+  return r.half_range && !w.fp8_stage ? steps / 2 : (steps - 1) / 2;
 }
 
 float least_of(const Rules& r, const QuantArgs& w) {

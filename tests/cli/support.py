@@ -125,6 +125,40 @@ def write_model(directory, shapes, config, seed=1):
     return directory
 
 
+# A transformer of Wan's kind, small.
+PIPELINE_SHAPES = {
+    "scale_shift_table": (1, 2, 128),
+    "patch_embedding.weight": (128, 4, 1, 2, 2),
+    "condition_embedder.text_embedder.linear_1.weight": (128, 64),
+    "blocks.0.attn1.to_q.weight": (128, 128),
+    "blocks.0.attn1.to_q.bias": (128,),
+    "blocks.0.attn1.norm_q.weight": (128,),
+    "blocks.0.ffn.net.0.proj.weight": (256, 128),
+    "blocks.0.ffn.net.2.weight": (128, 256),
+    "proj_out.weight": (16, 128),
+}
+
+
+def write_component(directory, class_name, shapes, seed):
+    """A component of a diffusers pipeline."""
+    write_model(directory, shapes.items(), {"_class_name": class_name, "_diffusers_version": "0.42.1"}, seed)
+    (directory / "model.safetensors").rename(directory / "diffusion_pytorch_model.safetensors")
+
+
+def write_pipeline(directory):
+    """A diffusers pipeline with two transformers."""
+    index = {"_class_name": "WanPipeline", "boundary_ratio": 0.875, "tokenizer": [None, None],
+             "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+             "transformer": ["diffusers", "WanTransformer3DModel"],
+             "transformer_2": ["diffusers", "WanTransformer3DModel"], "vae": ["diffusers", "AutoencoderKLWan"]}
+    (directory / "scheduler").mkdir(parents=True)
+    (directory / "model_index.json").write_text(json.dumps(index))
+    (directory / "scheduler/scheduler_config.json").write_text("{}")
+    for seed, folder in enumerate(("transformer", "transformer_2")):
+        write_component(directory / folder, "WanTransformer3DModel", PIPELINE_SHAPES, seed + 1)
+    write_component(directory / "vae", "AutoencoderKLWan", {"decoder.conv_in.weight": (8, 4, 3, 3)}, 9)
+
+
 def write_llama(directory, hidden=128, layers=1, vocab=64, intermediate=256, seed=1):
     return write_model(directory, llama_shapes(hidden, layers, vocab, intermediate),
                        llama_config(hidden, layers, vocab, intermediate), seed)

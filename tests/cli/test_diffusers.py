@@ -3,19 +3,8 @@
 
 import json
 
-from support import TINY, CliTest, main, read_safetensors, write_model
+from support import PIPELINE_SHAPES, TINY, CliTest, main, read_safetensors, write_component, write_pipeline
 
-SHAPES = {
-    "scale_shift_table": (1, 2, 128),
-    "patch_embedding.weight": (128, 4, 1, 2, 2),
-    "condition_embedder.text_embedder.linear_1.weight": (128, 64),
-    "blocks.0.attn1.to_q.weight": (128, 128),
-    "blocks.0.attn1.to_q.bias": (128,),
-    "blocks.0.attn1.norm_q.weight": (128,),
-    "blocks.0.ffn.net.0.proj.weight": (256, 128),
-    "blocks.0.ffn.net.2.weight": (128, 256),
-    "proj_out.weight": (16, 128),
-}
 LINEARS = ["blocks.0.attn1.to_q", "blocks.0.ffn.net.0.proj", "blocks.0.ffn.net.2"]
 # Scheme, and the family that -f diffusers writes it in.
 ROWS = [
@@ -33,28 +22,9 @@ PARTS = ("transformer", "transformer_2")
 
 
 class Diffusers(CliTest):
-    def put(self, name, text):
-        path = self.dir / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-    def component(self, folder, class_name, shapes, seed):
-        directory = self.dir / folder
-        write_model(directory, shapes.items(), {"_class_name": class_name, "_diffusers_version": "0.42.1"}, seed)
-        (directory / "model.safetensors").rename(directory / "diffusion_pytorch_model.safetensors")
-
     def setUp(self):
         super().setUp()
-        index = {"_class_name": "WanPipeline", "boundary_ratio": 0.875, "tokenizer": [None, None],
-                 "scheduler": ["diffusers", "UniPCMultistepScheduler"],
-                 "transformer": ["diffusers", "WanTransformer3DModel"],
-                 "transformer_2": ["diffusers", "WanTransformer3DModel"],
-                 "vae": ["diffusers", "AutoencoderKLWan"]}
-        self.put("wan/model_index.json", json.dumps(index))
-        self.put("wan/scheduler/scheduler_config.json", "{}")
-        for seed, folder in enumerate(PARTS):
-            self.component(f"wan/{folder}", "WanTransformer3DModel", SHAPES, seed + 1)
-        self.component("wan/vae", "AutoencoderKLWan", {"decoder.conv_in.weight": (8, 4, 3, 3)}, 9)
+        write_pipeline(self.dir / "wan")
 
     def files(self, directory):
         return {p.relative_to(self.dir / directory).as_posix(): p.read_bytes()
@@ -127,7 +97,7 @@ class Diffusers(CliTest):
 
     def test_namesakes(self):
         """A Flux has proj_out and single_transformer_blocks.0.proj_out: engines read lists by parts of names."""
-        self.component("wan/transformer", "X", {**SHAPES, "single_transformer_blocks.0.proj_out.weight": (128, 128)}, 3)
+        write_component(self.dir / "wan/transformer", "X", {**PIPELINE_SHAPES, "single_transformer_blocks.0.proj_out.weight": (128, 128)}, 3)
         self.pipe("qload wan | qquantize -s fp8-tensor | qexport -f fp8 -o out")
         config = json.loads((self.dir / "out/transformer/config.json").read_text())
         self.assertEqual(config["quantization_config"]["modules_to_not_convert"],

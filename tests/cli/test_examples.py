@@ -11,7 +11,7 @@ import unittest
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from support import BIN, TINY, main
+from support import BIN, TINY, main, write_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "tests/examples"
@@ -46,9 +46,12 @@ class ExampleTest(unittest.TestCase):
         """The texts and token ids that a command names."""
         held = (TINY / "heldout.txt").read_text()
         lines = "".join(json.dumps({"text": p}) + "\n" for p in held.split("\n\n") if p.strip())
-        texts = {"text.txt": held, "wiki.txt": held, "wiki.test.raw": held, "a.txt": held, "c4.json.gz": lines,
+        texts = {"text.txt": held, "calib.txt": held, "wiki.txt": held, "wiki.test.raw": held, "a.txt": held, "c4.json.gz": lines,
                  "b.txt.zst": held, "ids.jsonl": "".join(f"{list(range(i, i + 300))}\n" for i in range(3)),
                  "arc.jsonl": json.dumps({"context": "The", "choices": [" man", " of"], "answer": 0}) + "\n"}
+        for name in ("FLUX.1-dev", "Wan2.2-T2V-A14B-Diffusers"):
+            if f"./{name}" in command and not (self.dir / name).exists():
+                write_pipeline(self.dir / name)
         for name, text in texts.items():
             if name not in command or (self.dir / name).exists():
                 continue
