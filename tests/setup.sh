@@ -32,7 +32,7 @@ is_there() {
     python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
     clang-14) have clang++-14 ;;
     dpkg-dev) have dpkg-shlibdeps ;;
-    mandoc | shellcheck | dash | file | make | zsh | fish) have "$1" ;;
+    mandoc | shellcheck | dash | file | make | zsh | fish | zstd) have "$1" ;;
     *) ! have dpkg-query || dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed' ;;
   esac
 }

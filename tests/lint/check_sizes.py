@@ -15,9 +15,12 @@ TOP = {"cmd", "lib", "formats", "tests", "bench", "man", "completions", "CMakeLi
 
 
 def tracked():
-    out = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
-    if out.returncode == 0:
-        return [Path(line) for line in out.stdout.splitlines() if (ROOT / line).is_file()]
+    try:
+        out = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+        if out.returncode == 0:
+            return [Path(line) for line in out.stdout.splitlines() if (ROOT / line).is_file()]
+    except FileNotFoundError:  # no git here: whatever lies in the folders
+        pass
     return [p.relative_to(ROOT) for f in FOLDERS for p in (ROOT / f).rglob("*") if p.is_file()]
 
 
