@@ -29,7 +29,6 @@ gptq::Options gptq_options(const AlgorithmStep& step) {
   o.order = static_cast<gptq::Order>(step.word("order", kOrders, 2));
   o.clip.search = step.flag("clip", true);
   o.static_groups = step.flag("static_groups", false);
-  o.alpha = step.number("alpha", 0, 0, 1);
   return o;
 }
 

@@ -14,7 +14,7 @@ const Algorithm kAlgorithms[] = {
     {"mse", "clip search: the scale of each group that rounds its weights with the least error", false, {}},
     {"hqq", "half-quadratic: zero points (or scales) that spare outliers, by turns with the codes", false, {}},
     {"gptq", "errors are made up for in the columns that follow, by the inputs' second moments", true,
-     {"damp", "order", "clip", "static_groups", "alpha"}},
+     {"damp", "order", "clip", "static_groups"}},
 };
 
 std::string short_number(double x) {
