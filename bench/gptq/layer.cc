@@ -37,8 +37,9 @@ int main(int argc, char** argv) {
   scheme.weights.group_size = 128;
   gptq::Options options;
   options.order = gptq::Order::none;
+  options.fit = Fit::range;
   for (int i = 0; i < repeat; ++i) {
-    gptq::Moments m{n, std::vector<float>(n * n), {}};
+    gptq::Moments m{n, std::vector<float>(n * n)};
     double t0 = now();
     gemm::rank_update_lower(gemm::Precision::bf16, x.data(), n, rows, n, m.h.data(), n);
     double t1 = now();

@@ -43,27 +43,12 @@ std::vector<uint32_t> order_of(const std::vector<float>& diagonal, size_t group,
   return result;
 }
 
-// aim = alpha * (strictly upper part of D U^T) U: how the drift of earlier columns' inputs is made up
-// for in later columns (GPTAQ, reference/int4-formats.md 2.4).
-std::vector<float> aim_of(const Moments& m, const Factor& f, double alpha) {
-  size_t k = m.k;
-  std::vector<float> d(k * k), t(k * k), aim(k * k);
-  parallel_for(k, [&](size_t i, int) {
-    for (size_t j = 0; j < k; ++j) d[i * k + j] = m.drift[size_t{f.order[i]} * k + f.order[j]];
-  });
-  gemm::product(gemm::Precision::f32, k, k, k, static_cast<float>(alpha), {d.data(), k}, {f.u.data(), k, true}, t.data(), k, false);
-  for (size_t i = 0; i < k; ++i) std::fill_n(t.data() + i * k, i + 1, 0.0f);
-  gemm::product(gemm::Precision::f32, k, k, k, 1, {t.data(), k}, {f.u.data(), k}, aim.data(), k, false);
-  return aim;
-}
-
 // The walk over the columns in processing order.
 class Sweep {
  public:
   Sweep(const Factor& f, const Options& options, Grid& grid, float* w)
       : f_(f), options_(options), grid_(grid), k_(f.order.size()), rows_(grid.rows()), w_(w),
-        q_(rows_ * kBlock), e_(rows_ * kFar), x_(f.aim.empty() ? 0 : rows_ * kFar),
-        loss_(ceil_div(rows_, kStrip)) {}
+        e_(rows_ * kFar), loss_(ceil_div(rows_, kStrip)) {}
 
   double run() {
     for (size_t far = 0; far < k_; far += kFar) {
@@ -86,9 +71,6 @@ class Sweep {
     if (first >= last) return;
     gemm::product(gemm::Precision::f32, rows_, last - first, end - begin, -1, {e_.data() + at, kFar},
                   {f_.u.data() + begin * k_ + first, k_}, w_ + first, k_, true);
-    if (f_.aim.empty()) return;
-    gemm::product(gemm::Precision::f32, rows_, last - first, end - begin, 1, {x_.data() + at, kFar},
-                  {f_.aim.data() + begin * k_ + first, k_}, w_ + first, k_, true);
   }
 
   // Group of the i-th column: of the original columns, or of the order with desc_act.
@@ -102,7 +84,7 @@ class Sweep {
     parallel_for(loss_.size(), [&](size_t s, int worker) {
       std::vector<float>& r = room[static_cast<size_t>(worker)];
       size_t n = end - begin, longest = std::max(grid_.group(), kBlock);
-      r.resize((3 * kBlock + longest) * kStrip);
+      r.resize((2 * kBlock + longest) * kStrip);
       strip(s * kStrip, begin, n, at, r.data());
     });
   }
@@ -111,10 +93,9 @@ class Sweep {
   void strip(size_t row, size_t begin, size_t n, size_t at, float* room) {
     const kernels::LaneTable& k = kernels::lanes();
     size_t count = std::min(kStrip, rows_ - row);
-    float *w = room, *q = w + kBlock * kStrip, *before = q + kBlock * kStrip, *group = before + kBlock * kStrip;
+    float *w = room, *q = w + kBlock * kStrip, *group = q + kBlock * kStrip;
     float *rows = w_ + row * k_, loss[kStrip] = {}, scale[kStrip], zero[kStrip];
     k.to_strip(rows + begin, k_, count, n, w);
-    if (!x_.empty()) std::copy(w, w + n * kStrip, before);
     for (size_t i = 0; i < n;) {
       size_t g = group_at(begin + i), stop = i + 1;
       bool dynamic = !grid_.fixed() && !options_.static_groups;
@@ -123,14 +104,12 @@ class Sweep {
       bool first = begin + i == 0 || group_at(begin + i - 1) != g;
       if (dynamic && first) fit(row, count, begin, i, n, g, w, group);
       grid_.lanes(row, g, scale, zero);
-      if (!x_.empty()) std::copy(w + i * kStrip, w + stop * kStrip, before + i * kStrip);
-      k.sweep(grid_.rounding(), w, i, stop, n, f_.u.data() + begin * k_ + begin,
-              f_.aim.empty() ? nullptr : f_.aim.data() + begin * k_ + begin, k_, scale, zero, q, loss);
+      k.sweep(grid_.rounding(), w, i, stop, n, f_.u.data() + begin * k_ + begin, k_, scale, zero, q,
+              loss);
       i = stop;
     }
     k.from_strip(q, count, n, rows + begin, k_);
     k.from_strip(w, count, n, e_.data() + row * kFar + at, kFar);
-    if (!x_.empty()) k.from_strip(before, count, n, x_.data() + row * kFar + at, kFar);
     for (size_t lane = 0; lane < count; ++lane) loss_[row / kStrip] += static_cast<double>(loss[lane]);
   }
 
@@ -145,9 +124,9 @@ class Sweep {
       } else {
         kernels::lanes().to_strip(w_ + row * k_ + c, k_, count, 1, to);
       }
-      if (options_.clip.search) weight.push_back(f_.importance[f_.order[c]]);
+      if (options_.fit == Fit::search) weight.push_back(f_.importance[f_.order[c]]);
     }
-    grid_.fit(group, size, row, count, g, weight.empty() ? nullptr : weight.data(), options_.clip);
+    grid_.fit(group, size, row, count, g, weight.empty() ? nullptr : weight.data(), options_.fit);
   }
 
   const Factor& f_;
@@ -155,7 +134,7 @@ class Sweep {
   Grid& grid_;
   size_t k_, rows_;
   float* w_;
-  std::vector<float> q_, e_, x_;
+  std::vector<float> e_;
   std::vector<double> loss_;  // by strip: their sum has one order
 };
 
@@ -206,7 +185,6 @@ std::optional<Factor> factor(const Moments& m, size_t group, const Options& opti
     });
     if (gemm::inverse_factor(f.u.data(), k, f.u.data())) {
       f.damp = damp;
-      if (options.alpha != 0 && !m.drift.empty()) f.aim = aim_of(m, f, options.alpha);
       return f;
     }
   }
@@ -216,7 +194,7 @@ std::optional<Factor> factor(const Moments& m, size_t group, const Options& opti
 double quantize(const Factor& f, const Options& options, Grid& grid, float* w) {
   size_t k = grid.cols(), rows = grid.rows();
   // Of the weights as they were: scales that are fixed do not see dead columns go.
-  if (grid.fixed() || options.static_groups) grid.fit_all(w, options.clip.search ? std::span<const float>(f.importance) : std::span<const float>(), options.clip);
+  if (grid.fixed() || options.static_groups) grid.fit_all(w, f.importance, options.fit);
   for (uint32_t c : f.dead) {
     for (size_t r = 0; r < rows; ++r) w[r * k + c] = 0;
   }

@@ -19,22 +19,19 @@ enum class Order { none, desc_act, group_aware };
 struct Options {
   double damp = 0.01;  // of the mean of diag(H), added to it; doubled while H is not positive definite
   Order order = Order::group_aware;
-  Clip clip;
+  Fit fit = Fit::search;       // of scales, weighted with diag(H)
   bool static_groups = false;  // scales from the weights as they were
-  double alpha = 0;            // asymmetric calibration: the share of the input's drift corrected (GPTAQ)
 };
 
 // Second moments of a linear's inputs, H = sum x x^T [k, k], any positive factor: the lower triangle.
-// And, for asymmetric calibration, D = sum (x_full - x) x^T [k, k], in the same measure; else empty.
 struct Moments {
   size_t k = 0;
-  std::vector<float> h, drift;
+  std::vector<float> h;
 };
 
 // What linears that read one input share.
 struct Factor {
   std::vector<float> u;               // [k, k] upper, in processing order: H^-1 = u^T u
-  std::vector<float> aim;             // [k, k] strictly upper: correction of drift, or empty
   std::vector<uint32_t> order;        // column processed i-th
   std::vector<uint32_t> dead;         // columns without input: their weights become 0
   std::vector<float> importance;      // diag(H), by column

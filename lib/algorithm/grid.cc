@@ -13,6 +13,9 @@ namespace {
 
 using kernels::kStrip;
 
+constexpr int kSearchSteps = 80;  // the range goes down to a fifth
+constexpr int kShrinkSteps = 20;
+
 kernels::Rounding rounding_of(const Scheme& scheme) {
   kernels::Rounding r;
   if (scheme.code_kind() == CodeKind::e4m3) r.levels = kernels::Levels::e4m3;
@@ -108,15 +111,26 @@ void Grid::lanes(size_t row, size_t g, float* scale, float* zero) const {
   }
 }
 
-void Grid::fit(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight, Clip clip) {
+void Grid::fit(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight,
+               Fit how) {
+  if (how == Fit::search) return search(w, n, row, count, g, weight);
+  if (how == Fit::shrink) return shrink(w, n, row, count, g);
   float lo[kStrip], hi[kStrip];
   kernels::lanes().range(w, n, lo, hi);
   set(row, count, g, lo, hi);
-  if (!clip.search) return;
-  float best[kStrip] = {}, error[kStrip], scale[kStrip], zero[kStrip], kept[kStrip] = {};
-  for (int step = 0; step < clip.steps; ++step) {
+}
+
+void Grid::search(const float* w, size_t n, size_t row, size_t count, size_t g,
+                  const float* weight) {
+  float lo[kStrip], hi[kStrip], scale[kStrip], zero[kStrip], error[kStrip];
+  float best[kStrip] = {}, kept[kStrip] = {};
+  kernels::lanes().range(w, n, lo, hi);
+  for (int step = 0; step < kSearchSteps; ++step) {
     float factor = 1 - 0.01f * static_cast<float>(step), a[kStrip], b[kStrip];
-    for (size_t i = 0; i < kStrip; ++i) a[i] = lo[i] * factor, b[i] = hi[i] * factor;
+    for (size_t i = 0; i < kStrip; ++i) {
+      a[i] = lo[i] * factor;
+      b[i] = hi[i] * factor;
+    }
     set(row, count, g, a, b);
     lanes(row, g, scale, zero);
     kernels::lanes().error(rounding_, w, n, scale, args_.symmetric ? nullptr : zero, weight, error);
@@ -126,12 +140,14 @@ void Grid::fit(const float* w, size_t n, size_t row, size_t count, size_t g, con
       kept[i] = factor;
     }
   }
-  for (size_t i = 0; i < kStrip; ++i) lo[i] *= kept[i], hi[i] *= kept[i];
+  for (size_t i = 0; i < kStrip; ++i) {
+    lo[i] *= kept[i];
+    hi[i] *= kept[i];
+  }
   set(row, count, g, lo, hi);
 }
 
-void Grid::fit_shrinking(const float* w, size_t n, size_t row, size_t count, size_t g) {
-  constexpr int kSteps = 20;
+void Grid::shrink(const float* w, size_t n, size_t row, size_t count, size_t g) {
   float lo[kStrip], hi[kStrip], scale[kStrip], zero[kStrip], num[kStrip], den[kStrip], error[kStrip];
   float best_scale[kStrip] = {}, best_zero[kStrip] = {}, best[kStrip];
   kernels::lanes().range(w, n, lo, hi);
@@ -139,7 +155,7 @@ void Grid::fit_shrinking(const float* w, size_t n, size_t row, size_t count, siz
   std::fill_n(best, kStrip, std::numeric_limits<float>::infinity());
   lanes(row, g, scale, zero);
   float beta = 10;
-  for (int step = 0; step < kSteps; ++step, beta *= 1.01f) {
+  for (int step = 0; step < kShrinkSteps; ++step, beta *= 1.01f) {
     bool better = false;
     kernels::lanes().shrink(rounding_, w, n, scale, zero, beta, !args_.symmetric, num, den, error);
     for (size_t i = 0; i < count; ++i) {
@@ -168,21 +184,20 @@ void Grid::fit_shrinking(const float* w, size_t n, size_t row, size_t count, siz
 float Grid::block_error(const float* w, size_t cols, size_t n, size_t count, size_t row, size_t g) const {
   const kernels::LaneTable& k = kernels::lanes();
   std::vector<float> strip(n * kStrip);
-  float scale[kStrip], zero[kStrip] = {}, error[kStrip];
+  float scale[kStrip], error[kStrip];
   double sum = 0;
   lanes(row, g, scale, nullptr);
   std::fill_n(scale, kStrip, scale[0]);
   for (size_t r = 0; r < count; r += kStrip) {
     k.to_strip(w + r * cols, cols, std::min(kStrip, count - r), n, strip.data());
-    k.error(rounding_, strip.data(), n, scale, zero, nullptr, error);
+    k.error(rounding_, strip.data(), n, scale, nullptr, nullptr, error);
     for (float e : error) sum += static_cast<double>(e);
   }
   return static_cast<float>(sum);
 }
 
-void Grid::fit_blocks(const float* w, size_t first, size_t count, Clip clip) {
-  bool tensor = args_.strategy == Strategy::tensor;
-  size_t height = tensor ? rows_ : static_cast<size_t>(args_.block_rows), width = tensor ? cols_ : group_;
+void Grid::fit_blocks(const float* w, size_t first, size_t count, Fit how) {
+  size_t height = rows_unit(), width = args_.strategy == Strategy::tensor ? cols_ : group_;
   float zero = 0;
   for (size_t row = 0; row < count; row += height) {
     size_t end = std::min(count, row + height);
@@ -192,7 +207,7 @@ void Grid::fit_blocks(const float* w, size_t first, size_t count, Clip clip) {
       for (size_t r = row; r < end; ++r) {
         for (size_t c = begin; c < begin + n; ++c) amax = std::max(amax, std::fabs(w[r * cols_ + c]));
       }
-      for (int step = 0; clip.search && step < clip.steps; ++step) {
+      for (int step = 0; how == Fit::search && step < kSearchSteps; ++step) {
         float factor = 1 - 0.01f * static_cast<float>(step), range = amax * factor;
         set(first + row, 1, g, &zero, &range);
         float error = block_error(w + row * cols_ + begin, cols_, n, end - row, first + row, g);
@@ -206,26 +221,65 @@ void Grid::fit_blocks(const float* w, size_t first, size_t count, Clip clip) {
   }
 }
 
-void Grid::fit_all(const float* w, std::span<const float> weight, Clip clip) {
-  if (spans_rows()) {
-    size_t height = args_.strategy == Strategy::tensor ? rows_ : static_cast<size_t>(args_.block_rows);
-    parallel_for(ceil_div(rows_, height), [&](size_t i, int) {
-      size_t row = i * height;
-      fit_blocks(w + row * cols_, row, std::min(height, rows_ - row), clip);
-    });
-    return;
-  }
-  std::vector<std::vector<float>> room(static_cast<size_t>(threads()));
-  parallel_for(ceil_div(rows_, kStrip), [&](size_t s, int worker) {
-    std::vector<float>& strip = room[static_cast<size_t>(worker)];
-    strip.resize(group_ * kStrip);
-    size_t row = s * kStrip, count = std::min(kStrip, rows_ - row);
+size_t Grid::rows_unit() const {
+  if (args_.strategy == Strategy::tensor) return rows_;
+  return args_.strategy == Strategy::block ? static_cast<size_t>(args_.block_rows) : kStrip;
+}
+
+void Grid::fit_rows(const float* w, size_t first, size_t count, std::span<const float> weight,
+                    Fit how, std::vector<float>& room) {
+  if (spans_rows()) return fit_blocks(w, first, count, how);
+  room.resize(group_ * kStrip);
+  for (size_t r = 0; r < count; r += kStrip) {
+    size_t lanes = std::min(kStrip, count - r);
     for (size_t g = 0; g < groups_; ++g) {
-      size_t first = g * group_, n = std::min(group_, cols_ - first);
-      kernels::lanes().to_strip(w + row * cols_ + first, cols_, count, n, strip.data());
-      fit(strip.data(), n, row, count, g, weight.empty() ? nullptr : weight.data() + first, clip);
+      size_t begin = g * group_, n = std::min(group_, cols_ - begin);
+      kernels::lanes().to_strip(w + r * cols_ + begin, cols_, lanes, n, room.data());
+      fit(room.data(), n, first + r, lanes, g, weight.empty() ? nullptr : &weight[begin], how);
     }
+  }
+}
+
+void Grid::round_rows(const float* w, size_t first, size_t count, float* q,
+                      std::vector<float>& room) const {
+  room.resize(2 * group_ * kStrip);
+  float *strip = room.data(), *out = strip + group_ * kStrip, scale[kStrip], zero[kStrip];
+  for (size_t r = 0; r < count; r += kStrip) {
+    size_t rows = std::min(kStrip, count - r);
+    for (size_t g = 0; g < groups_; ++g) {
+      size_t at = r * cols_ + g * group_, n = std::min(group_, cols_ - g * group_);
+      kernels::lanes().to_strip(w + at, cols_, rows, n, strip);
+      lanes(first + r, g, scale, zero);
+      kernels::lanes().round(rounding_, strip, n, scale, zero, out);
+      kernels::lanes().from_strip(out, rows, n, q + at, cols_);
+    }
+  }
+}
+
+void Grid::fit_all(const float* w, std::span<const float> weight, Fit how) {
+  std::vector<std::vector<float>> room(static_cast<size_t>(threads()));
+  size_t unit = rows_unit();
+  parallel_for(ceil_div(rows_, unit), [&](size_t i, int worker) {
+    size_t row = i * unit;
+    fit_rows(w + row * cols_, row, std::min(unit, rows_ - row), weight, how,
+             room[static_cast<size_t>(worker)]);
   });
+}
+
+void Grid::round_all(const float* w, float* q) const {
+  std::vector<std::vector<float>> room(static_cast<size_t>(threads()));
+  parallel_for(ceil_div(rows_, kStrip), [&](size_t i, int worker) {
+    size_t row = i * kStrip;
+    round_rows(w + row * cols_, row, std::min(kStrip, rows_ - row), q + row * cols_,
+               room[static_cast<size_t>(worker)]);
+  });
+}
+
+std::optional<size_t> Grid::overflow() const {
+  for (size_t i = 0; i < scale_.size(); ++i) {
+    if (!std::isfinite(scale_[i])) return i * rows_ / scale_.size();
+  }
+  return std::nullopt;
 }
 
 size_t Grid::code_bytes() const {

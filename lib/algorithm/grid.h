@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -13,11 +14,10 @@
 
 namespace qp {
 
-// How the range of a group becomes a scale.
-struct Clip {
-  bool search = false;  // shrink the range while that lowers the error, else take it whole
-  int steps = 80;       // of 1 %: shrinks to 1 - steps / 100
-};
+// How the weights of a group become its scale: from their range; from the range shrunk, in steps of
+// 1 %, to where rounding has the least squared error; or by half-quadratic steps, at most 20, while
+// the absolute error falls (integers only).
+enum class Fit { range, search, shrink };
 
 class Grid {
  public:
@@ -35,18 +35,21 @@ class Grid {
   bool fixed() const;
   kernels::Rounding rounding() const { return rounding_; }
 
-  // Fits fixed() scales to the whole matrix w [rows, cols]. `weight` [cols]: importance of columns,
-  // or empty.
-  void fit_all(const float* w, std::span<const float> weight, Clip clip);
-  // Fits group g of `count` rows from `row` on, a strip, to n columns w [n][16]; weight [n] or null.
-  // Different strips may be fitted at once.
-  void fit(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight, Clip clip);
-  // The same by half-quadratic steps: at most 20, while the absolute error falls. Integers only.
-  void fit_shrinking(const float* w, size_t n, size_t row, size_t count, size_t g);
-  // A scale spans rows (strategies tensor and block): fits those of rows [first, first + count),
-  // whole blocks, w [count, cols].
-  bool spans_rows() const;
-  void fit_blocks(const float* w, size_t first, size_t count, Clip clip);
+  // Fits group g of `count` rows from `row` on, a strip, to n columns w [n][16]; weight [n]:
+  // importance of the columns, or null (all alike; `search` alone heeds it). Different strips may be
+  // fitted at once.
+  void fit(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight, Fit how);
+  // All scales of rows [first, first + count), w [count, cols]: whole blocks where scales span rows.
+  // weight [cols], or empty.
+  void fit_rows(const float* w, size_t first, size_t count, std::span<const float> weight, Fit how,
+                std::vector<float>& room);
+  // Rounded quotients of these rows under their scales; q may be w.
+  void round_rows(const float* w, size_t first, size_t count, float* q, std::vector<float>& room) const;
+  // The same of the whole matrix, in parallel.
+  void fit_all(const float* w, std::span<const float> weight, Fit how);
+  void round_all(const float* w, float* q) const;
+  // The first row with a scale that is not finite: weights too large for the dtype of the scales.
+  std::optional<size_t> overflow() const;
   // What was fitted, per lane; zero is null for symmetric schemes.
   void lanes(size_t row, size_t g, float* scale, float* zero) const;
 
@@ -61,7 +64,12 @@ class Grid {
 
  private:
   size_t at(size_t row, size_t g) const;
+  bool spans_rows() const;
+  size_t rows_unit() const;  // that fit_rows() takes whole
   void set(size_t row, size_t count, size_t g, const float* lo, const float* hi);
+  void search(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight);
+  void shrink(const float* w, size_t n, size_t row, size_t count, size_t g);
+  void fit_blocks(const float* w, size_t first, size_t count, Fit how);
   float block_error(const float* w, size_t cols, size_t n, size_t count, size_t row, size_t g) const;
 
   const Scheme& scheme_;

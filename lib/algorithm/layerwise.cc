@@ -2,15 +2,13 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <set>
 
-#include "lib/algorithm/gptq.h"
+#include "lib/algorithm/gptq_matrix.h"
 #include "lib/algorithm/moments.h"
-#include "lib/algorithm/rtn.h"
+#include "lib/algorithm/ranges.h"
 #include "lib/base/error.h"
 #include "lib/base/interrupt.h"
-#include "lib/base/parallel.h"
 #include "lib/config/algorithms.h"
 #include "lib/engine/ops/linear.h"
 #include "lib/engine/ops/moe.h"
@@ -21,16 +19,6 @@ namespace {
 using engine::Graph, engine::Value, engine::Values, engine::Weight, engine::WeightUse;
 
 constexpr size_t kDenseRows = 2048, kExpertRows = 256;  // of moments, summed at a time
-constexpr std::string_view kOrders[] = {"none", "desc_act", "group"};
-
-gptq::Options gptq_options(const AlgorithmStep& step) {
-  gptq::Options o;
-  o.damp = step.number("damp", o.damp, 1e-6, 1);
-  o.order = static_cast<gptq::Order>(step.word("order", kOrders, 2));
-  o.clip.search = step.flag("clip", true);
-  o.static_groups = step.flag("static_groups", false);
-  return o;
-}
 
 // The store's weights, but those that are quantized already as they have become.
 class QuantizedWeights : public engine::WeightSource {
@@ -81,7 +69,6 @@ class Layerwise : public LayerWork, public LinearHook {
   std::vector<size_t> cuts(size_t, const Graph& graph) override {
     inputs_.clear();
     experts_.clear();
-    graph_ = &graph;
     std::set<size_t> at;
     std::map<Value, size_t> node_of;  // of an input value: where its part begins
     for (size_t n = 0; n < graph.nodes().size(); ++n) {
@@ -202,130 +189,20 @@ class Layerwise : public LayerWork, public LinearHook {
       throw_if_interrupted();
       const PlanEntry& entry = plan_.entries[input.entries[i]];
       const Scheme& scheme = plan_.schemes[static_cast<size_t>(entry.scheme)];
-      gptq::Options options = gptq_options(parse_algorithm(entry.algorithm).back());
+      gptq::Options options = gptq::options_of(parse_algorithm(entry.algorithm).back());
       size_t group = scheme.group_of(input.uses[i].cols);
+      auto start = std::chrono::steady_clock::now();
       auto [it, fresh] = factors.try_emplace(entry.algorithm + " " + std::to_string(group));
       if (fresh && rows > 0) it->second = gptq::factor(moments, group, options);
-      LayerLog log = one(input.entries[i], input.uses[i], moments, it->second, options, rows);
-      if (options_.log) options_.log(log);
+      gptq::Outcome outcome = gptq::quantize_matrix(store_, entry, scheme, ranges_.of(entry), moments,
+                                                    it->second, options, rows);
+      results_.put(input.entries[i], outcome.codes, outcome.small);
+      if (!options_.log) continue;
+      std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+      options_.log({.tensor = entry.tensor->name, .algorithm = outcome.algorithm, .note = outcome.note,
+                    .rows = rows, .error = outcome.error, .error_rtn = outcome.error_rtn,
+                    .damp = it->second ? it->second->damp : 0, .seconds = took.count()});
     }
-  }
-
-  // One matrix: by GPTQ, unless there is no factor or the result is worse than rounding.
-  LayerLog one(size_t index, const WeightUse& use, const gptq::Moments& moments,
-               const std::optional<gptq::Factor>& factor, const gptq::Options& options, uint64_t rows) {
-    auto start = std::chrono::steady_clock::now();
-    const PlanEntry& entry = plan_.entries[index];
-    const Tensor& t = *entry.tensor;
-    const Scheme& scheme = plan_.schemes[static_cast<size_t>(entry.scheme)];
-    LayerLog log{.tensor = t.name, .algorithm = "gptq", .note = {}, .rows = rows};
-    std::vector<float> w = read(t), q = w;
-    float range = scheme.weights.strategy == Strategy::tensor || scheme.weights.strategy == Strategy::tensor_group
-                      ? range_of(entry) : 0;
-    auto make = [&](Clip clip) {
-      Grid grid(scheme, t.dtype, use.rows, use.cols, range);
-      grid.fit_all(w.data(), {}, clip);
-      return grid;
-    };
-    Grid rtn = make({});
-    std::vector<float> r = round(rtn, w);
-    auto error = [&](const Grid& grid, const std::vector<float>& codes) {
-      return rows == 0 ? 0 : gptq::output_error(moments, difference(grid, codes, w).data(), use.rows) / static_cast<double>(rows);
-    };
-    log.error_rtn = error(rtn, r);
-    std::optional<Grid> chosen;
-    if (factor) {
-      chosen.emplace(scheme, t.dtype, use.rows, use.cols, range);
-      gptq::quantize(*factor, options, *chosen, q.data());
-      log.error = error(*chosen, q);
-      log.damp = factor->damp;
-      if (!std::isfinite(log.error) || log.error > log.error_rtn) {
-        log.note = std::isfinite(log.error) ? "the output would be worse than with rtn" : "the result is not finite";
-        chosen.reset();
-      }
-    } else {
-      log.note = rows == 0 ? "no token came to its input" : "the moments of its input cannot be factored";
-    }
-    if (!chosen) {
-      bool spans = scheme.weights.strategy == Strategy::tensor;
-      log.algorithm = spans ? "rtn" : "mse";
-      chosen.emplace(spans ? rtn : make({.search = true}));
-      q = round(*chosen, w);
-      log.error = error(*chosen, q);
-      if (log.error > log.error_rtn) {
-        log.algorithm = "rtn";
-        log.error = log.error_rtn;
-        chosen.emplace(rtn);
-        q = std::move(r);
-      }
-    }
-    std::vector<std::byte> codes(use.rows * chosen->code_bytes());
-    parallel_for(use.rows, [&](size_t row, int) {
-      chosen->encode(q.data() + row * use.cols, 1, reinterpret_cast<uint8_t*>(codes.data()) + row * chosen->code_bytes());
-    });
-    results_.put(index, codes, chosen->finish());
-    log.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    return log;
-  }
-
-  std::vector<float> read(const Tensor& t) const {
-    RowSource source(store_, t);
-    std::vector<float> w(source.rows() * source.cols());
-    std::vector<RowScratch> scratch(static_cast<size_t>(threads()));
-    for (const Part& p : t.parts) store_.verify(t, p);
-    parallel_for(source.rows(), [&](size_t r, int worker) {
-      const float* row = source.get_f32(r, 1, scratch[static_cast<size_t>(worker)], false);
-      std::copy(row, row + source.cols(), w.data() + r * source.cols());
-      for (size_t c = 0; c < source.cols(); ++c) {
-        if (!std::isfinite(row[c])) refuse_nonfinite(store_, t, r);
-      }
-    });
-    store_.throw_if_changed(t);
-    return w;
-  }
-
-  std::vector<float> round(const Grid& grid, const std::vector<float>& w) const {
-    std::vector<float> q(w.size());
-    size_t cols = grid.cols(), strips = (grid.rows() + kernels::kStrip - 1) / kernels::kStrip;
-    std::vector<std::vector<float>> room(static_cast<size_t>(threads()));
-    parallel_for(strips, [&](size_t s, int worker) {
-      std::vector<float>& strip = room[static_cast<size_t>(worker)];
-      strip.resize(2 * grid.group() * kernels::kStrip);
-      size_t row = s * kernels::kStrip, count = std::min(kernels::kStrip, grid.rows() - row);
-      for (size_t g = 0; g < grid.groups(); ++g) {
-        size_t begin = g * grid.group(), n = std::min(grid.group(), cols - begin);
-        float scale[kernels::kStrip], zero[kernels::kStrip], *out = strip.data() + grid.group() * kernels::kStrip;
-        kernels::lanes().to_strip(w.data() + row * cols + begin, cols, count, n, strip.data());
-        grid.lanes(row, g, scale, zero);
-        kernels::lanes().round(grid.rounding(), strip.data(), n, scale, zero, out);
-        kernels::lanes().from_strip(out, count, n, q.data() + row * cols + begin, cols);
-      }
-    });
-    return q;
-  }
-
-  std::vector<float> difference(const Grid& grid, const std::vector<float>& q, const std::vector<float>& w) const {
-    std::vector<float> d(w.size());
-    parallel_for(grid.rows(), [&](size_t row, int) {
-      float* out = d.data() + row * grid.cols();
-      grid.values(q.data() + row * grid.cols(), row, out);
-      for (size_t c = 0; c < grid.cols(); ++c) out[c] -= w[row * grid.cols() + c];
-    });
-    return d;
-  }
-
-  // The range behind a scale of the whole tensor; fused tensors share NVFP4's.
-  float range_of(const PlanEntry& entry) {
-    bool fused = !entry.info.fused.empty() &&
-                 plan_.schemes[static_cast<size_t>(entry.scheme)].weights.strategy == Strategy::tensor_group;
-    if (!fused) return tensor_absmax(store_, *entry.tensor);
-    auto [it, fresh] = ranges_.try_emplace(entry.info.fused, 0.0f);
-    for (const PlanEntry& other : plan_.entries) {
-      if (fresh && other.scheme >= 0 && other.info.fused == entry.info.fused) {
-        it->second = std::max(it->second, tensor_absmax(store_, *other.tensor));
-      }
-    }
-    return it->second;
   }
 
   const Store& store_;
@@ -333,26 +210,17 @@ class Layerwise : public LayerWork, public LinearHook {
   const QuantizedWeights& weights_;
   const LayerwiseOptions& options_;
   ResultStore& results_;
-  const Graph* graph_ = nullptr;
   std::map<size_t, Input> inputs_;             // of linears, by the node their part begins at
   std::map<std::string, ExpertInput> experts_;  // by the module that names the input
   std::map<std::string, ExpertInput*> watched_;
   size_t stage_ = 0, last_expert_ = 0;
   uint64_t expert_bytes_ = 0;
-  std::map<std::string, float> ranges_;
+  Ranges ranges_{store_, plan_};
 };
 
 }  // namespace
 
 namespace {
-
-// A column order that only a g_idx can tell.
-bool needs_g_idx(const PlanEntry& entry, const Scheme& scheme) {
-  AlgorithmStep step = parse_algorithm(entry.algorithm).back();
-  if (step.algorithm->name != "gptq" || scheme.weights.strategy != Strategy::group) return false;
-  gptq::Options o = gptq_options(step);
-  return o.order == gptq::Order::desc_act && !o.static_groups;
-}
 
 // What is left for the stream when the largest matrix is worked on.
 uint64_t beside(const Plan& plan, uint64_t memory) {
@@ -374,20 +242,6 @@ uint64_t beside(const Plan& plan, uint64_t memory) {
 }
 
 }  // namespace
-
-std::vector<PartSpec> layerwise_parts(const PlanEntry& entry, const Scheme& scheme) {
-  if (!needs_g_idx(entry, scheme)) return {};
-  return {{Role::g_idx, DType::i32, Shape{entry.tensor->shape.cols()}}};
-}
-
-void check_layerwise(const PlanEntry& entry, const Scheme& scheme) {
-  AlgorithmStep step = parse_algorithm(entry.algorithm).back();
-  if (!step.algorithm->runs_model) return;
-  gptq::Options o = gptq_options(step);
-  if (o.order == gptq::Order::desc_act && scheme.weights.strategy == Strategy::tensor_group) {
-    throw usage_error("gptq: order=desc_act goes with integers in groups, not with " + scheme.name).hint("use order=group");
-  }
-}
 
 Json to_json(const LayerLog& log) {
   Json j = {{"tensor", log.tensor}, {"algorithm", log.algorithm}, {"tokens", log.rows}, {"error_rtn", log.error_rtn},

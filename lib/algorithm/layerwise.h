@@ -47,11 +47,6 @@ struct LayerwiseOptions {
 // engine runs them. Others are left to data-free algorithms.
 std::vector<size_t> layerwise_entries(const Plan& plan, const arch::Architecture& model);
 
-// What their tensors hold beside part_specs().
-std::vector<PartSpec> layerwise_parts(const PlanEntry& entry, const Scheme& scheme);
-// Errors: usage, options of an entry's algorithm that do not go with its scheme.
-void check_layerwise(const PlanEntry& entry, const Scheme& scheme);
-
 // Quantizes them. Memory beside the stream's: the moments of the inputs of one part of a layer (of as
 // many experts as fit), one matrix in f32 three times over and the factor. Errors: as Stream; limit.
 void run_layerwise(const Store& store, const Plan& plan, const arch::Architecture& model,

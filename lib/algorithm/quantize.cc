@@ -10,10 +10,11 @@
 #include <unordered_map>
 
 #include "lib/algorithm/activations.h"
+#include "lib/algorithm/gptq_matrix.h"
 #include "lib/algorithm/journal.h"
 #include "lib/algorithm/layerwise.h"
 #include "lib/algorithm/quantizer.h"
-#include "lib/algorithm/rtn.h"
+#include "lib/algorithm/ranges.h"
 #include "lib/arch/arch.h"
 #include "lib/base/error.h"
 #include "lib/base/interrupt.h"
@@ -112,7 +113,7 @@ class Run : public ResultStore {
           t.parts.push_back(std::move(p));
         }
         size_t index = model_.tensors.size();
-        for (const PartSpec& spec : by_layers_.contains(index) ? layerwise_parts(e, scheme) : std::vector<PartSpec>()) {
+        for (const PartSpec& spec : layer_parts(index, scheme)) {
           Part p{spec.role, spec.dtype, spec.shape, {}, nullptr};
           p.extent = writer_.place(*byte_size(spec.dtype, spec.shape));
           t.parts.push_back(std::move(p));
@@ -128,6 +129,13 @@ class Run : public ResultStore {
       model_.tensors.push_back(std::move(t));
     }
     if (options_.kv_cache) add_cache_scales();
+  }
+
+  // What tensor i holds beside part_specs().
+  std::vector<PartSpec> layer_parts(size_t i, const Scheme& scheme) const {
+    const PlanEntry& e = plan_.entries[i];
+    if (!by_layers_.contains(i)) return {};
+    return gptq::parts_of(parse_algorithm(e.algorithm).back(), scheme, e.tensor->shape);
   }
 
   // A part whose bytes are known before any weight is read.
@@ -274,7 +282,7 @@ class Run : public ResultStore {
     Tensor& t = model_.tensors[i];
     size_t first = 0;
     try {
-      float range = e.scheme >= 0 ? range_of(e) : 0;  // may run the batch
+      float range = e.scheme >= 0 ? ranges_.of(e) : 0;  // may run the batch
       first = batch_.size();
       e.scheme >= 0 ? add_quantize(e, t, data_free(i), range) : add_copy(e, t);
     } catch (Error& error) {
@@ -384,34 +392,6 @@ class Run : public ResultStore {
     }
   }
 
-  // The range that a tensor-wide scale needs; fused tensors share NVFP4's.
-  float range_of(const PlanEntry& e) {
-    const Scheme& scheme = plan_.schemes[static_cast<size_t>(e.scheme)];
-    if (scheme.weights.strategy == Strategy::tensor || scheme.weights.fp8_stage) return absmax(*e.tensor);
-    if (scheme.weights.strategy != Strategy::tensor_group) return 0;
-    if (e.info.fused.empty()) return absmax(*e.tensor);
-    if (fused_.empty()) {
-      for (const PlanEntry& other : plan_.entries) {
-        if (other.scheme >= 0 && !other.info.fused.empty()) fused_[other.info.fused].members.push_back(&other);
-      }
-    }
-    Fused& group = fused_[e.info.fused];
-    if (!group.range) {
-      group.range = 0;
-      for (const PlanEntry* m : group.members) {
-        group.range = std::max(*group.range, absmax(*m->tensor));
-      }
-    }
-    return *group.range;
-  }
-
-  // A pass over its rows; what is to be done before comes first, while the pages it reads are near.
-  float absmax(const Tensor& t) {
-    run_batch();
-    for (const Part& p : t.parts) store_.verify(t, p);
-    return tensor_absmax(store_, t);
-  }
-
   // True when there is something to resume.
   bool keep_partial() {
     if (!journal_) return false;
@@ -431,17 +411,13 @@ class Run : public ResultStore {
     output_.keep_partial(false);
   }
 
-  struct Fused {
-    std::vector<const PlanEntry*> members;
-    std::optional<float> range;
-  };
-
   const Store& store_;
   const Plan& plan_;
   const QuantizeOptions& options_;
   QmapOutput& output_;
   Progress& progress_;
   ActivationScales activations_;
+  Ranges ranges_{store_, plan_, [this] { run_batch(); }};
   QmapWriter writer_;
   Model model_;
   std::vector<bool> done_;     // by entry
@@ -451,7 +427,6 @@ class Run : public ResultStore {
   std::unique_ptr<engine::WeightSource> weights_;
   std::unique_ptr<arch::Architecture> arch_;
   std::optional<Journal> journal_;
-  std::map<std::string, Fused> fused_;
   const std::function<void(uint64_t)> advance_ = [this](uint64_t n) { progress_.add(n); };
   std::vector<RowsScratch> scratch_{static_cast<size_t>(ordered_slots())};
   std::vector<RowJob> batch_;
@@ -470,8 +445,9 @@ void check_algorithms(const Store& store, const Plan& plan) {
           .file(store.label())
           .tensor(e.tensor->name);
     }
-    check_layerwise(e, scheme);
-    if (!find_algorithm(name).runs_model || store.model().calibration) continue;
+    if (!find_algorithm(name).runs_model) continue;
+    gptq::check(parse_algorithm(e.algorithm).back(), scheme);
+    if (store.model().calibration) continue;
     throw usage_error(std::string(name) + " needs token windows to run through the model, and there are none")
         .file(store.label())
         .hint("make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that");

@@ -12,8 +12,8 @@ namespace qp {
 std::unique_ptr<Quantizer> make_quantizer(std::string_view algorithm, const Store& store, const Tensor& t,
                                           const Scheme& scheme, float range) {
   if (algorithm == "rtn") return std::make_unique<RtnQuantizer>(store, t, scheme, range);
-  if (algorithm == "mse") return std::make_unique<SearchQuantizer>(store, t, scheme, range, Fit::mse);
-  if (algorithm == "hqq") return std::make_unique<SearchQuantizer>(store, t, scheme, range, Fit::hqq);
+  if (algorithm == "mse") return std::make_unique<SearchQuantizer>(store, t, scheme, range, Fit::search);
+  if (algorithm == "hqq") return std::make_unique<SearchQuantizer>(store, t, scheme, range, Fit::shrink);
   throw defect_error("'" + std::string(algorithm) + "' is not data-free").tensor(t.name);
 }
 

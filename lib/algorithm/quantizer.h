@@ -15,7 +15,7 @@ namespace qp {
 // What turning some rows into codes needs, and the codes.
 struct RowsScratch {
   std::vector<std::byte> codes;
-  std::vector<float> lo, hi, scale, zero, values, factor, strip, quotients;
+  std::vector<float> lo, hi, scale, zero, values, factor, strip;
 };
 
 class Quantizer {

@@ -10,18 +10,14 @@
 
 namespace qp {
 
-enum class Fit { mse, hqq };
-
 class SearchQuantizer : public Quantizer {
  public:
   SearchQuantizer(const Store& store, const Tensor& tensor, const Scheme& scheme, float range, Fit fit);
   void chunk(const std::byte* rows, uint64_t first, uint64_t count, RowsScratch& scratch) override;
   uint64_t code_bytes() const override { return grid_.code_bytes(); }
-  SmallParts finish() const override { return grid_.finish(); }
+  SmallParts finish() const override;
 
  private:
-  void check(const float* values, uint64_t first, uint64_t count) const;
-
   const Store& store_;
   const Tensor& t_;
   Grid grid_;

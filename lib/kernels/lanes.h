@@ -27,9 +27,8 @@ struct LaneTable {
   // GPTQ's walk over columns [first, last) of a block of `cols` columns: q[c] as above, error
   // e = (w[c] - value) / u[c][c], then w[j] -= e * u[c][j] for c < j < cols (u [cols, cols], rows
   // ldu apart). w[c] becomes e, q[c] the rounded quotient; loss[lane] += e^2.
-  // `aim` (null: none) [cols, cols], rows ldu apart: w[j] += w[c] * aim[c][j], too (asymmetric calibration).
   void (*sweep)(Rounding, float* w, size_t first, size_t last, size_t cols, const float* u,
-                const float* aim, size_t ldu, const float* scale, const float* zero, float* q,
+                size_t ldu, const float* scale, const float* zero, float* q,
                 float* loss) noexcept;
   // q of n columns.
   void (*round)(Rounding, const float* w, size_t n, const float* scale, const float* zero,

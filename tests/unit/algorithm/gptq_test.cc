@@ -23,6 +23,13 @@ Scheme int_scheme(int bits, bool symmetric, int group) {
   return s;
 }
 
+// Scales from the range, as in the published algorithm.
+gptq::Options plain() {
+  gptq::Options o;
+  o.fit = Fit::range;
+  return o;
+}
+
 // Codes of a matrix, unpacked from the quotients.
 std::vector<int> codes_of(const std::vector<float>& q, int bits) {
   std::vector<int> codes;
@@ -49,7 +56,7 @@ Result run(const gptq::Moments& m, const std::vector<float>& w, const Scheme& sc
 
 gptq::Moments q4() {  // (2 / 5) sum x x^T of five rows
   const float x[5][4] = {{4, 2, 0, 1}, {0, 1, 1, 3}, {2, 1, 1, 0}, {1, 0, 2, 1}, {3, 1, 0, 2}};
-  gptq::Moments m{4, std::vector<float>(16), {}};
+  gptq::Moments m{4, std::vector<float>(16)};
   for (auto& row : x) {
     for (int i = 0; i < 4; ++i) {
       for (int j = 0; j <= i; ++j) m.h[static_cast<size_t>(i * 4 + j)] += 0.4f * row[i] * row[j];
@@ -60,7 +67,7 @@ gptq::Moments q4() {  // (2 / 5) sum x x^T of five rows
 
 TEST(Gptq, WorkedExample) {
   std::vector<float> w = {0.96f, 0.23f, -0.58f, 0.62f};
-  gptq::Options o;
+  gptq::Options o = plain();
   o.order = gptq::Order::none;
   Result r = run(q4(), w, int_scheme(3, true, 4), o);
   EXPECT_EQ(codes_of(r.q, 3), (std::vector<int>{7, 6, 2, 6}));
@@ -81,7 +88,7 @@ TEST(Gptq, WorkedExample) {
 
 TEST(Gptq, GroupAwareOrder) {
   const float diagonal[] = {1, 9, 3, 4, 8, 2, 7, 7};
-  gptq::Moments m{8, std::vector<float>(64), {}};
+  gptq::Moments m{8, std::vector<float>(64)};
   for (size_t i = 0; i < 8; ++i) m.h[i * 9] = diagonal[i];
   auto f = gptq::factor(m, 4, {});
   EXPECT_EQ(f->order, (std::vector<uint32_t>{1, 3, 2, 0, 4, 6, 7, 5}));
@@ -198,7 +205,7 @@ class GptqOrder : public testing::TestWithParam<gptq::Order> {};
 TEST_P(GptqOrder, EqualsTheF64Reference) {
   for (size_t k : {size_t{64}, size_t{320}}) {
     Problem p(20, k, 5);
-    gptq::Options o;
+    gptq::Options o = plain();
     o.order = GetParam();
     Result ours = run(p.m, p.w, int_scheme(4, true, 32), o);
     Reference theirs = reference(p, ours.order, 4, 32, 0.01, o.order == gptq::Order::desc_act);
@@ -223,7 +230,7 @@ TEST_P(GptqOrder, EqualsTheF64Reference) {
 
 TEST_P(GptqOrder, LossIsTheDampedProxyLoss) {
   Problem p(33, 200, 9);  // neither a multiple of 16 rows nor of 128 columns; a short last group
-  gptq::Options o;
+  gptq::Options o = plain();
   o.order = GetParam();
   Result r = run(p.m, p.w, int_scheme(3, false, 64), o);
   std::vector<float> d(p.w.size());
@@ -238,7 +245,7 @@ TEST_P(GptqOrder, LossIsTheDampedProxyLoss) {
 
 TEST_P(GptqOrder, ThreadsChangeNoBit) {
   Problem p(50, 256, 2);
-  gptq::Options o;
+  gptq::Options o = plain();
   o.order = GetParam();
   std::vector<std::vector<float>> results;
   for (int n : {1, 2, 7}) {
@@ -259,11 +266,11 @@ TEST(Gptq, UncorrelatedInputsGiveRounding) {
   for (size_t i = 0; i < k; ++i) {
     for (size_t j = 0; j < i; ++j) p.m.h[i * k + j] = 0;
   }
-  gptq::Options o;
+  gptq::Options o = plain();
   o.order = gptq::Order::none;
   Result r = run(p.m, p.w, int_scheme(4, true, 32), o);
   Grid grid(int_scheme(4, true, 32), DType::f32, 16, k, 0);
-  grid.fit_all(p.w.data(), {}, {});
+  grid.fit_all(p.w.data(), {}, Fit::range);
   for (size_t row = 0; row < 16; ++row) {
     for (size_t c = 0; c < k; ++c) {
       float scale[16];
@@ -277,18 +284,18 @@ TEST(Gptq, UncorrelatedInputsGiveRounding) {
 TEST(Gptq, DeadColumnsAndHopelessMoments) {
   Problem p(4, 64, 8);
   for (size_t i = 0; i < 64; ++i) p.m.h[std::max<size_t>(i, 10) * 64 + std::min<size_t>(i, 10)] = 0;
-  Result r = run(p.m, p.w, int_scheme(4, true, 32), {});
+  Result r = run(p.m, p.w, int_scheme(4, true, 32), plain());
   for (size_t row = 0; row < 4; ++row) EXPECT_EQ(r.values[row * 64 + 10], 0);
   EXPECT_TRUE(std::isfinite(r.loss));
-  gptq::Moments none{8, std::vector<float>(64), {}};
+  gptq::Moments none{8, std::vector<float>(64)};
   EXPECT_FALSE(gptq::factor(none, 8, {}).has_value());
-  gptq::Moments bad{2, {1, 0, NAN, 1}, {}};
+  gptq::Moments bad{2, {1, 0, NAN, 1}};
   EXPECT_FALSE(gptq::factor(bad, 2, {}).has_value());
-  gptq::Moments negative{2, {1, 0, 0, -1}, {}};
+  gptq::Moments negative{2, {1, 0, 0, -1}};
   EXPECT_FALSE(gptq::factor(negative, 2, {}).has_value());
-  gptq::Moments indefinite{2, {1, 0, 5, 1}, {}};  // no sum of squares; no damping below 1 helps
+  gptq::Moments indefinite{2, {1, 0, 5, 1}};  // no sum of squares; no damping below 1 helps
   EXPECT_FALSE(gptq::factor(indefinite, 2, {}).has_value());
-  gptq::Moments nearly{2, {1, 0, 1.05f, 1}, {}};  // more damping does
+  gptq::Moments nearly{2, {1, 0, 1.05f, 1}};  // more damping does
   auto f = gptq::factor(nearly, 2, {});
   ASSERT_TRUE(f.has_value());
   EXPECT_GT(f->damp, 0.04);

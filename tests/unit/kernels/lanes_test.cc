@@ -72,8 +72,8 @@ TEST(Lanes, EveryInstructionSetGivesTheSameBits) {
         t.round(r, s.w.data(), s.n, s.scale.data(), zero, out.data());
         t.error(r, s.w.data(), s.n, s.scale.data(), zero, s.u.data(), e.data());
         out.insert(out.end(), e.begin(), e.end());
-        t.sweep(r, w.data(), 0, 20, s.n, s.u.data(), nullptr, s.n, s.scale.data(), zero, q.data(), loss.data());
-        t.sweep(r, w.data(), 20, s.n, s.n, s.u.data(), s.u.data(), s.n, s.scale.data(), zero, q.data(), loss.data());
+        t.sweep(r, w.data(), 0, 20, s.n, s.u.data(), s.n, s.scale.data(), zero, q.data(), loss.data());
+        t.sweep(r, w.data(), 20, s.n, s.n, s.u.data(), s.n, s.scale.data(), zero, q.data(), loss.data());
         for (auto* v : {&w, &q, &loss}) out.insert(out.end(), v->begin(), v->end());
         for (bool zeros : {false, true}) {
           t.shrink(r, s.w.data(), s.n, s.scale.data(), zero, 10, zeros, num.data(), den.data(), e.data());
@@ -120,7 +120,7 @@ TEST(Lanes, SweepSpreadsTheError) {
   std::fill_n(w.begin(), kStrip, 1.25f);
   std::fill_n(w.begin() + kStrip, kStrip, 0.5f);
   const float u[] = {2, 0.5f, 0, 1};
-  lanes().sweep({}, w.data(), 0, 2, 2, u, nullptr, 2, scale.data(), nullptr, q.data(), loss.data());
+  lanes().sweep({}, w.data(), 0, 2, 2, u, 2, scale.data(), nullptr, q.data(), loss.data());
   EXPECT_EQ(q[0], 1.0f);
   EXPECT_EQ(w[0], 0.125f);
   EXPECT_EQ(q[kStrip], 0.0f);

@@ -1,0 +1,150 @@
+#include "lib/algorithm/gptq_matrix.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "lib/algorithm/quantizer.h"
+#include "lib/base/error.h"
+#include "lib/base/parallel.h"
+#include "lib/kernels/forward.h"
+#include "lib/qmap/rows.h"
+
+namespace qp::gptq {
+namespace {
+
+constexpr std::string_view kOrders[] = {"none", "desc_act", "group"};  // of enum Order
+
+std::vector<float> read(const Store& store, const Tensor& t) {
+  RowSource source(store, t);
+  size_t cols = source.cols();
+  std::vector<float> w(source.rows() * cols);
+  std::vector<RowScratch> scratch(static_cast<size_t>(threads()));
+  for (const Part& p : t.parts) store.verify(t, p);
+  parallel_for(source.rows(), [&](size_t r, int worker) {
+    const float* row = source.get_f32(r, 1, scratch[static_cast<size_t>(worker)], false);
+    if (!kernels::forward().all_finite(row, cols)) refuse_nonfinite(store, t, r);
+    std::copy(row, row + cols, w.data() + r * cols);
+  });
+  store.throw_if_changed(t);
+  return w;
+}
+
+// A choice of codes: their grid and the rounded quotients.
+struct Choice {
+  std::string algorithm;
+  Grid grid;
+  std::vector<float> q;
+  double error = 0;
+};
+
+class Matrix {
+ public:
+  Matrix(const Store& store, const PlanEntry& entry, const Scheme& scheme, float range,
+         const Moments& moments, uint64_t tokens)
+      : scheme_(scheme), tensor_(*entry.tensor), range_(range), moments_(moments), tokens_(tokens),
+        w_(read(store, tensor_)) {}
+
+  Choice rounded(const std::string& algorithm, Fit fit) const {
+    Choice c{algorithm, grid(), std::vector<float>(w_.size())};
+    c.grid.fit_all(w_.data(), {}, fit);
+    c.grid.round_all(w_.data(), c.q.data());
+    c.error = error(c);
+    return c;
+  }
+
+  Choice compensated(const Factor& factor, const Options& options) const {
+    Choice c{"gptq", grid(), w_};
+    quantize(factor, options, c.grid, c.q.data());
+    c.error = error(c);
+    return c;
+  }
+
+ private:
+  Grid grid() const {
+    return Grid(scheme_, tensor_.dtype, tensor_.shape.rows(), tensor_.shape.cols(), range_);
+  }
+
+  double error(const Choice& c) const {
+    if (tokens_ == 0) return 0;
+    size_t rows = c.grid.rows(), cols = c.grid.cols();
+    std::vector<float> d(w_.size());
+    parallel_for(rows, [&](size_t row, int) {
+      float* out = d.data() + row * cols;
+      c.grid.values(c.q.data() + row * cols, row, out);
+      for (size_t i = 0; i < cols; ++i) out[i] -= w_[row * cols + i];
+    });
+    return output_error(moments_, d.data(), rows) / static_cast<double>(tokens_);
+  }
+
+  const Scheme& scheme_;
+  const Tensor& tensor_;
+  float range_;
+  const Moments& moments_;
+  uint64_t tokens_;
+  std::vector<float> w_;
+};
+
+}  // namespace
+
+Options options_of(const AlgorithmStep& step) {
+  Options o;
+  o.damp = step.number("damp", o.damp, 1e-6, 1);
+  o.order = static_cast<Order>(step.word("order", kOrders, static_cast<size_t>(o.order)));
+  o.fit = step.flag("clip", true) ? Fit::search : Fit::range;
+  o.static_groups = step.flag("static_groups", false);
+  return o;
+}
+
+std::vector<PartSpec> parts_of(const AlgorithmStep& step, const Scheme& scheme, const Shape& shape) {
+  Options o = options_of(step);
+  bool sorted = o.order == Order::desc_act && !o.static_groups;
+  if (!sorted || scheme.weights.strategy != Strategy::group) return {};
+  return {{Role::g_idx, DType::i32, Shape{shape.cols()}}};
+}
+
+void check(const AlgorithmStep& step, const Scheme& scheme) {
+  Options o = options_of(step);
+  if (o.order == Order::desc_act && scheme.weights.strategy == Strategy::tensor_group) {
+    throw usage_error("gptq: order=desc_act goes with integers in groups, not with " + scheme.name)
+        .hint("use order=group");
+  }
+}
+
+Outcome quantize_matrix(const Store& store, const PlanEntry& entry, const Scheme& scheme, float range,
+                        const Moments& moments, const std::optional<Factor>& factor,
+                        const Options& options, uint64_t tokens) {
+  Matrix matrix(store, entry, scheme, range, moments, tokens);
+  Outcome out;
+  std::optional<Choice> chosen;
+  if (factor) {
+    chosen.emplace(matrix.compensated(*factor, options));
+  } else {
+    out.note = tokens == 0 ? "no token came to its input"
+                           : "the moments of its input cannot be factored";
+  }
+  Choice rtn = matrix.rounded("rtn", Fit::range);
+  out.error_rtn = rtn.error;
+  if (chosen && !(chosen->error <= rtn.error)) {
+    out.note = std::isfinite(chosen->error) ? "the output would be worse than with rtn"
+                                            : "the result is not finite";
+    chosen.reset();
+  }
+  if (!chosen && scheme.weights.strategy != Strategy::tensor) {
+    Choice mse = matrix.rounded("mse", Fit::search);
+    if (mse.error <= rtn.error) chosen.emplace(std::move(mse));
+  }
+  const Choice& best = chosen ? *chosen : rtn;
+  if (auto row = best.grid.overflow()) refuse_overflow(store, *entry.tensor, *row);
+  out.algorithm = best.algorithm;
+  out.error = best.error;
+  out.small = best.grid.finish();
+  size_t per_row = best.grid.code_bytes();
+  out.codes.resize(best.grid.rows() * per_row);
+  parallel_for(best.grid.rows(), [&](size_t row, int) {
+    auto* to = reinterpret_cast<uint8_t*>(out.codes.data() + row * per_row);
+    best.grid.encode(best.q.data() + row * best.grid.cols(), 1, to);
+  });
+  return out;
+}
+
+}  // namespace qp::gptq
