@@ -13,6 +13,7 @@
 #include "lib/base/parallel.h"
 #include "lib/config/algorithms.h"
 #include "lib/qmap/identity.h"
+#include "lib/transform/transform.h"
 
 namespace qp {
 namespace {
@@ -35,13 +36,38 @@ uint64_t memory_need(const Plan& plan, int threads) {
   return kBase + worst + plan.entries.size() * 1024;
 }
 
+// What --log FILE asks for: a line of JSON at a time, on disk before the work goes on. A resumed run
+// goes on with the file.
+class Log {
+ public:
+  Log(const std::string& path, bool resumed) : path_(path) {
+    if (path_.empty()) return;
+    file_.open(path_, resumed ? std::ios::app : std::ios::trunc);
+    if (!file_) throw system_error("cannot open for writing", errno).file(path_);
+  }
+  void add(const Json& line) {
+    if (path_.empty()) return;
+    file_ << line.dump(-1, ' ', false, Json::error_handler_t::replace) << std::endl;
+    if (!file_) throw system_error("cannot write", errno).file(path_);
+  }
+  void close() {
+    if (path_.empty()) return;
+    file_.close();
+    if (!file_) throw system_error("cannot write", errno).file(path_);
+  }
+
+ private:
+  std::string path_;
+  std::ofstream file_;
+};
+
 }  // namespace
 
 void QuantizeCommand::declare(CLI::App& app) {
   app.add_option("INPUT", input_, "qmap, handle or checkpoint; '-' or nothing: standard input");
   auto what = "Scheme";
-  app.add_option("-s,--scheme", scheme_, "Scheme of every linear; --list-schemes shows all")->type_name("NAME")->group(what);
-  app.add_option("-a,--algorithm", algorithm_, "How codes are chosen: rtn, mse, hqq, gptq; options follow as :KEY=VALUE; --list-algorithms shows all")->type_name("NAME")->capture_default_str()->group(what);
+  app.add_option("-s,--scheme", scheme_, "Scheme of every linear; --list-schemes shows all; none: only what -a does before it")->type_name("NAME")->group(what);
+  app.add_option("-a,--algorithm", algorithm_, "How codes are chosen: steps that edit the model, then one that rounds, such as gptq or awq,gptq; options follow as :KEY=VALUE; --list-algorithms shows all")->type_name("NAME")->capture_default_str()->group(what);
   app.add_flag("--list-algorithms", list_algorithms_, "Print the algorithms and their options")->group(what);
   app.add_option("--log", log_, "Write a line of JSON for each tensor quantized by running the model: error before and after, time")->type_name("FILE")->group(what);
   app.add_option("--num-bits", overrides_.num_bits, "Bits of integer weights, 2 to 8")->type_name("N")->group(what);
@@ -66,10 +92,12 @@ Recipe QuantizeCommand::recipe() const {
   Recipe r;
   if (!recipe_.empty()) r = read_recipe(recipe_);
   if (!scheme_.empty() || overrides_.any()) {
-    Rule rule = scheme_rule(compose_scheme(scheme_, overrides_), "--scheme " + (scheme_.empty() ? "(composed)" : scheme_));
+    Rule rule = scheme_rule({}, "--scheme " + (scheme_.empty() ? "(composed)" : scheme_));
+    bool none = scheme_ == "none" && !overrides_.any();  // edits alone
+    if (!none) rule.scheme = compose_scheme(scheme_, overrides_);
     parse_algorithm(algorithm_);
     rule.algorithm = algorithm_;
-    if (!scheme_.empty() && !overrides_.any()) rule.experts = expert_scheme(scheme_);
+    if (!scheme_.empty() && !none && !overrides_.any()) rule.experts = expert_scheme(scheme_);
     r.rules.push_back(std::move(rule));
   }
   if (r.rules.empty()) {
@@ -96,20 +124,21 @@ int QuantizeCommand::run(Tool& tool) {
   LoadOptions load;
   load.warn = [&](const std::string& text) { tool.warn(text); };
   OpenedInput in = open_input(input_, load);
-  Store& store = *in.store;
-  store.set_check(!no_check_);
-  Plan plan = make_plan(store.model(), rules, store.label());
-  check_algorithms(store, plan);
-  ActivationScales(store, plan);  // refuses what lacks statistics, before anything is printed
+  Store& given = *in.store;
+  given.set_check(!no_check_);
+  Plan plan = make_plan(given.model(), rules, given.label());
+  check_algorithms(given, plan);
+  bool edits = transform::wanted(plan);
+  if (!edits) ActivationScales(given, plan);  // refuses what lacks statistics, before anything is printed
   for (const std::string& w : plan.warnings) tool.warn(w);
   if (tool.options.strict && tool.warnings() > 0) return 0;  // run_tool turns it into exit 2
-  if (plan.quantized == 0) tool.warn("nothing is quantized");
+  if (plan.quantized == 0 && !edits) tool.warn("nothing is quantized");
   if (!explain_.empty()) {
-    explain(store, plan);
+    explain(given, plan);
     return 0;
   }
   if (dry_run_) {
-    print_plan(store, plan, tool);
+    print_plan(given, plan, tool);
     return 0;
   }
   check_memory(plan, tool);
@@ -124,7 +153,21 @@ int QuantizeCommand::run(Tool& tool) {
         .file(output_.path)
         .hint("free some space or choose another place");
   }
+  Log log(log_, resume_);
   QuantizeOptions q;
+  std::unique_ptr<Store> edited;
+  if (edits) {
+    transform::Options t;
+    t.memory = tool.max_memory();
+    t.journal = output_.path.empty() ? "" : output_.path + ".partial";
+    t.resume = out.resuming();
+    t.log = [&](const Json& line) { log.add(line); };
+    t.warn = [&](const std::string& text) { tool.warn(text); };
+    edited = transform::transform(given, plan, t, tool.progress(), q.edits);
+    plan = make_plan(edited->model(), rules, given.label());
+    ActivationScales(*edited, plan);
+  }
+  const Store& store = edited ? *edited : given;
   q.refer = refer_;
   q.refer_big_companions = out.unnamed() && !output_.stream;
   q.kv_cache = !kv_cache_.empty();
@@ -132,17 +175,13 @@ int QuantizeCommand::run(Tool& tool) {
   if (q.kv_cache) asked["kv_cache"] = kv_cache_;
   q.memory = tool.max_memory();
   q.warn = [&](const std::string& text) { tool.warn(text); };
-  std::ofstream log;
-  if (!log_.empty()) {
-    log.open(log_);
-    if (!log) throw system_error("cannot open for writing", errno).file(log_);
-    q.log = [&](const LayerLog& line) { log << to_json(line).dump() << std::endl; };
-  }
-  q.provenance = provenance_entry("qquantize", asked, store.model());
+  q.log = [&](const LayerLog& line) { log.add(to_json(line)); };
+  q.provenance = provenance_entry("qquantize", asked, given.model());
   QuantizeResult result = run_plan(store, plan, q, out, tool.progress());
   if (result.resumed > 0) tool.say(std::to_string(result.resumed) + " tensors taken over from the unfinished run");
   tool.say(std::to_string(plan.quantized) + " of " + std::to_string(plan.entries.size()) + " tensors quantized, " +
            human_bytes(static_cast<double>(plan.input_bytes)) + " -> " + human_bytes(static_cast<double>(plan.output_bytes)), 1);
+  log.close();
   out.commit(result.id);
   if (tool.options.json && stdout_kind() != StdoutKind::pipe && !output_.path.empty()) {
     std::cout << Json{{"output", output_.path}, {"id", result.id.hex()}, {"tensors", plan.entries.size()},
@@ -209,7 +248,7 @@ void QuantizeCommand::list_algorithms(Tool& tool) const {
   for (const Algorithm& a : algorithms()) {
     std::string options;
     for (std::string_view o : a.options) options += (options.empty() ? "" : " ") + std::string(o);
-    out.push_back({{"name", a.name}, {"summary", a.summary}, {"runs_model", a.runs_model}, {"options", a.options}});
+    out.push_back({{"name", a.name}, {"summary", a.summary}, {"runs_model", a.runs_model}, {"edits", a.edits}, {"options", a.options}});
     table.add({std::string(a.name), std::string(a.summary), a.runs_model ? "yes" : "no", options});
     if (tool.options.quiet && !tool.options.json) std::cout << a.name << "\n";
   }

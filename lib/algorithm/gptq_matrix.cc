@@ -52,6 +52,14 @@ class Matrix {
     return c;
   }
 
+  Choice clipped() const {
+    Choice c{"clip", grid(), std::vector<float>(w_.size())};
+    c.grid.fit_by_moments(w_.data(), moments_.h.data());
+    c.grid.round_all(w_.data(), c.q.data());
+    c.error = error(c);
+    return c;
+  }
+
   Choice compensated(const Factor& factor, const Options& options) const {
     Choice c{"gptq", grid(), w_};
     quantize(factor, options, c.grid, c.q.data());
@@ -112,11 +120,13 @@ void check(const AlgorithmStep& step, const Scheme& scheme) {
 
 Outcome quantize_matrix(const Store& store, const PlanEntry& entry, const Scheme& scheme, float range,
                         const Moments& moments, const std::optional<Factor>& factor,
-                        const Options& options, uint64_t tokens) {
+                        const Options& options, bool clip, uint64_t tokens) {
   Matrix matrix(store, entry, scheme, range, moments, tokens);
   Outcome out;
   std::optional<Choice> chosen;
-  if (factor) {
+  if (clip && tokens > 0) {
+    chosen.emplace(matrix.clipped());
+  } else if (factor) {
     chosen.emplace(matrix.compensated(*factor, options));
   } else {
     out.note = tokens == 0 ? "no token came to its input"

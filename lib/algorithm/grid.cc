@@ -15,6 +15,7 @@ using kernels::kStrip;
 
 constexpr int kSearchSteps = 80;  // the range goes down to a fifth
 constexpr int kShrinkSteps = 20;
+constexpr size_t kMomentGroup = 256;  // columns: the work grows with their square
 
 kernels::Rounding rounding_of(const Scheme& scheme) {
   kernels::Rounding r;
@@ -122,6 +123,13 @@ void Grid::fit(const float* w, size_t n, size_t row, size_t count, size_t g, con
 
 void Grid::search(const float* w, size_t n, size_t row, size_t count, size_t g,
                   const float* weight) {
+  search_by([&](const float* scale, const float* zero, float* error) {
+    kernels::lanes().error(rounding_, w, n, scale, zero, weight, error);
+  }, w, n, row, count, g);
+}
+
+template <class Error>
+void Grid::search_by(const Error& error_of, const float* w, size_t n, size_t row, size_t count, size_t g) {
   float lo[kStrip], hi[kStrip], scale[kStrip], zero[kStrip], error[kStrip];
   float best[kStrip] = {}, kept[kStrip] = {};
   kernels::lanes().range(w, n, lo, hi);
@@ -133,7 +141,7 @@ void Grid::search(const float* w, size_t n, size_t row, size_t count, size_t g,
     }
     set(row, count, g, a, b);
     lanes(row, g, scale, zero);
-    kernels::lanes().error(rounding_, w, n, scale, args_.symmetric ? nullptr : zero, weight, error);
+    error_of(scale, args_.symmetric ? nullptr : zero, error);
     for (size_t i = 0; i < kStrip; ++i) {
       if (step > 0 && !(error[i] < best[i])) continue;
       best[i] = error[i];
@@ -219,6 +227,28 @@ void Grid::fit_blocks(const float* w, size_t first, size_t count, Fit how) {
       set(first + row, 1, g, &zero, &amax);
     }
   }
+}
+
+void Grid::fit_by_moments(const float* w, const float* h) {
+  if (spans_rows() || group_ > kMomentGroup) {
+    std::vector<float> diagonal(cols_);
+    for (size_t c = 0; c < cols_; ++c) diagonal[c] = h[c * cols_ + c];
+    return fit_all(w, diagonal, Fit::search);
+  }
+  std::vector<std::vector<float>> rooms(static_cast<size_t>(threads()));
+  parallel_for(ceil_div(rows_, kStrip), [&](size_t s, int worker) {
+    std::vector<float>& room = rooms[static_cast<size_t>(worker)];
+    room.resize(2 * group_ * kStrip);
+    size_t row = s * kStrip, count = std::min(kStrip, rows_ - row);
+    float *strip = room.data(), *rest = strip + group_ * kStrip;
+    for (size_t g = 0; g < groups_; ++g) {
+      size_t begin = g * group_, n = std::min(group_, cols_ - begin);
+      kernels::lanes().to_strip(w + row * cols_ + begin, cols_, count, n, strip);
+      search_by([&](const float* scale, const float* zero, float* error) {
+        kernels::lanes().quadratic(rounding_, strip, n, scale, zero, h + begin * cols_ + begin, cols_, rest, error);
+      }, strip, n, row, count, g);
+    }
+  });
 }
 
 size_t Grid::rows_unit() const {

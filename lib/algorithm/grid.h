@@ -48,6 +48,10 @@ class Grid {
   // The same of the whole matrix, in parallel.
   void fit_all(const float* w, std::span<const float> weight, Fit how);
   void round_all(const float* w, float* q) const;
+  // All scales by search, for the least error of the output, d^T H d summed over groups (AWQ's clip
+  // search): h [cols, cols], the second moments of the inputs, lower triangle. Of groups of more than
+  // 256 columns and scales that span rows the diagonal alone counts.
+  void fit_by_moments(const float* w, const float* h);
   // The first row with a scale that is not finite: weights too large for the dtype of the scales.
   std::optional<size_t> overflow() const;
   // What was fitted, per lane; zero is null for symmetric schemes.
@@ -68,6 +72,8 @@ class Grid {
   size_t rows_unit() const;  // that fit_rows() takes whole
   void set(size_t row, size_t count, size_t g, const float* lo, const float* hi);
   void search(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight);
+  template <class Error>
+  void search_by(const Error& error_of, const float* w, size_t n, size_t row, size_t count, size_t g);
   void shrink(const float* w, size_t n, size_t row, size_t count, size_t g);
   void fit_blocks(const float* w, size_t first, size_t count, Fit how);
   float block_error(const float* w, size_t cols, size_t n, size_t count, size_t row, size_t g) const;

@@ -189,13 +189,15 @@ class Layerwise : public LayerWork, public LinearHook {
       throw_if_interrupted();
       const PlanEntry& entry = plan_.entries[input.entries[i]];
       const Scheme& scheme = plan_.schemes[static_cast<size_t>(entry.scheme)];
-      gptq::Options options = gptq::options_of(parse_algorithm(entry.algorithm).back());
+      AlgorithmStep step = parse_algorithm(entry.algorithm).back();
+      gptq::Options options = gptq::options_of(step);
+      bool clip = step.algorithm->name == "clip";
       size_t group = scheme.group_of(input.uses[i].cols);
       auto start = std::chrono::steady_clock::now();
       auto [it, fresh] = factors.try_emplace(entry.algorithm + " " + std::to_string(group));
-      if (fresh && rows > 0) it->second = gptq::factor(moments, group, options);
+      if (fresh && rows > 0 && !clip) it->second = gptq::factor(moments, group, options);
       gptq::Outcome outcome = gptq::quantize_matrix(store_, entry, scheme, ranges_.of(entry), moments,
-                                                    it->second, options, rows);
+                                                    it->second, options, clip, rows);
       results_.put(input.entries[i], outcome.codes, outcome.small);
       if (!options_.log) continue;
       std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;

@@ -168,6 +168,7 @@ class Run : public ResultStore {
     std::string text = to_json(plan_, identity(store_.model())).dump();
     h.update(std::as_bytes(std::span(text)));
     if (!windows_.ids.empty()) h.update(std::as_bytes(std::span(windows_.ids)));
+    h.update(std::as_bytes(std::span(&options_.edits, 1)));
     std::string run = h.digest().hex() + " " + QP_VERSION + " " + kernels::active_isa();
     journal_.emplace(output_.label() + ".partial", run, output_.resuming(), output_.fd(), output_.sync());
     if (output_.resuming()) {

@@ -17,6 +17,7 @@ struct QuantizeOptions {
   // Companions of a pipeline's size (text encoders) stay references, too: for a result that lives no
   // longer than the pipe.
   bool refer_big_companions = false;
+  Hash128 edits = {};     // names what was done to the store's model before (lib/transform)
   bool kv_cache = false;  // FP8 scales of keys and values, from the calibration
   Json provenance;        // this run's entry
   uint64_t memory = uint64_t{4} << 30;  // anonymous bytes that running the model may use

@@ -10,11 +10,16 @@ namespace qp {
 namespace {
 
 const Algorithm kAlgorithms[] = {
-    {"rtn", "round to nearest: scales from the range of each group", false, {}},
-    {"mse", "clip search: the scale of each group that rounds its weights with the least error", false, {}},
-    {"hqq", "half-quadratic: zero points (or scales) that spare outliers, by turns with the codes", false, {}},
-    {"gptq", "errors are made up for in the columns that follow, by the inputs' second moments", true,
+    {"rtn", "round to nearest: scales from the range of each group", false, false, {}},
+    {"mse", "clip search: the scale of each group that rounds its weights with the least error", false, false, {}},
+    {"hqq", "half-quadratic: zero points (or scales) that spare outliers, by turns with the codes", false, false, {}},
+    {"clip", "clip search by inputs: the scale of each group that spoils the output least", true, false, {}},
+    {"gptq", "errors are made up for in the columns that follow, by the inputs' second moments", true, false,
      {"damp", "order", "clip", "static_groups"}},
+    {"rotate", "first: Hadamard rotations, fused into the weights, spread outliers", false, true, {"seed", "values"}},
+    {"smoothquant", "first: outliers of activations move into the weights behind norms", false, true, {"alpha"}},
+    {"awq", "first: channels with large inputs are scaled up before rounding; then clip", true, true,
+     {"ratios", "duo", "tokens"}},
 };
 
 std::string short_number(double x) {
@@ -99,9 +104,18 @@ std::vector<AlgorithmStep> parse_algorithm(std::string_view text) {
     }
     steps.push_back(std::move(step));
   }
-  if (steps.size() > 1) {
-    throw usage_error("'" + printable(text) + "': '" + std::string(steps[0].algorithm->name) +
-                      "' chooses codes already; nothing can follow it");
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const Algorithm& a = *steps[i].algorithm;
+    if (i + 1 < steps.size() && !a.edits) {
+      throw usage_error("'" + printable(text) + "': '" + std::string(a.name) +
+                        "' chooses codes already; nothing can follow it");
+    }
+    for (size_t k = 0; k < i; ++k) {
+      if (steps[k].algorithm == &a) throw usage_error("'" + printable(text) + "' names " + std::string(a.name) + " twice");
+    }
+  }
+  if (const Algorithm& last = *steps.back().algorithm; last.edits) {
+    steps.push_back({&find_algorithm(last.name == "awq" ? "clip" : "rtn"), {}});
   }
   return steps;
 }

@@ -12,6 +12,7 @@ namespace qp {
 struct Algorithm {
   std::string_view name, summary;
   bool runs_model;  // needs the token windows that qcalibrate stored
+  bool edits;       // changes the model before codes are chosen (lib/transform)
   std::vector<std::string_view> options;
 };
 
@@ -20,6 +21,7 @@ std::span<const Algorithm> algorithms();
 const Algorithm& find_algorithm(std::string_view name);
 
 // One step of what a rule or `-a` names: NAME[:KEY=VALUE[:KEY=VALUE ..]]; steps are separated by ','.
+// Steps that edit the model come first; then one that chooses codes.
 struct AlgorithmStep {
   const Algorithm* algorithm = nullptr;
   std::map<std::string, std::string, std::less<>> options;
@@ -30,7 +32,8 @@ struct AlgorithmStep {
   bool flag(std::string_view key, bool otherwise) const;
   size_t word(std::string_view key, std::span<const std::string_view> words, size_t otherwise) const;
 };
-// Errors: usage (unknown name or key, nothing, a step that is no last one after a rounding step).
+// The last step chooses codes: where none is named, `clip` after awq, else `rtn`.
+// Errors: usage (unknown name or key, nothing, a step behind the one that chooses codes, one twice).
 std::vector<AlgorithmStep> parse_algorithm(std::string_view text);
 
 }  // namespace qp

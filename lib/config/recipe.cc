@@ -118,10 +118,10 @@ Recipe read_recipe(const std::string& path) {
   }
 }
 
-Rule scheme_rule(const Scheme& scheme, const std::string& source) {
+Rule scheme_rule(std::optional<Scheme> scheme, const std::string& source) {
   Rule rule;
   rule.match = {Match("Linear"), Match("Expert")};
-  rule.scheme = scheme;
+  rule.scheme = std::move(scheme);
   rule.source = source;
   return rule;
 }

@@ -48,6 +48,6 @@ struct Recipe {
 // key, with "did you mean" for unknown keys.
 Recipe read_recipe(const std::string& path);
 // The rule of `-s NAME`: every linear and expert.
-Rule scheme_rule(const Scheme& scheme, const std::string& source);
+Rule scheme_rule(std::optional<Scheme> scheme, const std::string& source);
 
 }  // namespace qp

@@ -83,6 +83,12 @@ class Op {
   virtual int in_place() const { return -1; }
   // out: [rows, width()], not initialized.
   virtual void forward(const Step& step, std::span<const ConstMatrix> in, Matrix out) const = 0;
+  // Channel c of the result is proportional to channel carries(i)[c] of input i, whatever the others
+  // are, so that a factor may be moved past the op; empty: it is not.
+  virtual std::vector<uint32_t> carries(size_t input) const {
+    (void)input;
+    return {};
+  }
   // Adds to din[i] (data null: not wanted) the gradient of input i for the gradient dout of the
   // result.
   virtual void backward(const Step& step, std::span<const ConstMatrix> in, ConstMatrix dout,

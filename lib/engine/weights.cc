@@ -125,6 +125,25 @@ Weight WeightSource::load(const WeightUse& use, gemm::Precision precision, Weigh
   return w;
 }
 
+std::vector<float> WeightSource::matrix(const WeightUse& use) const {
+  const Tensor& t = find(use);
+  RowSource source(store_, t);
+  for (const Part& part : t.parts) store_.verify(t, part);
+  size_t rows = use.transposed ? use.cols : use.rows, cols = source.cols();
+  std::vector<float> values(rows * cols);
+  std::vector<RowScratch> scratch(static_cast<size_t>(threads()));
+  parallel_for(rows, [&](size_t r, int worker) {
+    const float* row = source.get_f32(use.first_row + r, 1, scratch[static_cast<size_t>(worker)], false);
+    if (!use.transposed) {
+      std::copy(row, row + cols, values.data() + r * cols);
+    } else {
+      for (size_t c = 0; c < cols; ++c) values[c * rows + r] = row[c];
+    }
+  });
+  store_.throw_if_changed(t);
+  return values;
+}
+
 gemm::Packed WeightSource::load_transposed(const WeightUse& use, gemm::Precision precision) const {
   return pack(use, precision, true, {});
 }

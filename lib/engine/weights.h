@@ -43,6 +43,7 @@ class WeightSource {
 
   bool has(const std::string& tensor) const { return index_.contains(tensor); }
   const Shape* shape(const std::string& tensor) const;
+  DType dtype(const WeightUse& use) const { return find(use).dtype; }
   // Whether any tensor's name begins with this.
   bool has_any(const std::string& prefix) const;
   // Errors: input, when load() would find the tensor missing or of another shape.
@@ -50,6 +51,8 @@ class WeightSource {
   // `used`: a weight that is not needed any more, whose memory may serve (new memory is slow).
   // Errors: input, when the tensor is missing or its shape does not fit the config.
   virtual Weight load(const WeightUse& use, gemm::Precision precision, Weight used = {}) const;
+  // The values of a matrix [rows, cols], [out, in] however it is stored.
+  std::vector<float> matrix(const WeightUse& use) const;
   // The right side of a product with the transposed weight (gradients).
   gemm::Packed load_transposed(const WeightUse& use, gemm::Precision precision) const;
   static uint64_t bytes(const WeightUse& use, gemm::Precision precision);

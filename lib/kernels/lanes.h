@@ -36,6 +36,10 @@ struct LaneTable {
   // error[lane] = sum over n columns of weight[c] * (value - w[c])^2; weight null: 1.
   void (*error)(Rounding, const float* w, size_t n, const float* scale, const float* zero,
                 const float* weight, float* error) noexcept;
+  // error[lane] = d^T h d for d = value - w over n columns; h [n, n] symmetric, rows ldh apart, of which
+  // the lower triangle is read. room: n * 16 floats.
+  void (*quadratic)(Rounding, const float* w, size_t n, const float* scale, const float* zero,
+                    const float* h, size_t ldh, float* room, float* error) noexcept;
   // A half-quadratic step (HQQ): x = w - value, of which what a soft threshold leaves, sign(x) *
   // max(|x| - |x|^-0.3 / beta, 0), counts as outlier and is taken off: t = w - that. error = sum |x|;
   // for zero points num = sum (q - t / scale); for scales num = sum q t, den = sum q^2.

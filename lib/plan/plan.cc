@@ -74,7 +74,12 @@ void decide(PlanEntry& e, std::initializer_list<Named> names, const Recipe& reci
     if (std::ranges::none_of(names, reaches)) continue;
     ++use.of_rule[i];
     e.reason = rule.source;
-    if (!rule.scheme) return;
+    if (!rule.scheme) {
+      if (by_default(e.info.kind) && parse_algorithm(rule.algorithm).front().algorithm->edits) {
+        e.algorithm = rule.algorithm;
+      }
+      return;
+    }
     e.algorithm = rule.algorithm;
     bool other = e.info.kind == ModuleKind::expert && rule.experts;
     const Scheme& scheme = other ? *rule.experts : *rule.scheme;
@@ -338,6 +343,7 @@ Json to_json(const Plan& plan, const Hash128& source) {
       rule["algorithm"] = e.algorithm;
     } else {
       rule["scheme"] = nullptr;
+      if (!e.algorithm.empty()) rule["algorithm"] = e.algorithm;
     }
     rule["kind"] = name_of(e.info.kind);
     rule["reason"] = e.reason;

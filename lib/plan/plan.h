@@ -19,7 +19,7 @@ struct PlanEntry {
   ModuleInfo info;
   std::string input;       // the module that calibration knows its input by, when it is another
   int32_t scheme = -1;     // index into Plan::schemes, -1: kept as it is
-  std::string algorithm;
+  std::string algorithm;   // empty for what is kept, unless it is edited all the same
   std::string reason;      // "rule 1 (--scheme w4a16) matches Linear", "ignored by default: ..."
   uint64_t output_bytes = 0;
 };

@@ -19,6 +19,7 @@ LEVELS = [
     {"arch"},
     {"stream"},
     {"algorithm", "verify", "calibration", "eval"},
+    {"transform"},
 ]
 LEVEL = {folder: i for i, folders in enumerate(LEVELS) for folder in folders}
 # Within a level, who may include whom (else nobody does).

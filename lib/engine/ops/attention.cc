@@ -41,6 +41,16 @@ std::vector<size_t> Attention::inputs() const {
           spec_.kv_heads * spec_.value_dim};
 }
 
+std::vector<uint32_t> Attention::carries(size_t input) const {
+  std::vector<uint32_t> channels;
+  size_t group = spec_.heads / spec_.kv_heads;
+  for (size_t c = 0; input == 2 && c < width(); ++c) {
+    size_t head = c / spec_.value_dim / group;
+    channels.push_back(static_cast<uint32_t>(head * spec_.value_dim + c % spec_.value_dim));
+  }
+  return channels;
+}
+
 Attention::Block Attention::block(const Step& step, size_t window, size_t head,
                                   size_t index) const {
   Block b;

@@ -23,7 +23,9 @@ class Attention : public Op {
  public:
   explicit Attention(AttentionSpec spec);
   size_t width() const override { return spec_.heads * spec_.value_dim; }
+  const AttentionSpec& spec() const { return spec_; }
   std::vector<size_t> inputs() const override;
+  std::vector<uint32_t> carries(size_t input) const override;  // of the values
   void forward(const Step& step, std::span<const ConstMatrix> in, Matrix out) const override;
   void backward(const Step& step, std::span<const ConstMatrix> in, ConstMatrix dout,
                 std::span<const Matrix> din) const override;

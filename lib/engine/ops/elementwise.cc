@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <map>
+#include <numeric>
 
 #include "lib/base/error.h"
 #include "lib/engine/ops/rows.h"
@@ -10,6 +11,12 @@ namespace qp::engine {
 namespace {
 
 const kernels::ForwardTable& k() { return kernels::forward(); }
+
+std::vector<uint32_t> all_channels(size_t n) {
+  std::vector<uint32_t> channels(n);
+  std::iota(channels.begin(), channels.end(), 0u);
+  return channels;
+}
 
 }  // namespace
 
@@ -75,6 +82,22 @@ void Softcap::backward(const Step&, std::span<const ConstMatrix> in, ConstMatrix
       din[0].row(r)[j] += dout.row(r)[j] * (1 - t * t);
     }
   });
+}
+
+std::vector<uint32_t> Activation::carries(size_t) const {
+  return act_ == Act::relu ? all_channels(width_) : std::vector<uint32_t>();
+}
+
+std::vector<uint32_t> Gated::carries(size_t input) const {
+  return input == 1 ? all_channels(width_) : std::vector<uint32_t>();
+}
+
+std::vector<uint32_t> SliceHeads::carries(size_t) const {
+  std::vector<uint32_t> channels;
+  for (size_t c = 0; c < width(); ++c) {
+    channels.push_back(static_cast<uint32_t>(c / count_ * head_dim_ + first_ + c % count_));
+  }
+  return channels;
 }
 
 void SliceHeads::forward(const Step&, std::span<const ConstMatrix> in, Matrix out) const {

@@ -31,6 +31,7 @@ class Activation : public Op {  // act(x)
   size_t width() const override { return width_; }
   std::vector<size_t> inputs() const override { return {width_}; }
   int in_place() const override { return 0; }
+  std::vector<uint32_t> carries(size_t input) const override;  // relu, by factors above 0
   void forward(const Step&, std::span<const ConstMatrix> in, Matrix out) const override;
   void backward(const Step&, std::span<const ConstMatrix> in, ConstMatrix dout,
                 std::span<const Matrix> din) const override;
@@ -46,6 +47,7 @@ class Gated : public Op {  // act(gate) * up
   size_t width() const override { return width_; }
   std::vector<size_t> inputs() const override { return {width_, width_}; }
   int in_place() const override { return 0; }
+  std::vector<uint32_t> carries(size_t input) const override;  // of up
   void forward(const Step&, std::span<const ConstMatrix> in, Matrix out) const override;
   void backward(const Step&, std::span<const ConstMatrix> in, ConstMatrix dout,
                 std::span<const Matrix> din) const override;
@@ -76,6 +78,7 @@ class SliceHeads : public Op {
       : heads_(heads), head_dim_(head_dim), first_(first), count_(count) {}
   size_t width() const override { return heads_ * count_; }
   std::vector<size_t> inputs() const override { return {heads_ * head_dim_}; }
+  std::vector<uint32_t> carries(size_t input) const override;
   void forward(const Step&, std::span<const ConstMatrix> in, Matrix out) const override;
   void backward(const Step&, std::span<const ConstMatrix> in, ConstMatrix dout,
                 std::span<const Matrix> din) const override;

@@ -59,6 +59,8 @@ class Expert : public Op {
     return {spec_.hidden, 2 * spec_.top_k, spec_.hidden};
   }
   int in_place() const override { return 2; }
+  // gate, up and down are matrices of their own, and the result is linear in up's.
+  bool linear_in_up() const { return spec_.matrices.size() == 3 && spec_.clamp == 0; }
   void forward(const Step& step, std::span<const ConstMatrix> in, Matrix out) const override;
   void backward(const Step& step, std::span<const ConstMatrix> in, ConstMatrix dout,
                 std::span<const Matrix> din) const override;

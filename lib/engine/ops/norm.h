@@ -20,6 +20,7 @@ class Norm : public Op {
   size_t width() const override { return width_; }
   std::vector<size_t> inputs() const override { return {width_}; }
   int in_place() const override { return 0; }
+  const NormSpec& spec() const { return spec_; }
   void forward(const Step& step, std::span<const ConstMatrix> in, Matrix out) const override;
   void backward(const Step& step, std::span<const ConstMatrix> in, ConstMatrix dout,
                 std::span<const Matrix> din) const override;

@@ -72,6 +72,9 @@ TEST(Lanes, EveryInstructionSetGivesTheSameBits) {
         t.round(r, s.w.data(), s.n, s.scale.data(), zero, out.data());
         t.error(r, s.w.data(), s.n, s.scale.data(), zero, s.u.data(), e.data());
         out.insert(out.end(), e.begin(), e.end());
+        std::vector<float> room(s.n * kStrip);
+        t.quadratic(r, s.w.data(), s.n, s.scale.data(), zero, s.u.data(), s.n, room.data(), e.data());
+        out.insert(out.end(), e.begin(), e.end());
         t.sweep(r, w.data(), 0, 20, s.n, s.u.data(), s.n, s.scale.data(), zero, q.data(), loss.data());
         t.sweep(r, w.data(), 20, s.n, s.n, s.u.data(), s.n, s.scale.data(), zero, q.data(), loss.data());
         for (auto* v : {&w, &q, &loss}) out.insert(out.end(), v->begin(), v->end());

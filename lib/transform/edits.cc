@@ -1,0 +1,351 @@
+#include "lib/transform/edits.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <set>
+
+#include "lib/base/error.h"
+#include "lib/base/file.h"
+#include "lib/base/parallel.h"
+#include "lib/calibration/collector.h"
+#include "lib/pipe/handover.h"
+#include "lib/qmap/copy.h"
+#include "lib/qmap/row_jobs.h"
+#include "lib/qmap/writer.h"
+#include "lib/tensor/minifloat.h"
+
+namespace qp::transform {
+
+using engine::Form, engine::WeightUse;
+
+namespace {
+
+constexpr uint64_t kChunkBytes = 1 << 20;
+
+void multiply(std::vector<float>& factors, const std::vector<float>& by) {
+  if (factors.empty()) factors = by;
+  else for (size_t i = 0; i < by.size(); ++i) factors[i] *= by[i];
+}
+
+void store_row(DType dtype, const float* values, size_t n, std::byte* out) {
+  auto* half = reinterpret_cast<uint16_t*>(out);
+  switch (dtype) {
+    case DType::f32: std::memcpy(out, values, n * 4); return;
+    case DType::bf16: for (size_t i = 0; i < n; ++i) half[i] = f32_to_bf16(values[i]); return;
+    case DType::f16: for (size_t i = 0; i < n; ++i) half[i] = f32_to_f16(values[i]); return;
+    default: throw limit_error("is " + std::string(dtype_name(dtype)) + ", whose values cannot be edited");
+  }
+}
+
+float loaded(DType dtype, const std::byte* at, size_t i) {
+  if (dtype == DType::f32) return reinterpret_cast<const float*>(at)[i];
+  uint16_t half = reinterpret_cast<const uint16_t*>(at)[i];
+  return dtype == DType::bf16 ? bf16_to_f32(half) : f16_to_f32(half);
+}
+
+bool fits(const std::vector<float>& factors, size_t n) { return factors.empty() || factors.size() == n; }
+
+}  // namespace
+
+void Edits::add(const WeightUse& use, Edit edit) {
+  if (!fits(edit.rows, use.form == Form::matrix ? use.rows : 1) || !fits(edit.cols, use.cols)) {
+    throw defect_error("factors that do not fit " + use.tensor);
+  }
+  std::vector<Block>& blocks = edits_[use.tensor];
+  auto it = std::ranges::find_if(blocks, [&](const Block& b) { return b.use.first_row == use.first_row; });
+  if (it == blocks.end()) {
+    blocks.push_back({use, std::move(edit)});
+    return;
+  }
+  multiply(it->edit.rows, edit.rows);
+  multiply(it->edit.cols, edit.cols);
+  if (edit.turn_rows) it->edit.turn_rows = edit.turn_rows;
+  if (edit.turn_cols) it->edit.turn_cols = edit.turn_cols;
+  it->edit.plus = edit.plus;
+}
+
+void Edits::inputs(const std::vector<std::string>& modules, std::vector<float> factors) {
+  for (const std::string& m : modules) inputs_[m] = factors;
+}
+
+Hash128 Edits::hash() const {
+  Hasher128 h;
+  auto floats = [&](const std::vector<float>& v) { h.update(std::as_bytes(std::span(v))); };
+  for (const auto& [tensor, blocks] : edits_) {
+    h.update(std::as_bytes(std::span(tensor)));
+    for (const Block& b : blocks) {
+      uint64_t row = b.use.first_row, turned = (b.edit.turn_rows ? 1u : 0u) + (b.edit.turn_cols ? 2u : 0u);
+      h.update(std::as_bytes(std::span(&row, 1)));
+      h.update(std::as_bytes(std::span(&turned, 1)));
+      floats(b.edit.rows);
+      floats(b.edit.cols);
+      if (b.edit.turn_rows) floats(b.edit.turn_rows->signs());
+      if (b.edit.turn_cols) floats(b.edit.turn_cols->signs());
+    }
+  }
+  return h.digest();
+}
+
+// Writes the edited tensors into a qmap without a name.
+class Editor {
+ public:
+  Editor(const Store& store, const Edits& edits, Progress& progress)
+      : store_(store), edits_(edits), progress_(progress), fd_(make_spill()),
+        writer_(fd_.get(), spill_directory()), model_(store.model()) {}
+
+  std::unique_ptr<Store> run() {
+    std::map<std::string, const Tensor*> sources;
+    for (const Tensor& t : store_.model().tensors) sources[t.name] = &t;
+    refer();
+    if (const auto& [from, to] = edits_.untied_; !to.empty()) {
+      Tensor t = *sources.at(from);
+      t.name = to;
+      t.source = from;
+      sources[to] = sources.at(from);
+      model_.tensors.push_back(std::move(t));
+      untie_config();
+    }
+    std::vector<size_t> edited;
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < model_.tensors.size(); ++i) {
+      Tensor& t = model_.tensors[i];
+      if (!edits_.edits_.contains(t.name)) continue;
+      if (t.quantized()) throw refused(t, "is already quantized").hint("load it with qload --dequantize");
+      t.dequantize = t.transposed = false;
+      t.scheme = -1;
+      t.parts = {Part{Role::data, t.dtype, t.shape, {}, nullptr}};
+      t.parts[0].extent = writer_.place(*byte_size(t.dtype, t.shape));
+      bytes += t.parts[0].extent.length;
+      edited.push_back(i);
+    }
+    writer_.reserve();
+    progress_.begin("editing weights", bytes);
+    for (size_t i : edited) {
+      progress_.item(model_.tensors[i].name);
+      edit(*sources.at(model_.tensors[i].name), model_.tensors[i]);
+    }
+    progress_.end();
+    statistics();
+    store_.throw_if_changed();
+    writer_.finish(model_, "/", true, false);
+    auto self = MappedFile::adopt(std::move(fd_), store_.label());
+    return std::make_unique<Store>(std::move(model_), std::move(self), store_.label());
+  }
+
+ private:
+  Error refused(const Tensor& t, const std::string& why) const {
+    return limit_error(why).file(store_.where(t)).tensor(t.name);
+  }
+
+  // Everything that stays is referred to, or copied from a qmap without a name.
+  void refer() {
+    Model kept = store_.model();
+    kept.tensors = std::move(model_.tensors);
+    std::vector<std::pair<size_t, Tensor>> copied;
+    for (size_t i = 0; i < kept.tensors.size(); ++i) {
+      if (edits_.edits_.contains(kept.tensors[i].name)) continue;
+      bool copy = false;
+      Tensor from = kept.tensors[i];
+      for (Part& p : kept.tensors[i].parts) copy = refer_extent(store_, kept, p.extent) || copy;
+      if (!copy) continue;
+      kept.tensors[i] = place_copy(from, writer_);
+      copied.emplace_back(i, std::move(from));
+    }
+    for (size_t i = 0; i < kept.companions.size(); ++i) {
+      Companion& c = kept.companions[i];
+      if (c.extent.file == kBlob || !refer_extent(store_, kept, c.extent)) continue;
+      copy_companion(store_, store_.model().companions[i], c, writer_);
+    }
+    writer_.reserve();
+    for (auto& [i, from] : copied) copy_tensor(store_, from, kept.tensors[i], writer_, [](uint64_t) {});
+    carry_calibration(store_, kept, writer_, false);
+    model_ = std::move(kept);
+  }
+
+  // config.json says that head and embedding are two.
+  void untie_config() {
+    for (Companion& c : model_.companions) {
+      if (c.name != "config.json") continue;
+      Json config = parse_json(store_.text(store_.model().companion(c.name)->extent), c.name);
+      config["tie_word_embeddings"] = false;
+      if (config.contains("text_config")) config["text_config"]["tie_word_embeddings"] = false;
+      std::string text = config.dump(2) + "\n";
+      c.extent = writer_.append(std::as_bytes(std::span(text)));
+      model_.config = std::move(config);
+    }
+  }
+
+  void edit(const Tensor& from, Tensor& to) {
+    for (const Part& p : from.parts) store_.verify(from, p);
+    const std::vector<Edits::Block>& blocks = edits_.edits_.at(to.name);
+    bool whole = blocks.front().use.form == Form::values;
+    for (const Edits::Block& b : blocks) whole = whole || turns_rows(b);
+    try {
+      whole ? edit_whole(from, to, blocks) : edit_rows(from, to, blocks);
+    } catch (Error& e) {
+      store_.throw_if_changed(from);
+      throw std::move(e).file(store_.where(from)).tensor(from.name);
+    }
+  }
+
+  // Of the stored rows: those of a tensor stored [in, out] are the inputs.
+  static bool turns_rows(const Edits::Block& b) {
+    return (b.use.transposed ? b.edit.turn_cols : b.edit.turn_rows) != nullptr;
+  }
+
+  static void edit_row(const Edits::Block& b, size_t row, float* x, size_t n) {
+    const std::vector<float>& by_row = b.use.transposed ? b.edit.cols : b.edit.rows;
+    const std::vector<float>& by_col = b.use.transposed ? b.edit.rows : b.edit.cols;
+    float factor = by_row.empty() ? 1 : by_row[row];
+    for (size_t i = 0; i < n && factor != 1; ++i) x[i] *= factor;
+    for (size_t i = 0; i < n && !by_col.empty(); ++i) {
+      x[i] = b.edit.plus == 0 ? x[i] * by_col[i] : (x[i] + b.edit.plus) * by_col[i] - b.edit.plus;
+    }
+    const auto& turn = b.use.transposed ? b.edit.turn_rows : b.edit.turn_cols;
+    if (turn) turn->turn(x);
+  }
+
+  // The block that a stored row belongs to; null: none.
+  static const Edits::Block* block_of(const std::vector<Edits::Block>& blocks, size_t row) {
+    for (const Edits::Block& b : blocks) {
+      size_t rows = b.use.transposed ? b.use.cols : b.use.rows;
+      if (row >= b.use.first_row && row < b.use.first_row + rows) return &b;
+    }
+    return nullptr;
+  }
+
+  void put(const Tensor& to, const float* x, size_t n, std::byte* out) const {
+    store_row(to.dtype, x, n, out);
+    for (size_t i = 0; i < n; ++i) {
+      if (std::isfinite(x[i]) && !std::isfinite(loaded(to.dtype, out, i))) {
+        throw limit_error("a value does not fit " + std::string(dtype_name(to.dtype)) + " once it is edited");
+      }
+    }
+  }
+
+  void edit_rows(const Tensor& from, Tensor& to, const std::vector<Edits::Block>& blocks) {
+    RowSource source(store_, from);
+    size_t cols = source.cols();
+    uint64_t row_bytes = source.row_bytes(), begin = to.parts[0].extent.offset;
+    size_t chunk = std::max<size_t>(1, kChunkBytes / std::max<uint64_t>(1, row_bytes));
+    size_t chunks = (source.rows() + chunk - 1) / chunk;
+    struct Room {
+      RowScratch scratch;
+      std::vector<float> row;
+      std::vector<std::byte> out;
+    };
+    std::vector<Room> rooms(static_cast<size_t>(threads()));
+    parallel_for(chunks, [&](size_t i, int worker) {
+      Room& room = rooms[static_cast<size_t>(worker)];
+      size_t first = i * chunk, count = std::min<size_t>(chunk, source.rows() - first);
+      const float* data = source.get_f32(first, count, room.scratch, false);
+      room.row.resize(cols);
+      room.out.resize(count * row_bytes);
+      for (size_t r = 0; r < count; ++r) {
+        std::copy_n(data + r * cols, cols, room.row.data());
+        const Edits::Block* b = block_of(blocks, first + r);
+        if (b != nullptr) edit_row(*b, first + r - b->use.first_row, room.row.data(), cols);
+        put(to, room.row.data(), cols, room.out.data() + r * row_bytes);
+      }
+      writer_.write(begin + first * row_bytes, room.out);
+      source.drop(first, count);
+    });
+    to.parts[0].extent.xxh3 = writer_.hash(to.parts[0].extent);
+    progress_.add(to.parts[0].extent.length);
+  }
+
+  void edit_whole(const Tensor& from, Tensor& to, const std::vector<Edits::Block>& blocks) {
+    RowSource source(store_, from);
+    size_t cols = source.cols();
+    std::vector<float> all(source.rows() * cols);
+    std::vector<RowScratch> scratch(static_cast<size_t>(threads()));
+    parallel_for(source.rows(), [&](size_t r, int worker) {
+      std::copy_n(source.get_f32(r, 1, scratch[static_cast<size_t>(worker)], false), cols, all.data() + r * cols);
+    });
+    for (const Edits::Block& b : blocks) {
+      if (b.use.form == Form::values) {  // stored as [n], [1, n], [n, 1] or in a stack of such
+        float* x = all.data() + b.use.first_row * b.use.cols;
+        edit_row(b, 0, x, b.use.cols);
+        continue;
+      }
+      size_t rows = b.use.transposed ? b.use.cols : b.use.rows;
+      float* x = all.data() + b.use.first_row * cols;
+      parallel_for(rows, [&](size_t r, int) { edit_row(b, r, x + r * cols, cols); });
+      const auto& turn = b.use.transposed ? b.edit.turn_cols : b.edit.turn_rows;
+      if (turn) turn->turn_rows(x, cols);
+    }
+    std::vector<std::byte> out(to.parts[0].extent.length);
+    size_t row_bytes = source.row_bytes();
+    parallel_for(source.rows(), [&](size_t r, int) {
+      put(to, all.data() + r * cols, cols, out.data() + r * row_bytes);
+    });
+    writer_.write(to.parts[0].extent.offset, out);
+    to.parts[0].extent.xxh3 = xxh3_64(out);
+    progress_.add(out.size());
+  }
+
+  // Sums of what enters edited linears follow.
+  void statistics() {
+    if (!model_.calibration || (!edits_.drop_ && edits_.inputs_.empty())) return;
+    Calibration c = *model_.calibration;
+    if (edits_.drop_) {
+      c.inputs.clear();
+      c.caches.clear();
+      c.routers.clear();
+    }
+    std::vector<InputStatistics> inputs = std::move(c.inputs);
+    c.inputs.clear();
+    for (InputStatistics& s : inputs) {
+      auto it = edits_.inputs_.find(s.module);
+      for (size_t i = 0; it == edits_.inputs_.end() && i < s.readers.size(); ++i) {
+        it = edits_.inputs_.find(s.readers[i]);
+      }
+      bool kept = it == edits_.inputs_.end() || follow(s, it->second, c.windows);
+      if (kept) c.inputs.push_back(std::move(s));
+    }
+    model_.calibration = std::make_shared<const Calibration>(std::move(c));
+  }
+
+  // False where the range of all channels is not their maximum: what a histogram says does not follow.
+  bool follow(InputStatistics& s, const std::vector<float>& factors, uint64_t windows) {
+    const Calibration& was = *store_.model().calibration;
+    auto original = std::ranges::find(was.inputs, s.module, &InputStatistics::module);
+    std::span<const std::byte> bytes = store_.stored(original->extent);
+    InputSums sums = unpack(*original, bytes, windows);
+    float most = 0, before = 0;
+    for (size_t i = 0; i < sums.amax.size(); ++i) {
+      before = std::max(before, sums.amax[i]);
+      sums.amax[i] *= factors[i];
+      most = std::max(most, sums.amax[i]);
+      double f = static_cast<double>(factors[i]);
+      sums.sum_abs[i] = to_fixed(from_fixed(sums.sum_abs[i]) * f);
+      sums.sum_sq[i] = to_fixed(from_fixed(sums.sum_sq[i]) * f * f);
+    }
+    if (s.rows > 0 && s.observed != before) return false;
+    std::fill(sums.history.begin(), sums.history.end(), 0.0f);
+    if (!sums.history.empty()) sums.history[0] = most;
+    sums.bins.clear();
+    InputStatistics meta = s;
+    std::vector<std::byte> packed = pack(sums, meta);
+    meta.extent = writer_.append(packed);
+    meta.observed = most;
+    s = std::move(meta);
+    return true;
+  }
+
+  const Store& store_;
+  const Edits& edits_;
+  Progress& progress_;
+  Fd fd_;
+  QmapWriter writer_;
+  Model model_;
+};
+
+std::unique_ptr<Store> edited(const Store& store, const Edits& edits, Progress& progress) {
+  return Editor(store, edits, progress).run();
+}
+
+}  // namespace qp::transform

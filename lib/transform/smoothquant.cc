@@ -1,0 +1,73 @@
+// SmoothQuant (Xiao et al., 2023; reference/int4-formats.md 2.7).
+#include <algorithm>
+#include <cmath>
+
+#include "lib/arch/arch.h"
+#include "lib/base/error.h"
+#include "lib/base/interrupt.h"
+#include "lib/calibration/collector.h"
+#include "lib/transform/steps.h"
+
+namespace qp::transform {
+namespace {
+
+constexpr float kLeast = 1e-5f;
+
+// max |x| per channel of what a module reads.
+std::vector<float> channel_amax(const Store& store, const std::string& module) {
+  const auto& calibration = store.model().calibration;
+  if (calibration) {
+    for (const InputStatistics& s : calibration->inputs) {
+      if (std::ranges::find(s.readers, module) == s.readers.end() || s.rows == 0) continue;
+      return unpack(s, store.stored(s.extent), calibration->windows).amax;
+    }
+  }
+  throw usage_error("smoothquant needs statistics of its input")
+      .file(store.label())
+      .tensor(module)
+      .hint("run qcalibrate on the model first and quantize its result");
+}
+
+}  // namespace
+
+Edits smoothquant(const Subject& subject) {
+  engine::WeightSource weights(subject.store);
+  auto model = arch::make_architecture(subject.store.model(), weights);
+  auto alpha = static_cast<float>(subject.step("smoothquant").number("alpha", 0.5, 0, 1));
+  Edits edits;
+  size_t done = 0;
+  subject.progress.begin("smoothing", model->layers, Progress::Unit::steps);
+  for (size_t layer = 0; layer < model->layers; ++layer) {
+    for (const Fold& fold : find_folds(model->layer(layer))) {
+      throw_if_interrupted();
+      auto smoothed = [&](const Consumer& c) { return subject.entry(c.module, "smoothquant") != nullptr; };
+      if (fold.kind != Fold::Kind::norm || std::ranges::none_of(fold.consumers, smoothed)) continue;
+      // Channels of a norm over heads are seen several times.
+      std::vector<float> x(fold.channels), w(fold.channels, kLeast), scales(fold.channels);
+      std::vector<float> amax = channel_amax(subject.store, fold.consumers.front().input);
+      for (size_t c = 0; c < amax.size(); ++c) x[fold.of[c]] = std::max(x[fold.of[c]], amax[c]);
+      for (const Consumer& c : fold.consumers) {
+        if (!smoothed(c)) continue;
+        std::vector<float> values = weights.matrix(c.use);
+        for (size_t i = 0; i < values.size(); ++i) {
+          float& most = w[fold.of[i % c.use.cols]];
+          most = std::max(most, std::fabs(values[i]));
+        }
+      }
+      for (size_t c = 0; c < fold.channels; ++c) {
+        float s = x[c] > 0 ? std::pow(x[c], alpha) / std::pow(w[c], 1 - alpha) : 1;
+        scales[c] = std::isfinite(s) ? std::max(s, kLeast) : 1;
+      }
+      apply(fold, std::move(scales), weights, edits);
+      ++done;
+    }
+    subject.progress.add(1);
+  }
+  subject.progress.end();
+  if (done == 0 && subject.options.warn) {
+    subject.options.warn("smoothquant finds no norm whose readers are quantized: nothing is smoothed");
+  }
+  return edits;
+}
+
+}  // namespace qp::transform

@@ -1,0 +1,117 @@
+#include "lib/transform/transform.h"
+
+#include <algorithm>
+
+#include "lib/base/error.h"
+#include "lib/tensor/minifloat.h"
+#include "lib/transform/steps.h"
+
+namespace qp::transform {
+namespace {
+
+struct Step {
+  std::string_view name;
+  Edits (*run)(const Subject&);
+};
+
+// In the order in which they are done, whatever the order in which they are named: statistics do not
+// outlive a rotation, and AWQ weighs what is left.
+constexpr Step kSteps[] = {
+    {"rotate", rotate_hidden}, {"rotate", rotate_values}, {"smoothquant", smoothquant}, {"awq", awq}};
+
+const AlgorithmStep* find_step(const std::vector<AlgorithmStep>& steps, std::string_view name) {
+  auto it = std::ranges::find_if(steps, [&](const AlgorithmStep& s) { return s.algorithm->name == name; });
+  return it == steps.end() ? nullptr : &*it;
+}
+
+float rounded_to(DType dtype, float x) {
+  if (dtype == DType::bf16) return bf16_to_f32(f32_to_bf16(x));
+  return dtype == DType::f16 ? f16_to_f32(f32_to_f16(x)) : x;
+}
+
+}  // namespace
+
+Subject::Subject(const Store& s, const Plan& p, const Options& o, Progress& r)
+    : store(s), plan(p), options(o), progress(r) {
+  for (const PlanEntry& e : plan.entries) {
+    if (e.algorithm.empty()) continue;
+    by_module_.emplace(e.info.module, &e);
+    if (!e.input.empty()) by_module_.emplace(e.input, &e);
+    if (!parsed_.contains(e.algorithm)) parsed_[e.algorithm] = parse_algorithm(e.algorithm);
+  }
+}
+
+const PlanEntry* Subject::entry(const std::string& module, std::string_view name) const {
+  auto it = by_module_.find(module);
+  bool has = it != by_module_.end() && find_step(parsed_.at(it->second->algorithm), name) != nullptr;
+  return has ? it->second : nullptr;
+}
+
+AlgorithmStep Subject::step(std::string_view name) const {
+  const AlgorithmStep* first = nullptr;
+  for (const auto& [algorithm, steps] : parsed_) {
+    const AlgorithmStep* found = find_step(steps, name);
+    if (found == nullptr) continue;
+    if (first != nullptr && first->options != found->options) {
+      throw usage_error("the recipe names " + std::string(name) + " with different options")
+          .file(store.label())
+          .hint("one model takes one set of them");
+    }
+    first = found;
+  }
+  return *first;
+}
+
+bool wanted(const Plan& plan) {
+  return std::ranges::any_of(plan.entries, [](const PlanEntry& e) {
+    return !e.algorithm.empty() && parse_algorithm(e.algorithm).front().algorithm->edits;
+  });
+}
+
+std::unique_ptr<Store> transform(const Store& store, const Plan& plan, const Options& options,
+                                 Progress& progress, Hash128& hash) {
+  std::unique_ptr<Store> current;
+  Hasher128 all;
+  for (const Step& step : kSteps) {
+    bool named = std::ranges::any_of(plan.entries, [&](const PlanEntry& e) {
+      return !e.algorithm.empty() && find_step(parse_algorithm(e.algorithm), step.name) != nullptr;
+    });
+    if (!named) continue;
+    const Store& before = current ? *current : store;
+    Edits edits = step.run(Subject(before, plan, options, progress));
+    Hash128 h = edits.hash();
+    all.update(std::as_bytes(std::span(&h, 1)));
+    auto next = edited(before, edits, progress);
+    next->set_check(false);  // written a moment ago
+    current = std::move(next);
+  }
+  hash = all.digest();
+  return current;
+}
+
+void apply(const Fold& fold, std::vector<float> scales, const engine::WeightSource& weights, Edits& edits) {
+  Edit divided;
+  std::vector<float> inverse(scales.size());
+  if (fold.kind == Fold::Kind::norm) {
+    engine::Weight norm = weights.load(fold.producer, gemm::Precision::f32);
+    DType dtype = weights.dtype(fold.producer);
+    for (size_t i = 0; i < scales.size(); ++i) {
+      float was = norm.values[i] + fold.plus, is = rounded_to(dtype, was / scales[i] - fold.plus) + fold.plus;
+      scales[i] = was == 0 || is == 0 ? 1 : was / is;
+    }
+  }
+  for (size_t i = 0; i < scales.size(); ++i) inverse[i] = 1 / scales[i];
+  divided.plus = fold.plus;
+  (fold.kind == Fold::Kind::norm ? divided.cols : divided.rows) = inverse;
+  edits.add(fold.producer, divided);
+  if (fold.bias) edits.add(*fold.bias, {.rows = {}, .cols = inverse, .turn_rows = {}, .turn_cols = {}});
+  std::vector<float> spread = fold.spread(scales);
+  std::vector<std::string> modules;
+  for (const Consumer& c : fold.consumers) {
+    edits.add(c.use, {.rows = {}, .cols = spread, .turn_rows = {}, .turn_cols = {}});
+    modules.push_back(c.module);
+  }
+  edits.inputs(modules, fold.spread(inverse));
+}
+
+}  // namespace qp::transform
