@@ -10,6 +10,7 @@
 #include "lib/algorithm/activations.h"
 #include "lib/algorithm/quantize.h"
 #include "lib/base/file.h"
+#include "lib/base/interrupt.h"
 #include "lib/base/parallel.h"
 #include "lib/config/algorithms.h"
 #include "lib/qmap/identity.h"
@@ -142,6 +143,7 @@ int QuantizeCommand::run(Tool& tool) {
     return 0;
   }
   check_memory(plan, tool);
+  transform::JournalScope journal(output_.path.empty() ? "" : output_.path + ".partial");
   OutputOptions options = output_.options(in.paths);
   options.resume = resume_;
   options.resumable = true;
@@ -159,11 +161,16 @@ int QuantizeCommand::run(Tool& tool) {
   if (edits) {
     transform::Options t;
     t.memory = tool.max_memory();
-    t.journal = output_.path.empty() ? "" : output_.path + ".partial";
+    t.journal = journal.partial();
     t.resume = out.resuming();
     t.log = [&](const Json& line) { log.add(line); };
     t.warn = [&](const std::string& text) { tool.warn(text); };
-    edited = transform::transform(given, plan, t, tool.progress(), q.edits);
+    try {
+      edited = transform::transform(given, plan, t, tool.progress(), q.edits);
+    } catch (const Interrupted&) {
+      out.keep_partial(!t.journal.empty());
+      throw;
+    }
     plan = make_plan(edited->model(), rules, given.label());
     ActivationScales(*edited, plan);
   }

@@ -215,7 +215,8 @@ class Run : public ResultStore {
     std::vector<std::string> others;
     for (size_t i = 0; i < plan_.entries.size(); ++i) {
       const PlanEntry& e = plan_.entries[i];
-      if (e.scheme >= 0 && data_free(i) != e.algorithm && !by_layers_.contains(i)) others.push_back(e.tensor->name);
+      bool runs = e.scheme >= 0 && parse_algorithm(e.algorithm).back().algorithm->runs_model;
+      if (runs && !by_layers_.contains(i)) others.push_back(e.tensor->name);
     }
     if (others.empty() || !options_.warn) return;
     options_.warn(std::to_string(others.size()) + " tensors are no matrices of layers that are run (" +
@@ -225,7 +226,8 @@ class Run : public ResultStore {
   // The algorithm of a tensor when the model is not run for it.
   std::string data_free(size_t i) const {
     const PlanEntry& e = plan_.entries[i];
-    if (!parse_algorithm(e.algorithm).back().algorithm->runs_model) return e.algorithm;
+    const Algorithm& a = *parse_algorithm(e.algorithm).back().algorithm;
+    if (!a.runs_model) return std::string(a.name);
     return why_not("mse", plan_.schemes[static_cast<size_t>(e.scheme)]).empty() ? "mse" : "rtn";
   }
 

@@ -49,6 +49,19 @@ class Subject {
   std::map<std::string, std::vector<AlgorithmStep>, std::less<>> parsed_;  // by algorithm
 };
 
+// What a search leaves beside FILE.partial goes when that is gone, too. Outlives the output.
+class JournalScope {
+ public:
+  explicit JournalScope(std::string partial) : partial_(std::move(partial)) {}
+  ~JournalScope();
+  JournalScope(const JournalScope&) = delete;
+  JournalScope& operator=(const JournalScope&) = delete;
+  const std::string& partial() const { return partial_; }
+
+ private:
+  std::string partial_;
+};
+
 // Whether any of the plan's algorithms begins with a step that edits the model.
 bool wanted(const Plan& plan);
 

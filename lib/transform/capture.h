@@ -1,0 +1,53 @@
+// Values of a layer, kept in files while the layer runs, to be gone through again.
+#pragma once
+
+#include <map>
+#include <vector>
+
+#include "lib/base/file.h"
+#include "lib/engine/graph.h"
+#include "lib/stream/stream.h"
+
+namespace qp::transform {
+
+// Rows of f32 in a spill file.
+class RowFile {
+ public:
+  explicit RowFile(size_t width);
+  void write(size_t first, engine::ConstMatrix x);
+  std::vector<float> read(size_t first, size_t count) const;
+
+ private:
+  size_t width_;
+  Fd fd_;
+};
+
+class Capture : public LayerWork {
+ public:
+  // Keeps the first `rows` rows.
+  explicit Capture(size_t rows) : rows_(rows) {}
+  void clear() { kept_.clear(); }
+  // Keeps a value of the next layer, as it is before `node`, which reads it.
+  void want(const engine::Graph& graph, engine::Value v, size_t node);
+
+  std::vector<float> read(engine::Value v, size_t first, size_t count) const {
+    return kept_.at(v).rows.read(first, count);
+  }
+
+  std::vector<size_t> cuts(size_t layer, const engine::Graph& graph) override;
+  void enter(size_t node, const engine::Graph& graph, const engine::Values& values) override;
+  void settle(size_t) override {}
+  size_t rehearsals(size_t, size_t) override { return 0; }
+  engine::LinearHook* watcher(size_t) override { return nullptr; }
+  void rehearsed(size_t) override {}
+
+ private:
+  struct Kept {
+    size_t node, count;
+    RowFile rows;
+  };
+  size_t rows_;
+  std::map<engine::Value, Kept> kept_;
+};
+
+}  // namespace qp::transform
