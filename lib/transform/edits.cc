@@ -131,7 +131,8 @@ class Editor {
     statistics();
     store_.throw_if_changed();
     writer_.finish(model_, "/", true, false);
-    auto self = MappedFile::adopt(std::move(fd_), store_.label());
+    // A name that is no path: nothing outside this process may refer to it.
+    auto self = MappedFile::adopt(std::move(fd_), "edited weights of " + store_.label());
     return std::make_unique<Store>(std::move(model_), std::move(self), store_.label());
   }
 

@@ -90,6 +90,9 @@ std::unique_ptr<Store> transform(const Store& store, const Plan& plan, const Opt
 }
 
 void apply(const Fold& fold, std::vector<float> scales, const engine::WeightSource& weights, Edits& edits) {
+  std::vector<bool> read(fold.channels);  // the others stay
+  for (uint32_t c : fold.of) read[c] = true;
+  for (size_t i = 0; i < scales.size(); ++i) scales[i] = read[i] ? scales[i] : 1;
   Edit divided;
   std::vector<float> inverse(scales.size());
   if (fold.kind == Fold::Kind::norm) {

@@ -1,0 +1,65 @@
+"""What is done to a model before its weights are rounded leaves what it computes: every place where
+factors can be moved, in every family, and rotations where they can be fused."""
+
+import subprocess
+
+import pytest
+import torch
+
+import families
+from programs import bin_dir, missing, pipe, read_json
+from test_forward import forward, normalized, random_windows  # noqa: F401
+
+# Places per layer that have room for a factor: norms in front of matrices, v in front of o, up in front
+# of down (of each expert and the shared one); MLA has two more norms.
+FOLDS = {"llama": 4, "llama biases tied": 4, "mistral nemo": 4, "qwen2": 4, "qwen3": 4, "gemma2": 4, "gemma3": 4,
+         "phi3": 4, "olmo2": 2, "smollm3": 4, "gpt2": 3, "mixtral": None, "qwen2_moe": None, "qwen3_moe": None,
+         "deepseek_v2": None, "deepseek_v3": None, "gpt_oss": 3, "qwen2_vl": 4}
+ROTATED = {"llama", "llama biases tied", "mistral window", "qwen2", "qwen3", "phi3", "smollm3", "mixtral", "qwen2_moe",
+           "qwen3_moe", "deepseek_v2", "deepseek_v3", "gpt_oss"}
+REFUSED = {"gemma2": "norm after a block", "gemma3": "norm after a block", "olmo2": "norm after a block",
+           "gpt2": "more than a table"}
+
+
+def same(a, b, tokens_may_reroute):
+    d = (normalized(a) - normalized(b)).abs().max(-1).values
+    # A token that goes to other experts by a hair differs by far more than rounding does.
+    return (d.median() if tokens_may_reroute else d.max()) < 2e-3
+
+
+@pytest.mark.parametrize("name", FOLDS)
+def test_folds(name, forward, tmp_path, log):  # noqa: F811
+    tool = bin_dir() / "tests/qp_fold"
+    if not tool.exists():
+        missing(f"no {tool}")
+    model = families.build(name, tmp_path / "model", torch.float32)
+    done = subprocess.run([tool, model, tmp_path / "out.qmap"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    folds = [line for line in done.stderr.splitlines() if " -> " in line]
+    layers = read_json(model / "config.json")["num_hidden_layers" if name != "gpt2" else "n_layer"] \
+        if name != "qwen2_vl" else 3
+    log.append(f"{name}: {len(folds)} folds in {layers} layers")
+    if FOLDS[name]:
+        assert len(folds) == FOLDS[name] * layers, folds
+    else:
+        assert len(folds) > 4 * layers, folds
+    windows = random_windows()
+    assert same(forward(tmp_path / "out.qmap", windows), forward(model, windows), "moe" in name or "deepseek" in name)
+
+
+@pytest.mark.parametrize("name", sorted(ROTATED))
+def test_rotation(name, forward, tmp_path):  # noqa: F811
+    model = families.build(name, tmp_path / "model", torch.float32)
+    pipe(["qquantize", model, "-s", "none", "-a", "rotate", "-o", tmp_path / "out.qmap"])
+    windows = random_windows()
+    ours, before = forward(tmp_path / "out.qmap", windows), forward(model, windows)
+    assert same(ours, before, "moe" in name or "deepseek" in name)
+    assert not torch.equal(ours, before)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_no_rotation(name, tmp_path):
+    model = families.build(name, tmp_path / "model")
+    _, text = pipe(["qquantize", model, "-s", "none", "-a", "rotate", "-o", tmp_path / "out.qmap"], expect=2)
+    assert REFUSED[name] in text and "rotate" in text
+    assert not (tmp_path / "out.qmap").exists()
