@@ -69,6 +69,7 @@ void QuantizeCommand::declare(CLI::App& app) {
   auto what = "Scheme";
   app.add_option("-s,--scheme", scheme_, "Scheme of every linear; --list-schemes shows all; none: only what -a does before it")->type_name("NAME")->group(what);
   app.add_option("-a,--algorithm", algorithm_, "How codes are chosen: steps that edit the model, then one that rounds, such as gptq or awq,gptq; options follow as :KEY=VALUE; --list-algorithms shows all")->type_name("NAME")->capture_default_str()->group(what);
+  app.add_option("--compute", compute_, "Inputs of products where the model is run: bf16, or f32 for exactness")->check(CLI::IsMember({"bf16", "f32"}))->capture_default_str()->group(what);
   app.add_flag("--list-algorithms", list_algorithms_, "Print the algorithms and their options")->group(what);
   app.add_option("--log", log_, "Write a line of JSON for each tensor quantized by running the model: error before and after, time")->type_name("FILE")->group(what);
   app.add_option("--num-bits", overrides_.num_bits, "Bits of integer weights, 2 to 8")->type_name("N")->group(what);
@@ -156,11 +157,13 @@ int QuantizeCommand::run(Tool& tool) {
         .hint("free some space or choose another place");
   }
   Log log(log_, resume_);
+  gemm::Precision precision = compute_ == "f32" ? gemm::Precision::f32 : gemm::Precision::bf16;
   QuantizeOptions q;
   std::unique_ptr<Store> edited;
   if (edits) {
     transform::Options t;
     t.memory = tool.max_memory();
+    t.precision = precision;
     t.journal = journal.partial();
     t.resume = out.resuming();
     t.log = [&](const Json& line) { log.add(line); };
@@ -181,6 +184,7 @@ int QuantizeCommand::run(Tool& tool) {
   Json asked = rules.to_json();
   if (q.kv_cache) asked["kv_cache"] = kv_cache_;
   q.memory = tool.max_memory();
+  q.precision = precision;
   q.warn = [&](const std::string& text) { tool.warn(text); };
   q.log = [&](const LayerLog& line) { log.add(to_json(line)); };
   q.provenance = provenance_entry("qquantize", asked, given.model());

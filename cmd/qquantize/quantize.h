@@ -26,7 +26,7 @@ class QuantizeCommand {
   void explain(const Store& store, const Plan& plan) const;
   void check_memory(const Plan& plan, Tool& tool) const;
 
-  std::string input_, scheme_, algorithm_ = "rtn", recipe_, explain_, log_;
+  std::string input_, scheme_, algorithm_ = "rtn", recipe_, explain_, log_, compute_ = "bf16";
   SchemeOverrides overrides_;
   std::string kv_cache_;
   std::vector<std::string> ignore_;

@@ -170,6 +170,7 @@ class Run : public ResultStore {
     if (!windows_.ids.empty()) h.update(std::as_bytes(std::span(windows_.ids)));
     h.update(std::as_bytes(std::span(&options_.edits, 1)));
     std::string run = h.digest().hex() + " " + QP_VERSION + " " + kernels::active_isa();
+    if (!windows_.ids.empty()) run += std::string(" ") + gemm::backend(options_.precision);
     journal_.emplace(output_.label() + ".partial", run, output_.resuming(), output_.fd(), output_.sync());
     if (output_.resuming()) {
       journal_->check([this](size_t i, const Journal::Hashes& hashes) { return intact(i, hashes); });
@@ -234,6 +235,7 @@ class Run : public ResultStore {
   void run_by_layers() {
     LayerwiseOptions options;
     options.stream.memory = options_.memory;
+    options.stream.precision = options_.precision;
     options.log = options_.log;
     run_layerwise(running(), plan_, *arch_, windows_, options, *this, progress_);
   }

@@ -21,6 +21,7 @@ struct QuantizeOptions {
   bool kv_cache = false;  // FP8 scales of keys and values, from the calibration
   Json provenance;        // this run's entry
   uint64_t memory = uint64_t{4} << 30;  // anonymous bytes that running the model may use
+  gemm::Precision precision = gemm::Precision::bf16;  // of its products
   std::function<void(const LayerLog&)> log;          // of each tensor that was quantized by running it
   std::function<void(const std::string&)> warn;
 };

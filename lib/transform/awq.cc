@@ -313,6 +313,7 @@ Edits awq(const Subject& subject) {
   auto model = arch::make_architecture(subject.store.model(), weights);
   StreamOptions options;
   options.memory = subject.options.memory / 2;
+  options.precision = subject.options.precision;
   Stream stream(*model, weights, windows, options, spill_states());
   ScaleJournal journal(subject, windows);
   Capture capture(std::min(stream.rows(), settings.tokens + 2048));

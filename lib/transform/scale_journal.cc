@@ -23,7 +23,8 @@ std::string name_of_run(const Subject& subject, const Windows& windows) {
   std::string text = to_json(subject.plan, identity(subject.store.model())).dump();
   h.update(std::as_bytes(std::span(text)));
   h.update(std::as_bytes(std::span(windows.ids)));
-  return h.digest().hex() + " " + QP_VERSION + " " + kernels::active_isa();
+  return h.digest().hex() + " " + QP_VERSION + " " + kernels::active_isa() + " " +
+         gemm::backend(subject.options.precision);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ namespace qp::transform {
 
 struct Options {
   uint64_t memory = uint64_t{4} << 30;        // anonymous bytes that running the model may use
+  gemm::Precision precision = gemm::Precision::bf16;  // of its products
   std::string journal;                        // FILE.partial; "": what was found is not kept
   bool resume = false;
   std::function<void(const Json&)> log;       // a line per decision
