@@ -62,9 +62,11 @@ struct Input {
 
 class Layerwise : public LayerWork, public LinearHook {
  public:
+  // `moments`: bytes that the moments of experts' inputs may take at a time.
   Layerwise(const Store& store, const Plan& plan, const QuantizedWeights& weights, const LayerwiseOptions& options,
-            ResultStore& results)
-      : store_(store), plan_(plan), weights_(weights), options_(options), results_(results) {}
+            uint64_t moments, ResultStore& results)
+      : store_(store), plan_(plan), weights_(weights), options_(options), moments_memory_(moments),
+        results_(results) {}
 
   std::vector<size_t> cuts(size_t, const Graph& graph) override {
     inputs_.clear();
@@ -167,7 +169,7 @@ class Layerwise : public LayerWork, public LinearHook {
       if (use.form == engine::Form::matrix) need = std::max(need, MomentSum::bytes(use.cols, kExpertRows));
     }
     bool follows = n > 0 && last_expert_ == n - 1;
-    if (!follows || expert_bytes_ + need > options_.stream.memory / 4) {
+    if (!follows || expert_bytes_ + need > moments_memory_) {
       at.insert(n);
       expert_bytes_ = 0;
     }
@@ -211,6 +213,7 @@ class Layerwise : public LayerWork, public LinearHook {
   const Plan& plan_;
   const QuantizedWeights& weights_;
   const LayerwiseOptions& options_;
+  uint64_t moments_memory_;
   ResultStore& results_;
   std::map<size_t, Input> inputs_;             // of linears, by the node their part begins at
   std::map<std::string, ExpertInput> experts_;  // by the module that names the input
@@ -223,6 +226,17 @@ class Layerwise : public LayerWork, public LinearHook {
 }  // namespace
 
 namespace {
+
+// What the moments of experts' inputs may take, if any are wanted: those of one at the least.
+uint64_t moments_of_experts(const Plan& plan, uint64_t memory) {
+  uint64_t most = 0;
+  for (const PlanEntry& e : plan.entries) {
+    if (e.scheme < 0 || e.info.kind != ModuleKind::expert) continue;
+    if (!parse_algorithm(e.algorithm).back().algorithm->runs_model) continue;
+    most = std::max(most, MomentSum::bytes(e.tensor->shape.cols(), kExpertRows));
+  }
+  return most == 0 ? 0 : std::min(memory, std::max(most, memory / 4));
+}
 
 // What is left for the stream when the largest matrix is worked on.
 uint64_t beside(const Plan& plan, uint64_t memory) {
@@ -276,10 +290,11 @@ void run_layerwise(const Store& store, const Plan& plan, const arch::Architectur
                    const Windows& windows, const LayerwiseOptions& options, ResultStore& results,
                    Progress& progress) {
   LayerwiseOptions within = options;
-  within.stream.memory = beside(plan, options.stream.memory);
+  uint64_t moments = moments_of_experts(plan, options.stream.memory);
+  within.stream.memory = beside(plan, options.stream.memory - moments);
   QuantizedWeights weights(store, plan, results);
   Stream stream(model, weights, windows, within.stream, spill_states());
-  Layerwise work(store, plan, weights, within, results);
+  Layerwise work(store, plan, weights, within, moments, results);
   progress.begin("quantizing by layers", uint64_t{stream.rows()} * model.layers, Progress::Unit::steps);
   stream.embed();
   for (size_t i = 0; i < model.layers; ++i) {

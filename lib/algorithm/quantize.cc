@@ -450,12 +450,14 @@ void check_algorithms(const Store& store, const Plan& plan) {
           .file(store.label())
           .tensor(e.tensor->name);
     }
-    if (!find_algorithm(name).runs_model) continue;
-    gptq::check(parse_algorithm(e.algorithm).back(), scheme);
-    if (store.model().calibration) continue;
-    throw usage_error(std::string(name) + " needs token windows to run through the model, and there are none")
-        .file(store.label())
-        .hint("make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that");
+    if (find_algorithm(name).runs_model) gptq::check(parse_algorithm(e.algorithm).back(), scheme);
+    for (const AlgorithmStep& step : parse_algorithm(e.algorithm)) {
+      if (!step.algorithm->runs_model || store.model().calibration) continue;
+      throw usage_error(std::string(step.algorithm->name) +
+                        " needs token windows to run through the model, and there are none")
+          .file(store.label())
+          .hint("make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that");
+    }
   }
 }
 

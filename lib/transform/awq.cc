@@ -308,6 +308,14 @@ Edits awq(const Subject& subject) {
   settings.ratios = static_cast<size_t>(step.number("ratios", 20, 1, 1000));
   settings.tokens = static_cast<size_t>(step.number("tokens", 16384, 1, 1e9));
   settings.duo = step.flag("duo", true);
+  for (const PlanEntry& e : subject.plan.entries) {
+    if (e.scheme < 0 && subject.entry(e.info.module, "awq") == &e) {
+      throw usage_error("awq weighs what rounding to a scheme does, and there is none")
+          .file(subject.store.label())
+          .tensor(e.tensor->name)
+          .hint("give -s SCHEME");
+    }
+  }
   Windows windows = read_windows(subject.store);
   engine::WeightSource weights(subject.store);
   auto model = arch::make_architecture(subject.store.model(), weights);

@@ -23,6 +23,22 @@ uint64_t seed_of(const AlgorithmStep& step) {
   return static_cast<uint64_t>(step.number("seed", 0, 0, 4294967295.0));
 }
 
+[[noreturn]] void refuse(const Subject& subject, const std::string& tensor, const std::string& why) {
+  throw usage_error("rotate: " + why).file(subject.store.label()).tensor(tensor);
+}
+
+// What also reads or writes hidden states, and is not run here.
+void refuse_other_readers(const Subject& subject) {
+  for (const PlanEntry& e : subject.plan.entries) {
+    if (e.info.kind == ModuleKind::vision) {
+      refuse(subject, e.tensor->name, "a tower of another modality writes to the hidden states unrotated");
+    }
+    if (e.info.kind == ModuleKind::mtp) {
+      refuse(subject, e.tensor->name, "multi-token-prediction layers would read rotated hidden states");
+    }
+  }
+}
+
 // R1: everything that writes to the hidden states or reads them.
 class Hidden {
  public:
@@ -32,7 +48,6 @@ class Hidden {
         turn_(std::make_shared<Rotation>(model_->hidden, 1, seed)) {}
 
   Edits run() {
-    refuse_other_readers();
     embedding();
     for (size_t i = 0; i < model_->layers; ++i) layer(i);
     head();
@@ -42,19 +57,7 @@ class Hidden {
 
  private:
   [[noreturn]] void refuse(const std::string& tensor, const std::string& why) const {
-    throw usage_error("rotate: " + why).file(subject_.store.label()).tensor(tensor);
-  }
-
-  // What also reads or writes hidden states, and is not run here.
-  void refuse_other_readers() const {
-    for (const PlanEntry& e : subject_.plan.entries) {
-      if (e.info.kind == ModuleKind::vision) {
-        refuse(e.tensor->name, "a tower of another modality writes to the hidden states unrotated");
-      }
-      if (e.info.kind == ModuleKind::mtp) {
-        refuse(e.tensor->name, "multi-token-prediction layers would read rotated hidden states");
-      }
-    }
+    qp::transform::refuse(subject_, tensor, why);
   }
 
   void embedding() {
@@ -175,6 +178,7 @@ class Hidden {
 }  // namespace
 
 Edits rotate_hidden(const Subject& subject) {
+  refuse_other_readers(subject);
   return Hidden(subject, seed_of(subject.step("rotate"))).run();
 }
 

@@ -1,6 +1,8 @@
 """What is done to a model before its weights are rounded leaves what it computes: every place where
 factors can be moved, in every family, and rotations where they can be fused."""
 
+import json
+import math
 import subprocess
 
 import pytest
@@ -63,3 +65,32 @@ def test_no_rotation(name, tmp_path):
     _, text = pipe(["qquantize", model, "-s", "none", "-a", "rotate", "-o", tmp_path / "out.qmap"], expect=2)
     assert REFUSED[name] in text and "rotate" in text
     assert not (tmp_path / "out.qmap").exists()
+
+
+SEARCHED = ["mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "gpt_oss", "gpt2", "gemma3", "qwen2_vl"]
+STEPS = ["awq,rtn", "awq", "smoothquant,awq,gptq"]
+
+
+def test_searched_scales(forward, tmp_path, log):  # noqa: F811
+    """AWQ through experts, their routers, latents, norms times 1 + w, Conv1D, towers: rounding costs less. On
+    weights without structure one model proves little, so the mean over the families is compared."""
+    windows = random_windows()
+    ratios = {step: [] for step in STEPS}
+    for name in SEARCHED:
+        room = tmp_path / name
+        model = families.build(name, room / "model")
+        (room / "w.jsonl").write_text("".join(json.dumps(w) + "\n" for w in random_windows((60,) * 16)))
+        pipe(["qcalibrate", model, "--tokens", room / "w.jsonl", "-n", "16", "--seqlen", "60", "-o", room / "c.qmap"])
+        before, error = normalized(forward(model, windows)), {}
+        for step in ["rtn", *STEPS]:
+            pipe(["qquantize", room / "c.qmap", "-s", "w4a16", "--group-size", "channel", "-a", step, "-o", room / step])
+            pipe(["qverify", room / step])
+            after = normalized(forward(room / step, windows))
+            error[step] = (before.exp() * (before - after)).sum(-1).median().item()
+        for step in STEPS:
+            ratios[step].append(error[step] / error["rtn"])
+        log.append(f"{name}: KL " + ", ".join(f"{step} {e:.2e}" for step, e in error.items()))
+    means = {step: math.exp(sum(map(math.log, r)) / len(r)) for step, r in ratios.items()}
+    log.append("KL beside rtn's: " + ", ".join(f"{step} {m:.2f}" for step, m in means.items()))
+    assert means["awq"] < 0.9
+    assert means["smoothquant,awq,gptq"] < 0.8
