@@ -102,7 +102,7 @@ Recipe QuantizeCommand::recipe() const {
     if (!scheme_.empty() && !none && !overrides_.any()) rule.experts = expert_scheme(scheme_);
     r.rules.push_back(std::move(rule));
   }
-  if (r.rules.empty()) {
+  if (r.rules.empty() && kv_cache_.empty()) {
     throw usage_error("nothing says how to quantize").hint("give -s SCHEME (see --list-schemes) or --recipe FILE");
   }
   for (const std::string& pattern : ignore_) r.ignore.emplace_back(pattern);
@@ -134,7 +134,8 @@ int QuantizeCommand::run(Tool& tool) {
   if (!edits) ActivationScales(given, plan);  // refuses what lacks statistics, before anything is printed
   for (const std::string& w : plan.warnings) tool.warn(w);
   if (tool.options.strict && tool.warnings() > 0) return 0;  // run_tool turns it into exit 2
-  if (plan.quantized == 0 && !edits) tool.warn("nothing is quantized");
+  bool changed = std::ranges::any_of(plan.entries, [](const PlanEntry& e) { return e.retag >= 0; });
+  if (plan.quantized == 0 && !edits && !changed && kv_cache_.empty()) tool.warn("nothing is quantized");
   if (!explain_.empty()) {
     explain(given, plan);
     return 0;

@@ -39,8 +39,9 @@ ActivationScales::ActivationScales(const Store& store, const Plan& plan) : store
   const Model& m = store.model();
   if (!m.calibration) {
     for (const PlanEntry& e : plan.entries) {
-      if (e.scheme < 0 || !needs_calibration(plan.schemes[static_cast<size_t>(e.scheme)])) continue;
-      no_statistics(store, "its scheme " + plan.schemes[static_cast<size_t>(e.scheme)].name +
+      int32_t scheme = std::max(e.scheme, e.retag);
+      if (scheme < 0 || !needs_calibration(plan.schemes[static_cast<size_t>(scheme)])) continue;
+      no_statistics(store, "its scheme " + plan.schemes[static_cast<size_t>(scheme)].name +
                                " needs calibrated activations", e.tensor->name);
     }
     return;

@@ -125,10 +125,18 @@ class Run : public ResultStore {
           for (Part& p : t.parts) copy = refer_extent(store_, model_, p.extent) || copy;
         }
         if (copy) t = place_copy(*e.tensor, writer_);
+        if (e.retag >= 0) {
+          const Scheme& scheme = plan_.schemes[static_cast<size_t>(e.retag)];
+          t.scheme = model_.scheme_index(scheme);
+          for (const ComputedPart& c : activations_.parts(e, scheme)) t.parts.push_back(computed(c.spec, c.bytes));
+        }
       }
       model_.tensors.push_back(std::move(t));
     }
     if (options_.kv_cache) add_cache_scales();
+    // So that the activation side and the scales of the cache can be changed later.
+    model_.calibration = from.calibration;
+    carry_calibration(store_, model_, writer_, !options_.refer);
   }
 
   // What tensor i holds beside part_specs().
@@ -146,10 +154,13 @@ class Run : public ResultStore {
   void add_cache_scales() {
     DType dtype = DType::bf16;
     std::string numerics = "compressed-tensors";
-    for (const PlanEntry& e : plan_.entries) {
-      if (e.scheme < 0) continue;
-      dtype = e.tensor->dtype;
-      numerics = plan_.schemes[static_cast<size_t>(e.scheme)].numerics;
+    std::map<std::string_view, size_t> index;
+    for (size_t i = 0; i < model_.tensors.size(); ++i) {
+      const Tensor& t = model_.tensors[i];
+      index[t.name] = i;
+      if (t.scheme < 0) continue;
+      dtype = t.dtype;
+      numerics = model_.schemes[static_cast<size_t>(t.scheme)].numerics;
     }
     for (const CacheScale& c : cache_scales(store_, numerics, dtype)) {
       Tensor t;
@@ -157,7 +168,13 @@ class Run : public ResultStore {
       t.dtype = DType::f32;
       t.shape = Shape{1};
       t.parts = {computed({Role::data, DType::f32, t.shape}, std::as_bytes(std::span(&c.scale, 1)))};
-      model_.tensors.push_back(std::move(t));
+      auto old = index.find(c.name);
+      if (old == index.end()) {
+        model_.tensors.push_back(std::move(t));
+        continue;
+      }
+      replaced_.insert(old->second);
+      model_.tensors[old->second] = std::move(t);
     }
     model_.kv_cache = QuantArgs{.num_bits = 8, .type = NumType::floating, .strategy = Strategy::tensor, .scale_dtype = {}};
   }
@@ -286,6 +303,7 @@ class Run : public ResultStore {
     const PlanEntry& e = plan_.entries[i];
     Tensor& t = model_.tensors[i];
     size_t first = 0;
+    if (replaced_.contains(i)) return finished(i);
     try {
       float range = e.scheme >= 0 ? ranges_.of(e) : 0;  // may run the batch
       first = batch_.size();
@@ -427,6 +445,7 @@ class Run : public ResultStore {
   Model model_;
   std::vector<bool> done_;     // by entry
   std::set<size_t> by_layers_;  // entries that are quantized by running the model ..
+  std::set<size_t> replaced_;  // scales of the cache that were there before
   Windows windows_;             // .. over these
   std::unique_ptr<Store> apart_;
   std::unique_ptr<engine::WeightSource> weights_;

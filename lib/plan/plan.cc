@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include "lib/base/error.h"
 #include "lib/config/algorithms.h"
@@ -166,6 +167,7 @@ class Planner {
       e.reason = why_kept(e.info.kind);
     }
     if (t.quantized()) {
+      if (e.scheme >= 0 && same_weights(t, plan_.schemes[static_cast<size_t>(e.scheme)])) return retagged(std::move(e));
       if (e.scheme >= 0) refuse_again(t);
       e.info = classify(t.name, DType::u8, t.shape, model_.config);
       e.reason = "already quantized";
@@ -182,6 +184,24 @@ class Planner {
       e.scheme = -1;
       e.reason = "its bytes are stored in a form that cannot be turned to [out, in]";
     }
+    return e;
+  }
+
+  bool same_weights(const Tensor& t, const Scheme& scheme) const {
+    if (!t.ggml.empty()) return false;
+    const Scheme& is = model_.schemes[static_cast<size_t>(t.scheme)];
+    return is.weights == scheme.weights && is.numerics == scheme.numerics;
+  }
+
+  PlanEntry retagged(PlanEntry e) {
+    Tensor t = *e.tensor;
+    std::erase_if(t.parts, [](const Part& p) {
+      return p.role == Role::input_scale || p.role == Role::input_global_scale || p.role == Role::input_zero_point;
+    });
+    e.tensor = e.source = keep(std::move(t));
+    e.retag = std::exchange(e.scheme, -1);
+    e.algorithm.clear();
+    e.reason += "; its weights are quantized so already";
     return e;
   }
 

@@ -19,6 +19,9 @@ struct PlanEntry {
   ModuleInfo info;
   std::string input;       // the module that calibration knows its input by, when it is another
   int32_t scheme = -1;     // index into Plan::schemes, -1: kept as it is
+  // Quantized already as a rule asks, but for its activation side, which becomes this scheme's: the
+  // codes stay (`tensor` is without the parts of the old side). -1: not so. Then `scheme` is -1.
+  int32_t retag = -1;
   std::string algorithm;   // empty for what is kept, unless it is edited all the same
   std::string reason;      // "rule 1 (--scheme w4a16) matches Linear", "ignored by default: ..."
   uint64_t output_bytes = 0;

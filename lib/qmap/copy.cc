@@ -26,7 +26,8 @@ Tensor place_copy(const Tensor& tensor, QmapWriter& writer) {
 
 void add_copy_jobs(const Store& store, const Tensor& from, Tensor& to, QmapWriter& writer,
                    const std::function<void(uint64_t)>& advance, std::vector<RowJob>& jobs) {
-  for (size_t k = 0; k < to.parts.size(); ++k) {
+  size_t parts = from.dequantize ? 1 : from.parts.size();  // `to` may have more, made otherwise
+  for (size_t k = 0; k < parts; ++k) {
     Part& p = to.parts[k];
     RowSource source = from.dequantize ? RowSource(store, from) : RowSource(store, from.parts[k]);
     uint64_t row = source.row_bytes(), begin = p.extent.offset;
@@ -99,7 +100,7 @@ void carry_calibration(const Store& store, Model& model, QmapWriter& writer, boo
   Calibration c = *model.calibration;
   auto carry_extent = [&](Extent& e, const std::string& what) {
     Extent from = e;
-    if (!refer_extent(store, model, e) && !copy) return;
+    if (!copy && !refer_extent(store, model, e)) return;
     store.verify(from, what);
     e = writer.append(store.stored(from));
   };

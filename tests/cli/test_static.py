@@ -53,6 +53,27 @@ class Static(CliTest):
         self.ok("qquantize", "c.qmap", "-s", "nvfp4", "--numerics", "modelopt", "-o", "m.qmap")
         self.assertEqual(self.part("m.qmap", MODULE + ".weight", "input_scale"), f32(amax / 2688))
 
+    def test_sides_of_a_saved_checkpoint_change_without_a_pass(self):
+        """What is saved after a change is what quantizing so in the first place gives: codes, scales, config."""
+        self.calibrated()
+        for before, after in (("nvfp4a16", "nvfp4"), ("nvfp4", "nvfp4a16"), ("int8-dynamic", "int8-static"),
+                              ("int8-static", "int8-dynamic"), ("w8a16", "w8a16")):
+            self.ok("qquantize", "c.qmap", "-s", before, "-a", "gptq", "-o", "before.qmap", "--force")
+            self.ok("qquantize", "before.qmap", "-s", after, "--kv-cache", "fp8", "-o", "after.qmap", "--force")
+            self.ok("qquantize", "c.qmap", "-s", after, "-a", "gptq", "--kv-cache", "fp8", "-o", "direct.qmap", "--force")
+            for name in ("after", "direct"):
+                self.ok("qexport", f"{name}.qmap", "-f", "compressed-tensors", "-o", name, "--force")
+            for file in ("model.safetensors", "config.json"):
+                self.assertEqual((self.dir / "after" / file).read_bytes(), (self.dir / "direct" / file).read_bytes(),
+                                 (before, after, file))
+        # Scales of the cache alone, and again.
+        self.ok("qquantize", "before.qmap", "--kv-cache", "fp8", "-o", "k.qmap")
+        self.ok("qquantize", "k.qmap", "--kv-cache", "fp8", "-o", "k2.qmap")
+        self.ok("qexport", "k2.qmap", "-f", "compressed-tensors", "-o", "k2")
+        self.fails(5, "qquantize", "before.qmap", "-s", "w4a16", "-o", "x.qmap", says="already quantized")
+        self.ok("qquantize", TINY, "-s", "nvfp4a16", "-o", "plain.qmap")
+        self.fails(2, "qquantize", "plain.qmap", "-s", "nvfp4", "-o", "x.qmap", says=["calibrated", "qcalibrate"])
+
     def test_kv_cache(self):
         _, caches = self.calibrated()
         self.ok("qquantize", "c.qmap", "-s", "fp8-dynamic", "--kv-cache", "fp8", "-o", "k.qmap")
