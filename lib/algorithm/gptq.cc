@@ -191,6 +191,22 @@ std::optional<Factor> factor(const Moments& m, size_t group, const Options& opti
   return std::nullopt;
 }
 
+void follow_drift(const Moments& m, const Factor& f, double alpha, float* w, size_t rows) {
+  size_t k = m.k;
+  auto a = static_cast<float>(alpha);
+  std::vector<float> d(k * k), x(rows * k), y(rows * k);
+  parallel_for(k, [&](size_t i, int) {  // columns in processing order
+    for (size_t j = 0; j < k; ++j) d[i * k + j] = m.drift[i * k + f.order[j]];
+  });
+  constexpr auto f32 = gemm::Precision::f32;
+  gemm::product(f32, rows, k, k, a, {w, k}, {d.data(), k}, x.data(), k, false);
+  gemm::product(f32, rows, k, k, 1, {x.data(), k}, {f.u.data(), k, true}, y.data(), k, false);
+  gemm::product(f32, rows, k, k, 1, {y.data(), k}, {f.u.data(), k}, x.data(), k, false);
+  parallel_for(rows, [&](size_t r, int) {
+    for (size_t j = 0; j < k; ++j) w[r * k + f.order[j]] += x[r * k + j];
+  });
+}
+
 double quantize(const Factor& f, const Options& options, Grid& grid, float* w) {
   size_t k = grid.cols(), rows = grid.rows();
   // Of the weights as they were: scales that are fixed do not see dead columns go.

@@ -21,12 +21,15 @@ struct Options {
   Order order = Order::group_aware;
   Fit fit = Fit::search;       // of scales, weighted with diag(H)
   bool static_groups = false;  // scales from the weights as they were
+  double alpha = 0;            // the share of the inputs' drift that weights make up for
 };
 
 // Second moments of a linear's inputs, H = sum x x^T [k, k], any positive factor: the lower triangle.
+// And for asymmetric calibration D = sum (x_full - x) x^T [k, k] in the same measure, x_full being what
+// enters where no weight is quantized; else empty.
 struct Moments {
   size_t k = 0;
-  std::vector<float> h;
+  std::vector<float> h, drift;
 };
 
 // What linears that read one input share.
@@ -41,6 +44,11 @@ struct Factor {
 // None when H has nothing to say: no positive finite diagonal, or no damping helps. `group`: columns
 // of a group (order group_aware).
 std::optional<Factor> factor(const Moments& moments, size_t group, const Options& options);
+
+// Asymmetric calibration: w [rows, k] += alpha w D (H')^-1, with alpha 1 the weights that
+// make of the inputs as they are what w made of the full ones, in least squares (QEP, Arai and
+// Ichikawa, 2025; what GPTAQ, Li et al., 2025, aims at). Needs moments.drift.
+void follow_drift(const Moments& moments, const Factor& factor, double alpha, float* w, size_t rows);
 
 // Quantizes w [rows, k], which becomes the rounded quotients for Grid::encode. Returns the sum of
 // squared errors over the diagonal: tr((Q - W) H' (Q - W)^T), H' the damped H.

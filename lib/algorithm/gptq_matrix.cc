@@ -44,6 +44,10 @@ class Matrix {
       : scheme_(scheme), tensor_(*entry.tensor), range_(range), moments_(moments), tokens_(tokens),
         w_(read(store, tensor_)) {}
 
+  void follow_drift(const Factor& factor, double alpha) {
+    gptq::follow_drift(moments_, factor, alpha, w_.data(), tensor_.shape.rows());
+  }
+
   Choice rounded(const std::string& algorithm, Fit fit) const {
     Choice c{algorithm, grid(), std::vector<float>(w_.size())};
     c.grid.fit_all(w_.data(), {}, fit);
@@ -100,6 +104,7 @@ Options options_of(const AlgorithmStep& step) {
   o.order = static_cast<Order>(step.word("order", kOrders, static_cast<size_t>(o.order)));
   o.fit = step.flag("clip", true) ? Fit::search : Fit::range;
   o.static_groups = step.flag("static_groups", false);
+  o.alpha = step.number("alpha", o.alpha, 0, 1);
   return o;
 }
 
@@ -124,6 +129,7 @@ Outcome quantize_matrix(const Store& store, const PlanEntry& entry, const Scheme
   Matrix matrix(store, entry, scheme, range, moments, tokens);
   Outcome out;
   std::optional<Choice> chosen;
+  if (factor && !moments.drift.empty()) matrix.follow_drift(*factor, options.alpha);
   if (clip && tokens > 0) {
     chosen.emplace(matrix.clipped());
   } else if (factor) {

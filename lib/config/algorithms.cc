@@ -15,7 +15,7 @@ const Algorithm kAlgorithms[] = {
     {"hqq", "half-quadratic: zero points (or scales) that spare outliers, by turns with the codes", false, false, {}},
     {"clip", "clip search by inputs: the scale of each group that spoils the output least", true, false, {}},
     {"gptq", "errors are made up for in the columns that follow, by the inputs' second moments", true, false,
-     {"damp", "order", "clip", "static_groups"}},
+     {"damp", "order", "clip", "static_groups", "alpha"}},
     {"rotate", "first: Hadamard rotations, fused into the weights, spread outliers", false, true, {"seed", "values"}},
     {"smoothquant", "first: outliers of activations move into the weights behind norms", false, true, {"alpha"}},
     {"awq", "first: channels with large inputs are scaled up before rounding; then clip", true, true,

@@ -8,7 +8,7 @@
 #include "lib/engine/graph.h"
 #include "lib/stream/stream.h"
 
-namespace qp::transform {
+namespace qp {
 
 // Rows of f32 in a spill file.
 class RowFile {
@@ -50,4 +50,4 @@ class Capture : public LayerWork {
   std::map<engine::Value, Kept> kept_;
 };
 
-}  // namespace qp::transform
+}  // namespace qp

@@ -1,4 +1,4 @@
-#include "lib/transform/capture.h"
+#include "lib/stream/capture.h"
 
 #include <unistd.h>
 
@@ -9,7 +9,7 @@
 #include "lib/base/error.h"
 #include "lib/pipe/handover.h"
 
-namespace qp::transform {
+namespace qp {
 
 RowFile::RowFile(size_t width) : width_(width), fd_(make_spill()) {}
 
@@ -57,4 +57,4 @@ void Capture::enter(size_t node, const engine::Graph&, const engine::Values& val
   }
 }
 
-}  // namespace qp::transform
+}  // namespace qp
