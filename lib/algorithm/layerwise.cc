@@ -4,6 +4,7 @@
 #include <chrono>
 #include <set>
 
+#include "lib/algorithm/autoround.h"
 #include "lib/algorithm/gptq_matrix.h"
 #include "lib/algorithm/moments.h"
 #include "lib/algorithm/ranges.h"
@@ -19,38 +20,6 @@ namespace {
 using engine::Graph, engine::Value, engine::Values, engine::Weight, engine::WeightUse;
 
 constexpr size_t kDenseRows = 2048, kExpertRows = 256;  // of moments, summed at a time
-
-// The store's weights, but those that are quantized already as they have become.
-class QuantizedWeights : public engine::WeightSource {
- public:
-  QuantizedWeights(const Store& store, const Plan& plan, const ResultStore& results)
-      : WeightSource(store), plan_(plan), results_(results) {
-    for (size_t i = 0; i < plan.entries.size(); ++i) {
-      if (plan.entries[i].scheme >= 0) entry_.emplace(plan.entries[i].tensor->name, i);
-    }
-  }
-  // -1: not to be quantized.
-  std::ptrdiff_t entry(const std::string& tensor) const {
-    auto it = entry_.find(tensor);
-    return it == entry_.end() ? -1 : static_cast<std::ptrdiff_t>(it->second);
-  }
-  Weight load(const WeightUse& use, gemm::Precision precision, Weight used) const override {
-    std::ptrdiff_t i = entry(use.tensor);
-    if (i < 0 || !results_.has(static_cast<size_t>(i))) return WeightSource::load(use, precision, std::move(used));
-    Model model;
-    model.schemes = {plan_.schemes[static_cast<size_t>(plan_.entries[static_cast<size_t>(i)].scheme)]};
-    Tensor t = results_.get(static_cast<size_t>(i), model);
-    t.scheme = 0;
-    model.tensors.push_back(std::move(t));
-    Store one(std::move(model), nullptr, store().label());
-    return WeightSource(one).load(use, precision, std::move(used));
-  }
-
- private:
-  const Plan& plan_;
-  const ResultStore& results_;
-  std::map<std::string, size_t, std::less<>> entry_;
-};
 
 // One input of linears, and those that read it.
 struct Input {
@@ -76,7 +45,7 @@ class Layerwise : public LayerWork, public LinearHook {
       bool expert = dynamic_cast<const engine::Expert*>(node.op.get()) != nullptr;
       if (expert) find_expert(n, *node.op, at);
       if (dynamic_cast<const engine::Linear*>(node.op.get()) == nullptr) continue;
-      std::ptrdiff_t e = wanted(node.op->weights[0]);
+      std::ptrdiff_t e = weights_.wanted(node.op->weights[0], "gptq");
       if (e < 0) continue;
       size_t begin = node_of.try_emplace(node.in[0], n).first->second;
       at.insert(begin);
@@ -140,18 +109,10 @@ class Layerwise : public LayerWork, public LinearHook {
     Input input;
   };
 
-  // The plan's entry of a weight that this run quantizes by running the model; -1: none.
-  std::ptrdiff_t wanted(const WeightUse& use) const {
-    std::ptrdiff_t e = weights_.entry(use.tensor);
-    if (e < 0 || use.part || use.transposed) return -1;
-    const PlanEntry& entry = plan_.entries[static_cast<size_t>(e)];
-    return parse_algorithm(entry.algorithm).back().algorithm->runs_model ? e : -1;
-  }
-
   void find_expert(size_t n, const engine::Op& op, std::set<size_t>& at) {
     bool any = false;
     for (size_t i = 0; i < op.linears.size(); ++i) {
-      std::ptrdiff_t e = wanted(op.weights[i]);
+      std::ptrdiff_t e = weights_.wanted(op.weights[i], "gptq");
       if (e < 0) continue;
       ExpertInput& of = experts_[op.linears[i].input];
       of.node = n;
@@ -229,7 +190,7 @@ uint64_t beside(const Plan& plan, uint64_t memory) {
   uint64_t most = 0;
   const Tensor* largest = nullptr;
   for (const PlanEntry& e : plan.entries) {
-    if (e.scheme < 0 || !parse_algorithm(e.algorithm).back().algorithm->runs_model) continue;
+    if (e.scheme < 0 || parse_algorithm(e.algorithm).back().algorithm->name != "gptq") continue;
     uint64_t k = e.tensor->shape.cols(), n = e.tensor->shape.rows();
     uint64_t need = 4 * (5 * n * k + 4 * k * k + kDenseRows * k);
     if (need > most) most = need, largest = e.tensor;
@@ -248,6 +209,8 @@ uint64_t beside(const Plan& plan, uint64_t memory) {
 Json to_json(const LayerLog& log) {
   Json j = {{"tensor", log.tensor}, {"algorithm", log.algorithm}, {"tokens", log.rows}, {"error_rtn", log.error_rtn},
             {"error", log.error}, {"damp", log.damp}, {"seconds", log.seconds}};
+  if (log.iterations) j["iterations"] = *log.iterations;
+  if (log.best_iteration) j["best_iteration"] = *log.best_iteration;
   if (!log.note.empty()) j["note"] = log.note;
   return j;
 }
@@ -272,6 +235,70 @@ std::vector<size_t> layerwise_entries(const Plan& plan, const arch::Architecture
   return entries;
 }
 
+namespace {
+
+// Layers whose rounding is learned, of what both streams make of them.
+class Learning {
+ public:
+  Learning(const Store& store, const Plan& plan, const arch::Architecture& model,
+           const QuantizedWeights& weights, const Windows& windows, const LayerwiseOptions& options,
+           ResultStore& results)
+      : model_(model), options_(options), results_(results),
+        tuner_(store, plan, model, weights, windows, options.stream), plan_(plan), plain_(store) {
+    for (size_t i = 0; i < model.layers; ++i) {
+      std::vector<size_t> of = tuner_.entries(i);
+      if (std::ranges::all_of(of, [&](size_t e) { return results.has(e); })) of.clear();
+      if (!of.empty()) layers_ = i + 1;
+      entries_.push_back(std::move(of));
+    }
+    if (layers_ > 0) full_.emplace(model, plain_, windows, options.stream, spill_states());
+  }
+
+  uint64_t steps() const {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < layers_; ++i) {
+      sum += full_->rows() + (entries_[i].empty() ? 0 : tuner_.steps(i));
+    }
+    return sum;
+  }
+
+  void embed() {
+    if (full_) full_->embed();
+  }
+
+  // Before the quantized stream runs layer i.
+  void layer(size_t i, Stream& quantized, Progress& progress) {
+    if (i >= layers_) return;
+    full_->layer(i, nullptr, progress);
+    full_->release();
+    if (entries_[i].empty()) return;
+    quantized.release();
+    auto start = std::chrono::steady_clock::now();
+    autoround::Outcome out = tuner_.tune(i, *full_, quantized, progress);
+    std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    for (const auto& m : out.matrices) {
+      if (!results_.has(m.entry)) results_.put(m.entry, m.rounded.codes, m.rounded.small);
+      if (!options_.log) continue;
+      options_.log({.tensor = plan_.entries[m.entry].tensor->name, .algorithm = out.algorithm, .note = out.note,
+                    .rows = out.rows, .error = out.error, .error_rtn = out.error_rtn, .seconds = took.count(),
+                    .iterations = out.iterations, .best_iteration = out.best});
+    }
+  }
+
+ private:
+  const arch::Architecture& model_;
+  const LayerwiseOptions& options_;
+  ResultStore& results_;
+  autoround::Tuner tuner_;
+  const Plan& plan_;
+  engine::WeightSource plain_;
+  std::optional<Stream> full_;
+  size_t layers_ = 0;                        // the last one to be learned, and those before it
+  std::vector<std::vector<size_t>> entries_;  // to be learned, by layer
+};
+
+}  // namespace
+
 void run_layerwise(const Store& store, const Plan& plan, const arch::Architecture& model,
                    const Windows& windows, const LayerwiseOptions& options, ResultStore& results,
                    Progress& progress) {
@@ -280,10 +307,14 @@ void run_layerwise(const Store& store, const Plan& plan, const arch::Architectur
   QuantizedWeights weights(store, plan, results);
   Stream stream(model, weights, windows, within.stream, spill_states());
   Layerwise work(store, plan, weights, within, results);
-  progress.begin("quantizing by layers", uint64_t{stream.rows()} * model.layers, Progress::Unit::steps);
+  Learning learning(store, plan, model, weights, windows, within, results);
+  progress.begin("quantizing by layers", uint64_t{stream.rows()} * model.layers + learning.steps(),
+                 Progress::Unit::steps);
   stream.embed();
+  learning.embed();
   for (size_t i = 0; i < model.layers; ++i) {
     progress.item(model.layer_name(i));
+    learning.layer(i, stream, progress);
     stream.layer(i, work, progress);
   }
   progress.end();

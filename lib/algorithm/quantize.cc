@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "lib/algorithm/activations.h"
+#include "lib/algorithm/autoround.h"
 #include "lib/algorithm/gptq_matrix.h"
 #include "lib/algorithm/journal.h"
 #include "lib/algorithm/layerwise.h"
@@ -135,7 +136,9 @@ class Run : public ResultStore {
   std::vector<PartSpec> layer_parts(size_t i, const Scheme& scheme) const {
     const PlanEntry& e = plan_.entries[i];
     if (!by_layers_.contains(i)) return {};
-    return gptq::parts_of(parse_algorithm(e.algorithm).back(), scheme, e.tensor->shape);
+    AlgorithmStep step = parse_algorithm(e.algorithm).back();
+    if (step.algorithm->name != "gptq") return {};
+    return gptq::parts_of(step, scheme, e.tensor->shape);
   }
 
   // A part whose bytes are known before any weight is read.
@@ -451,12 +454,13 @@ void check_algorithms(const Store& store, const Plan& plan) {
           .tensor(e.tensor->name);
     }
     if (!find_algorithm(name).runs_model) continue;
-    gptq::check(parse_algorithm(e.algorithm).back(), scheme);
+    if (name == "gptq") gptq::check(parse_algorithm(e.algorithm).back(), scheme);
     if (store.model().calibration) continue;
     throw usage_error(std::string(name) + " needs token windows to run through the model, and there are none")
         .file(store.label())
         .hint("make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that");
   }
+  autoround::check(plan);
 }
 
 QuantizeResult run_plan(const Store& store, const Plan& plan, const QuantizeOptions& options,
