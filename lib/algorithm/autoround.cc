@@ -6,6 +6,8 @@
 #include <set>
 
 #include "lib/algorithm/autoround_block.h"
+#include "lib/algorithm/quantizer.h"
+#include "lib/algorithm/read_matrix.h"
 #include "lib/base/error.h"
 #include "lib/base/interrupt.h"
 #include "lib/base/parallel.h"
@@ -89,8 +91,9 @@ class Tuning {
     keep("rtn", out.error_rtn, 0, out);
     begin(Fit::search, &squares);
     double error = evaluate(nullptr);
-    // Ties and NaN go to rtn.
-    if (error < out.error) keep("autoround", error, 0, out);
+    // Without steps it is what the search chose for each matrix, though a layer's error that is large
+    // may be larger for it. Else ties and NaN go to rtn.
+    if (error < out.error || (options_.iters == 0 && std::isfinite(error))) keep("autoround", error, 0, out);
     Sampler sampler(windows_.size(), options_.batch, seed);
     for (size_t i = 0; i < options_.iters; ++i) {
       throw_if_interrupted();
@@ -110,7 +113,7 @@ class Tuning {
   // Whether the error over all windows is measured after so many steps.
   bool looks(size_t steps) const {
     if (steps == options_.iters) return true;
-    return options_.best && steps % std::max<size_t>(1, options_.iters / 8) == 0 && 2 * steps >= options_.iters;
+    return options_.best && (steps == options_.iters / 2 || steps == options_.iters * 3 / 4);
   }
 
   void begin(Fit fit, const Squares* squares) {
@@ -319,7 +322,9 @@ Outcome Tuner::tune(size_t layer, const Stream& full, const Stream& quantized, P
       l.entry = static_cast<size_t>(e);
       l.input = node.op->linears[k].input;
       l.use = use;
-      l.matrix = std::make_unique<SignRound>(store_, entry, scheme, ranges_.of(entry));
+      const Tensor& t = *entry.tensor;
+      l.matrix = std::make_unique<SignRound>(scheme, t.dtype, t.shape.rows(), t.shape.cols(),
+                                             ranges_.of(entry), read_matrix(store_, t));
       l.rate = options.rate;
       l.range_rate = options.range_rate;
       learned.push_back(std::move(l));
@@ -330,6 +335,9 @@ Outcome Tuner::tune(size_t layer, const Stream& full, const Stream& quantized, P
   out.rows = quantized.rows();
   Tuning(block, options, windows_, full, quantized, model_.hidden, progress)
       .learn(options.seed + layer, out);
+  for (const Learned& l : block.learned()) {
+    if (auto row = l.matrix->overflow()) refuse_overflow(store_, *plan_.entries[l.entry].tensor, *row);
+  }
   return out;
 }
 

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "lib/algorithm/quantizer.h"
-#include "lib/algorithm/read_matrix.h"
 #include "lib/base/checked.h"
 #include "lib/base/parallel.h"
 #include "lib/kernels/sign_round.h"
@@ -21,23 +19,29 @@ float sign(float x) { return static_cast<float>(x > 0) - static_cast<float>(x < 
 
 }  // namespace
 
-SignRound::SignRound(const Store& store, const PlanEntry& entry, const Scheme& scheme, float range)
-    : store_(store), tensor_(*entry.tensor),
-      grid_(scheme, tensor_.dtype, tensor_.shape.rows(), tensor_.shape.cols(), range),
-      w_(read_matrix(store, tensor_)), shift_(w_.size()) {
-  if (grid_.spans_rows()) return;
-  for (auto* v : {&lo_, &hi_, &min_, &max_}) v->resize(rows() * grid_.groups());
+FactorGradient factor_gradient(bool symmetric, const FactoredRange& r, float scale, float steps,
+                               const float* sums) {
+  if (symmetric) return {0, sums[0] * std::max(-r.lo, r.hi) / steps};
+  if (scale == 0) return {};
+  // Values are scale * (q - zero), where zero moves with -lo / scale and counts for those that are
+  // clamped alone: the others' q moves along.
+  float by_scale = sums[0] - sums[1] * r.lo * r.min / scale, by_lo = sums[1];
+  return {(by_lo - by_scale / steps) * r.lo, by_scale / steps * r.hi};
+}
+
+SignRound::SignRound(const Scheme& scheme, DType source, size_t rows, size_t cols, float range,
+                     std::vector<float> w)
+    : grid_(scheme, source, rows, cols, range), w_(std::move(w)), shift_(w_.size()) {
+  if (!grid_.spans_rows()) ranges_.resize(rows * grid_.groups());
 }
 
 uint64_t SignRound::bytes(uint64_t rows, uint64_t cols, uint64_t group) {
-  return 4 * rows * (2 * cols + 6 * ceil_div(cols, group));
+  return 4 * rows * (2 * cols + 8 * ceil_div(cols, group));
 }
 
 void SignRound::start(Fit fit, std::span<const float> weight) {
   std::ranges::fill(shift_, 0.0f);
   if (grid_.spans_rows()) return grid_.fit_all(w_.data(), weight, fit);
-  std::ranges::fill(min_, 1.0f);
-  std::ranges::fill(max_, 1.0f);
   std::vector<std::vector<float>> room(static_cast<size_t>(threads()));
   size_t group = grid_.group(), groups = grid_.groups();
   parallel_for(ceil_div(rows(), kStrip), [&](size_t strip, int worker) {
@@ -49,10 +53,7 @@ void SignRound::start(Fit fit, std::span<const float> weight) {
       float lo[kStrip], hi[kStrip];
       kernels::lanes().to_strip(w_.data() + row * cols() + begin, cols(), count, n, w.data());
       grid_.fit(w.data(), n, row, count, g, weight.empty() ? nullptr : &weight[begin], fit, lo, hi);
-      for (size_t i = 0; i < count; ++i) {
-        lo_[(row + i) * groups + g] = lo[i];
-        hi_[(row + i) * groups + g] = hi[i];
-      }
+      for (size_t i = 0; i < count; ++i) ranges_[(row + i) * groups + g] = {lo[i], hi[i]};
     }
   });
 }
@@ -61,9 +62,9 @@ void SignRound::start(Fit fit, std::span<const float> weight) {
 void SignRound::set(size_t row, size_t count, size_t g) {
   float lo[kStrip] = {}, hi[kStrip] = {};
   for (size_t i = 0; i < count; ++i) {
-    size_t at = (row + i) * grid_.groups() + g;
-    lo[i] = lo_[at] * (grid_.symmetric() ? max_[at] : min_[at]);
-    hi[i] = hi_[at] * max_[at];
+    const FactoredRange& r = ranges_[(row + i) * grid_.groups() + g];
+    lo[i] = r.lo * (grid_.symmetric() ? r.max : r.min);
+    hi[i] = r.hi * r.max;
   }
   grid_.set(row, count, g, lo, hi);
 }
@@ -80,16 +81,10 @@ void SignRound::step_strip(const float* dw, size_t row, size_t count, float rate
       k.step(rounding, w_.data() + begin, dw + begin, n, scale[i], zero[i], rate,
              shift_.data() + begin, sums);
       if (range_rate == 0) continue;
-      size_t at = (row + i) * groups + g;
-      // Of the scale, and of lo through the zero point beside it; factors of the signs are left out.
-      float by_scale = sums[0], by_lo = 0;
-      if (!grid_.symmetric() && scale[i] != 0) {
-        auto steps = rounding.hi - rounding.lo;
-        by_scale -= sums[1] * (lo_[at] * min_[at]) / scale[i];
-        by_lo = sums[1] - by_scale / steps;
-        min_[at] = std::clamp(min_[at] - range_rate * sign(by_lo * lo_[at]), kLeastFactor, kMostFactor);
-      }
-      max_[at] = std::clamp(max_[at] - range_rate * sign(by_scale), kLeastFactor, kMostFactor);
+      FactoredRange& r = ranges_[(row + i) * groups + g];
+      FactorGradient d = factor_gradient(grid_.symmetric(), r, scale[i], rounding.hi - rounding.lo, sums);
+      r.min = std::clamp(r.min - range_rate * sign(d.min), kLeastFactor, kMostFactor);
+      r.max = std::clamp(r.max - range_rate * sign(d.max), kLeastFactor, kMostFactor);
     }
     if (range_rate != 0) set(row, count, g);
   }
@@ -120,7 +115,6 @@ void SignRound::values(size_t first, size_t count, float* out) const {
 }
 
 Rounded SignRound::rounded() const {
-  if (auto row = grid_.overflow()) refuse_overflow(store_, tensor_, *row);
   Rounded result;
   size_t bytes = grid_.code_bytes(), group = grid_.group();
   result.codes.resize(rows() * bytes);

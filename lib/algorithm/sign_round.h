@@ -10,8 +10,6 @@
 #include <vector>
 
 #include "lib/algorithm/grid.h"
-#include "lib/plan/plan.h"
-#include "lib/qmap/store.h"
 
 namespace qp {
 
@@ -21,10 +19,26 @@ struct Rounded {
   SmallParts small;
 };
 
+// A group's range [lo, hi], lo <= 0 <= hi, whose ends have factors.
+struct FactoredRange {
+  float lo = 0, hi = 0, min = 1, max = 1;
+};
+// Gradients of the loss for the two factors (symmetric: `max` is that of both), from what
+// kernels::SignRoundTable::step sums up. `steps`: of the grid between lo and hi; symmetric: 1 is as
+// good, as the sign is what counts. The zero point of an asymmetric grid is lo's place on it, and its
+// rounding's gradient is 1, too.
+struct FactorGradient {
+  float min = 0, max = 0;
+};
+FactorGradient factor_gradient(bool symmetric, const FactoredRange& range, float scale, float steps,
+                               const float* sums);
+
 class SignRound {
  public:
-  // Keeps references to all. Errors: input (NaN or Inf in the weights).
-  SignRound(const Store& store, const PlanEntry& entry, const Scheme& scheme, float range);
+  // w [rows, cols], in f32; `source`: the dtype of the weights; `range`: as of Grid. Keeps a
+  // reference to the scheme.
+  SignRound(const Scheme& scheme, DType source, size_t rows, size_t cols, float range,
+            std::vector<float> w);
   // What it takes, in bytes, of a matrix with scales of `group` columns.
   static uint64_t bytes(uint64_t rows, uint64_t cols, uint64_t group);
 
@@ -39,23 +53,20 @@ class SignRound {
   size_t cols() const { return grid_.cols(); }
   // What rows [first, first + count) stand for: out [count, cols].
   void values(size_t first, size_t count, float* out) const;
-  // Errors: limit, a scale that overflows.
+  // The first row with a scale that is not finite.
+  std::optional<size_t> overflow() const { return grid_.overflow(); }
   Rounded rounded() const;
 
-  // For tests: what was learned.
   std::span<const float> shifts() const { return shift_; }
-  std::span<const float> min_factors() const { return min_; }  // [rows, groups]; symmetric: unused
-  std::span<const float> max_factors() const { return max_; }
+  std::span<const FactoredRange> ranges() const { return ranges_; }  // [rows, groups]
 
  private:
   void set(size_t row, size_t count, size_t g);
   void step_strip(const float* dw, size_t row, size_t count, float rate, float range_rate);
 
-  const Store& store_;
-  const Tensor& tensor_;
   Grid grid_;
   std::vector<float> w_, shift_;
-  std::vector<float> lo_, hi_, min_, max_;  // [rows, groups]
+  std::vector<FactoredRange> ranges_;  // none where scales span rows: those stay as they are fitted
 };
 
 }  // namespace qp
