@@ -164,17 +164,22 @@ class Tuning {
     }
   }
 
-  // y - target in place of the target; the sum of its squares.
+  // The gradient of a token's error, up to a factor, in place of its target; the sum of errors. An
+  // error counts relative to the target's square: what reads the output normalizes it, and the tokens
+  // with huge activations that models have would drown all others.
   double difference(ConstMatrix y) {
     row_errors_.resize(y.rows);
     engine::for_rows(y.rows, [&](size_t r) {
       float* t = target_.data() + r * hidden_;
-      double sum = 0;
+      double error = 0, whole = 1e-30;
       for (size_t c = 0; c < hidden_; ++c) {
-        t[c] = y.row(r)[c] - t[c];
-        sum += static_cast<double>(t[c]) * static_cast<double>(t[c]);
+        auto x = static_cast<double>(t[c]), d = static_cast<double>(y.row(r)[c]) - x;
+        whole += x * x;
+        error += d * d;
       }
-      row_errors_[r] = sum;
+      auto weight = static_cast<float>(1 / whole);
+      for (size_t c = 0; c < hidden_; ++c) t[c] = (y.row(r)[c] - t[c]) * weight;
+      row_errors_[r] = error / whole;
     });
     return std::accumulate(row_errors_.begin(), row_errors_.end(), 0.0);
   }

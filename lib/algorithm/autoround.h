@@ -42,7 +42,8 @@ struct Outcome {
   };
   std::vector<Matrix> matrices;
   uint64_t rows = 0;                // tokens
-  double error = 0, error_rtn = 0;  // of the layer's output: mean square per token
+  // Of the layer's output: squares relative to those of the unquantized one's, mean of the tokens.
+  double error = 0, error_rtn = 0;
   size_t iterations = 0, best = 0;  // steps made, and after how many it was best
 };
 

@@ -25,7 +25,8 @@ struct LayerLog {
   uint64_t rows = 0;              // tokens that its input was seen of
   double error = 0, error_rtn = 0;  // of the output, over those tokens: mean square per token
   double damp = 0, seconds = 0;
-  // AutoRound: the error is that of the layer's output; steps that were made, and the best one.
+  // AutoRound: errors are those of the layer's output, relative to its square, the mean of tokens;
+  // steps that were made, and after how many it was best.
   std::optional<size_t> iterations, best_iteration;
 };
 Json to_json(const LayerLog& log);
