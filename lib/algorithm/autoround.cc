@@ -279,7 +279,7 @@ std::vector<size_t> Tuner::entries(size_t layer) const {
   Graph graph = model_.layer(layer);
   for (const Node& node : graph.nodes()) {
     for (size_t k = 0; k < node.op->linears.size(); ++k) {
-      std::ptrdiff_t e = weights_.wanted(node.op->weights[k], "autoround");
+      std::ptrdiff_t e = weights_.wanted(node.op->weights[k], QuantizedWeights::How::learned);
       if (e >= 0) found.push_back(static_cast<size_t>(e));
     }
   }
@@ -318,7 +318,7 @@ Outcome Tuner::tune(size_t layer, const Stream& full, const Stream& quantized, P
   for (const Node& node : graph.nodes()) {
     for (size_t k = 0; k < node.op->linears.size(); ++k) {
       const WeightUse& use = node.op->weights[k];
-      std::ptrdiff_t e = weights_.wanted(use, "autoround");
+      std::ptrdiff_t e = weights_.wanted(use, QuantizedWeights::How::learned);
       if (e < 0) continue;
       const PlanEntry& entry = plan_.entries[static_cast<size_t>(e)];
       const Scheme& scheme = plan_.schemes[static_cast<size_t>(entry.scheme)];

@@ -45,7 +45,7 @@ class Layerwise : public LayerWork, public LinearHook {
       bool expert = dynamic_cast<const engine::Expert*>(node.op.get()) != nullptr;
       if (expert) find_expert(n, *node.op, at);
       if (dynamic_cast<const engine::Linear*>(node.op.get()) == nullptr) continue;
-      std::ptrdiff_t e = weights_.wanted(node.op->weights[0], "gptq");
+      std::ptrdiff_t e = weights_.wanted(node.op->weights[0], QuantizedWeights::How::alone);
       if (e < 0) continue;
       size_t begin = node_of.try_emplace(node.in[0], n).first->second;
       at.insert(begin);
@@ -112,7 +112,7 @@ class Layerwise : public LayerWork, public LinearHook {
   void find_expert(size_t n, const engine::Op& op, std::set<size_t>& at) {
     bool any = false;
     for (size_t i = 0; i < op.linears.size(); ++i) {
-      std::ptrdiff_t e = weights_.wanted(op.weights[i], "gptq");
+      std::ptrdiff_t e = weights_.wanted(op.weights[i], QuantizedWeights::How::alone);
       if (e < 0) continue;
       ExpertInput& of = experts_[op.linears[i].input];
       of.node = n;
@@ -190,7 +190,8 @@ uint64_t beside(const Plan& plan, uint64_t memory) {
   uint64_t most = 0;
   const Tensor* largest = nullptr;
   for (const PlanEntry& e : plan.entries) {
-    if (e.scheme < 0 || parse_algorithm(e.algorithm).back().algorithm->name != "gptq") continue;
+    const Algorithm& a = *parse_algorithm(e.algorithm).back().algorithm;
+    if (e.scheme < 0 || !a.runs_model || a.name == "autoround") continue;
     uint64_t k = e.tensor->shape.cols(), n = e.tensor->shape.rows();
     uint64_t need = 4 * (5 * n * k + 4 * k * k + kDenseRows * k);
     if (need > most) most = need, largest = e.tensor;

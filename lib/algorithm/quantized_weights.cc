@@ -18,11 +18,12 @@ std::ptrdiff_t QuantizedWeights::entry(const std::string& tensor) const {
   return it == entry_.end() ? -1 : static_cast<std::ptrdiff_t>(it->second);
 }
 
-std::ptrdiff_t QuantizedWeights::wanted(const WeightUse& use, std::string_view name) const {
+std::ptrdiff_t QuantizedWeights::wanted(const WeightUse& use, How how) const {
   std::ptrdiff_t e = entry(use.tensor);
   if (e < 0 || use.part || use.transposed) return -1;
   const PlanEntry& of = plan_.entries[static_cast<size_t>(e)];
-  return parse_algorithm(of.algorithm).back().algorithm->name == name ? e : -1;
+  const Algorithm& a = *parse_algorithm(of.algorithm).back().algorithm;
+  return a.runs_model && (a.name == "autoround") == (how == How::learned) ? e : -1;
 }
 
 bool QuantizedWeights::done(const WeightUse& use) const {

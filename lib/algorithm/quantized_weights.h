@@ -26,8 +26,10 @@ class QuantizedWeights : public engine::WeightSource {
   QuantizedWeights(const Store& store, const Plan& plan, const ResultStore& results);
   // The plan's entry of a tensor; -1: not to be quantized.
   std::ptrdiff_t entry(const std::string& tensor) const;
-  // The same, of a use whose tensor is quantized by running the model, with algorithm `name`.
-  std::ptrdiff_t wanted(const engine::WeightUse& use, std::string_view name) const;
+  // The same, of a whole matrix that is quantized by running the model: learned with its layer, or
+  // one by one.
+  enum class How { learned, alone };
+  std::ptrdiff_t wanted(const engine::WeightUse& use, How how) const;
 
   engine::Weight load(const engine::WeightUse& use, gemm::Precision precision,
                       engine::Weight used) const override;
