@@ -29,7 +29,8 @@ class Sampler {
   }
   std::span<const size_t> next() {
     if (at_ + batch_ > order_.size()) {
-      for (size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[numbers_.below(i)]);
+      for (size_t i = order_.size(); i > 1; --i)
+        std::swap(order_[i - 1], order_[numbers_.below(i)]);
       at_ = 0;
     }
     at_ += batch_;
@@ -91,9 +92,10 @@ class Tuning {
     keep("rtn", out.error_rtn, 0, out);
     begin(Fit::search, &squares);
     double error = evaluate(nullptr);
-    // Without steps it is what the search chose for each matrix, though a layer's error that is large
-    // may be larger for it. Else ties and NaN go to rtn.
-    if (error < out.error || (options_.iters == 0 && std::isfinite(error))) keep("autoround", error, 0, out);
+    // Without steps it is what the search chose for each matrix, though a layer's error that is
+    // large may be larger for it. Else ties and NaN go to rtn.
+    if (error < out.error || (options_.iters == 0 && std::isfinite(error)))
+      keep("autoround", error, 0, out);
     Sampler sampler(windows_.size(), options_.batch, seed);
     for (size_t i = 0; i < options_.iters; ++i) {
       throw_if_interrupted();
@@ -165,8 +167,8 @@ class Tuning {
   }
 
   // The gradient of a token's error, up to a factor, in place of its target; the sum of errors. An
-  // error counts relative to the target's square: what reads the output normalizes it, and the tokens
-  // with huge activations that models have would drown all others.
+  // error counts relative to the target's square: what reads the output normalizes it, and the
+  // tokens with huge activations that models have would drown all others.
   double difference(ConstMatrix y) {
     row_errors_.resize(y.rows);
     engine::for_rows(y.rows, [&](size_t r) {
@@ -188,7 +190,9 @@ class Tuning {
     std::vector<size_t> all(windows_.size());
     std::iota(all.begin(), all.end(), size_t{0});
     double sum = 0;
-    parts(all, [&](const Batch& batch, ConstMatrix x) { sum += difference(block_.forward(batch, x, hook)); });
+    parts(all, [&](const Batch& batch, ConstMatrix x) {
+      sum += difference(block_.forward(batch, x, hook));
+    });
     return sum / static_cast<double>(quantized_.rows());
   }
 
@@ -249,7 +253,9 @@ void check(const Plan& plan) {
     std::vector<AlgorithmStep> others = parse_algorithm(before->algorithm);
     Options p = options_of(step_of(others));
     if (o.iters == p.iters && o.batch == p.batch && o.best == p.best && o.seed == p.seed) continue;
-    throw usage_error("autoround: tensors with different iters, batch_size, best or seed are not learned together")
+    throw usage_error(
+        "autoround: tensors with different iters, batch_size, best or seed are not learned "
+        "together")
         .tensor(e.tensor->name)
         .hint("give them one of each; lr, minmax_lr and minmax may differ");
   }
@@ -257,8 +263,8 @@ void check(const Plan& plan) {
 
 Tuner::Tuner(const Store& store, const Plan& plan, const arch::Architecture& model,
              const QuantizedWeights& weights, const Windows& windows, const StreamOptions& options)
-    : store_(store), plan_(plan), model_(model), weights_(weights), windows_(windows), options_(options),
-      ranges_(store, plan) {
+    : store_(store), plan_(plan), model_(model), weights_(weights), windows_(windows),
+      options_(options), ranges_(store, plan) {
   for (size_t i = 0; i < model.layers; ++i) {
     std::vector<size_t> of = entries(i);
     if (of.empty()) continue;
@@ -291,15 +297,18 @@ uint64_t Tuner::steps(size_t layer) const {
   if (of.empty() || windows_.size() == 0) return 0;
   Options o = options_of(parse_algorithm(plan_.entries[of[0]].algorithm).back());
   uint64_t batch = windows_.tokens() * std::min(o.batch, windows_.size()) / windows_.size();
-  return 2 * windows_.tokens() + 3 * batch * o.iters;
+  uint64_t looks = o.iters == 0 ? 2 : o.best ? 5 : 3;
+  return looks * windows_.tokens() + 3 * batch * o.iters;
 }
 
 uint64_t Tuner::bytes(size_t layer) const {
   uint64_t longest = 0, rows = 0;
-  for (size_t w = 0; w < windows_.size(); ++w) longest = std::max<uint64_t>(longest, windows_[w].size());
+  for (size_t w = 0; w < windows_.size(); ++w)
+    longest = std::max<uint64_t>(longest, windows_[w].size());
   rows = std::max<uint64_t>(longest, std::min<uint64_t>(kRows, windows_.tokens()));
   Graph graph = model_.layer(layer);
-  uint64_t sum = Block::bytes(graph, options_.precision, rows, longest) + 4 * 2 * rows * model_.hidden;
+  uint64_t sum =
+      Block::bytes(graph, options_.precision, rows, longest) + 4 * 2 * rows * model_.hidden;
   for (size_t e : entries(layer)) {
     const PlanEntry& entry = plan_.entries[e];
     const Scheme& scheme = plan_.schemes[static_cast<size_t>(entry.scheme)];
@@ -341,7 +350,8 @@ Outcome Tuner::tune(size_t layer, const Stream& full, const Stream& quantized, P
   Tuning(block, options, windows_, full, quantized, model_.hidden, progress)
       .learn(options.seed + layer, out);
   for (const Learned& l : block.learned()) {
-    if (auto row = l.matrix->overflow()) refuse_overflow(store_, *plan_.entries[l.entry].tensor, *row);
+    if (auto row = l.matrix->overflow())
+      refuse_overflow(store_, *plan_.entries[l.entry].tensor, *row);
   }
   return out;
 }

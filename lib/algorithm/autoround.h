@@ -1,6 +1,6 @@
-// AutoRound: the rounding of a decoder layer's matrices, learned together. Over some hundred batches
-// of token windows, shifts and ranges (sign_round.h) follow the signs of the gradients that the
-// layer's output error has: what it makes of the quantized layers' output, against what the
+// AutoRound: the rounding of a decoder layer's matrices, learned together. Over some hundred
+// batches of token windows, shifts and ranges (sign_round.h) follow the signs of the gradients that
+// the layer's output error has: what it makes of the quantized layers' output, against what the
 // unquantized layer makes of the unquantized layers'. reference/int4-formats.md 2.6.
 #pragma once
 
@@ -19,12 +19,12 @@
 namespace qp::autoround {
 
 struct Options {
-  size_t iters = 200;  // 0: no learning, what weighted clip search makes of it
-  size_t batch = 8;    // windows a step
+  size_t iters = 200;               // 0: no learning, what weighted clip search makes of it
+  size_t batch = 8;                 // windows a step
   double rate = 0, range_rate = 0;  // of the first step, falling to 0; 0: 1 / iters
-  bool ranges = true;  // learned, too
-  bool best = true;    // the best of what was looked at, instead of the last
-  uint64_t seed = 0;   // of the order of windows
+  bool ranges = true;               // learned, too
+  bool best = true;                 // the best of what was looked at, instead of the last
+  uint64_t seed = 0;                // of the order of windows
 };
 
 // Errors: usage, an option that is out of range.
@@ -41,7 +41,7 @@ struct Outcome {
     Rounded rounded;
   };
   std::vector<Matrix> matrices;
-  uint64_t rows = 0;                // tokens
+  uint64_t rows = 0;  // tokens
   // Of the layer's output: squares relative to those of the unquantized one's, mean of the tokens.
   double error = 0, error_rtn = 0;
   size_t iterations = 0, best = 0;  // steps made, and after how many it was best

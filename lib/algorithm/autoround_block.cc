@@ -8,8 +8,9 @@
 
 namespace qp::autoround {
 
-using engine::Batch, engine::ConstMatrix, engine::Form, engine::Graph, engine::Layout, engine::Matrix,
-    engine::Node, engine::Step, engine::Values, engine::Weight, engine::WeightSource, engine::WeightUse;
+using engine::Batch, engine::ConstMatrix, engine::Form, engine::Graph, engine::Layout,
+    engine::Matrix, engine::Node, engine::Step, engine::Values, engine::Weight,
+    engine::WeightSource, engine::WeightUse;
 
 Block::Block(const QuantizedWeights& weights, const Graph& graph, gemm::Precision precision,
              std::vector<Learned> learned)
@@ -46,7 +47,8 @@ uint64_t Block::bytes(const Graph& graph, gemm::Precision precision, size_t rows
   }
   uint64_t scores = uint64_t{3} * 128 * longest * static_cast<uint64_t>(threads());
   constexpr uint64_t kFixed = 64 << 20;  // packing buffers and the program itself
-  return sum + 4 * (2 * largest + (2 * Layout(graph, true).floats() + beside) * rows + scores) + kFixed;
+  return sum + 4 * (2 * largest + (2 * Layout(graph, true).floats() + beside) * rows + scores) +
+         kFixed;
 }
 
 // Packs what matrix i stands for, for both directions.
@@ -108,7 +110,8 @@ void Block::weight(const WeightUse& use, ConstMatrix dw) {
   size_t i = index_.find(use.tensor)->second;
   Learned& l = learned_[i];
   if (factor_ >= 0) {
-    l.matrix->step(dw.data, static_cast<float>(l.rate * factor_), static_cast<float>(l.range_rate * factor_));
+    l.matrix->step(dw.data, static_cast<float>(l.rate * factor_),
+                   static_cast<float>(l.range_rate * factor_));
     return load(i);
   }
   size_t n = dw.rows * dw.cols;
@@ -130,7 +133,8 @@ void Block::step_all(double factor) {
   }
 }
 
-const gemm::Packed& Block::transposed(const WeightUse& use, gemm::Precision precision, gemm::Packed&) const {
+const gemm::Packed& Block::transposed(const WeightUse& use, gemm::Precision precision,
+                                      gemm::Packed&) const {
   auto it = index_.find(use.tensor);
   if (it != index_.end()) return learned_[it->second].back;
   auto [other, fresh] = others_.try_emplace({use.tensor, use.first_row});

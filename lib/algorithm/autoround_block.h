@@ -15,14 +15,14 @@
 
 namespace qp::autoround {
 
-// Rows that go through the layer together, at most, where a window is no longer: a constant, so that
-// sums have one order.
+// Rows that go through the layer together, at most, where a window is no longer: a constant, so
+// that sums have one order.
 inline constexpr size_t kRows = 4096;
 
 // A matrix that is learned.
 struct Learned {
-  size_t entry = 0;      // of the plan
-  std::string input;     // the module that names its input
+  size_t entry = 0;   // of the plan
+  std::string input;  // the module that names its input
   engine::WeightUse use;
   std::unique_ptr<SignRound> matrix;
   double rate = 0, range_rate = 0;  // of the first step
@@ -67,10 +67,11 @@ class Block : public engine::WeightSource, public engine::GradientSink {
   const engine::Graph& graph_;
   gemm::Precision precision_;
   std::vector<Learned> learned_;
-  std::map<std::string, size_t, std::less<>> index_;             // of learned, by tensor
-  std::vector<gemm::Packed*> front_;                             // of learned, in loaded_
-  std::vector<std::vector<engine::Weight>> loaded_;              // of the graph
-  mutable std::map<std::pair<std::string, size_t>, gemm::Packed> others_;  // transposed, not learned
+  std::map<std::string, size_t, std::less<>> index_;  // of learned, by tensor
+  std::vector<gemm::Packed*> front_;                  // of learned, in loaded_
+  std::vector<std::vector<engine::Weight>> loaded_;   // of the graph
+  mutable std::map<std::pair<std::string, size_t>, gemm::Packed>
+      others_;  // transposed, not learned
   engine::Pool pool_, gradient_pool_;
   std::unique_ptr<engine::Values> values_;
   std::vector<float> room_;

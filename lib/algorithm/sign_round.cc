@@ -69,7 +69,8 @@ void SignRound::set(size_t row, size_t count, size_t g) {
   grid_.set(row, count, g, lo, hi);
 }
 
-void SignRound::step_strip(const float* dw, size_t row, size_t count, float rate, float range_rate) {
+void SignRound::step_strip(const float* dw, size_t row, size_t count, float rate,
+                           float range_rate) {
   const kernels::SignRoundTable& k = kernels::sign_round();
   kernels::Rounding rounding = grid_.rounding();
   size_t group = grid_.group(), groups = grid_.groups();
@@ -82,7 +83,8 @@ void SignRound::step_strip(const float* dw, size_t row, size_t count, float rate
              shift_.data() + begin, sums);
       if (range_rate == 0) continue;
       FactoredRange& r = ranges_[(row + i) * groups + g];
-      FactorGradient d = factor_gradient(grid_.symmetric(), r, scale[i], rounding.hi - rounding.lo, sums);
+      FactorGradient d =
+          factor_gradient(grid_.symmetric(), r, scale[i], rounding.hi - rounding.lo, sums);
       r.min = std::clamp(r.min - range_rate * sign(d.min), kLeastFactor, kMostFactor);
       r.max = std::clamp(r.max - range_rate * sign(d.max), kLeastFactor, kMostFactor);
     }
@@ -107,8 +109,8 @@ void SignRound::values(size_t first, size_t count, float* out) const {
       size_t begin = g * group, n = std::min(group, cols() - begin);
       for (size_t i = 0; i < std::min(kStrip, count - r); ++i) {
         size_t at = (first + r + i) * cols() + begin;
-        k.values(grid_.rounding(), w_.data() + at, shift_.data() + at, n, scale[i], zero[i], nullptr,
-                 out + (r + i) * cols() + begin);
+        k.values(grid_.rounding(), w_.data() + at, shift_.data() + at, n, scale[i], zero[i],
+                 nullptr, out + (r + i) * cols() + begin);
       }
     }
   }
@@ -124,8 +126,8 @@ Rounded SignRound::rounded() const {
       float scale[kStrip], zero[kStrip];
       grid_.lanes(r, g, scale, zero);
       size_t begin = g * group, n = std::min(group, cols() - begin), at = r * cols() + begin;
-      kernels::sign_round().values(grid_.rounding(), w_.data() + at, shift_.data() + at, n, scale[0],
-                                   zero[0], q.data() + begin, nullptr);
+      kernels::sign_round().values(grid_.rounding(), w_.data() + at, shift_.data() + at, n,
+                                   scale[0], zero[0], q.data() + begin, nullptr);
     }
     grid_.encode(q.data(), 1, reinterpret_cast<uint8_t*>(result.codes.data() + r * bytes));
   });

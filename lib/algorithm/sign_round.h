@@ -1,7 +1,7 @@
-// One matrix whose rounding is learned (SignRound): a shift of each weight, in steps of its grid, added
-// before it is rounded; and factors of the range that each group's scale comes from. Both move by the
-// sign of their gradient. Formulas: reference/int4-formats.md 2.6; here scales stay positive, and the
-// grid is the one that the scheme stores, so what is learned is what is saved.
+// One matrix whose rounding is learned (SignRound): a shift of each weight, in steps of its grid,
+// added before it is rounded; and factors of the range that each group's scale comes from. Both
+// move by the sign of their gradient. Formulas: reference/int4-formats.md 2.6; here scales stay
+// positive, and the grid is the one that the scheme stores, so what is learned is what is saved.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ struct FactoredRange {
 };
 // Gradients of the loss for the two factors (symmetric: `max` is that of both), from what
 // kernels::SignRoundTable::step sums up. `steps`: of the grid between lo and hi; symmetric: 1 is as
-// good, as the sign is what counts. The zero point of an asymmetric grid is lo's place on it, and its
-// rounding's gradient is 1, too.
+// good, as the sign is what counts. The zero point of an asymmetric grid is lo's place on it, and
+// its rounding's gradient is 1, too.
 struct FactorGradient {
   float min = 0, max = 0;
 };
