@@ -190,8 +190,9 @@ uint64_t beside(const Plan& plan, uint64_t memory) {
   uint64_t most = 0;
   const Tensor* largest = nullptr;
   for (const PlanEntry& e : plan.entries) {
+    if (e.scheme < 0) continue;
     const Algorithm& a = *parse_algorithm(e.algorithm).back().algorithm;
-    if (e.scheme < 0 || !a.runs_model || a.name == "autoround") continue;
+    if (!a.runs_model || a.name == "autoround") continue;
     uint64_t k = e.tensor->shape.cols(), n = e.tensor->shape.rows();
     uint64_t need = 4 * (5 * n * k + 4 * k * k + kDenseRows * k);
     if (need > most) most = need, largest = e.tensor;
