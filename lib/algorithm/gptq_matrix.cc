@@ -4,30 +4,14 @@
 #include <cmath>
 
 #include "lib/algorithm/quantizer.h"
+#include "lib/algorithm/read_matrix.h"
 #include "lib/base/error.h"
 #include "lib/base/parallel.h"
-#include "lib/kernels/forward.h"
-#include "lib/qmap/rows.h"
 
 namespace qp::gptq {
 namespace {
 
 constexpr std::string_view kOrders[] = {"none", "desc_act", "group"};  // of enum Order
-
-std::vector<float> read(const Store& store, const Tensor& t) {
-  RowSource source(store, t);
-  size_t cols = source.cols();
-  std::vector<float> w(source.rows() * cols);
-  std::vector<RowScratch> scratch(static_cast<size_t>(threads()));
-  for (const Part& p : t.parts) store.verify(t, p);
-  parallel_for(source.rows(), [&](size_t r, int worker) {
-    const float* row = source.get_f32(r, 1, scratch[static_cast<size_t>(worker)], false);
-    if (!kernels::forward().all_finite(row, cols)) refuse_nonfinite(store, t, r);
-    std::copy(row, row + cols, w.data() + r * cols);
-  });
-  store.throw_if_changed(t);
-  return w;
-}
 
 // A choice of codes: their grid and the rounded quotients.
 struct Choice {
@@ -42,7 +26,7 @@ class Matrix {
   Matrix(const Store& store, const PlanEntry& entry, const Scheme& scheme, float range,
          const Moments& moments, uint64_t tokens)
       : scheme_(scheme), tensor_(*entry.tensor), range_(range), moments_(moments), tokens_(tokens),
-        w_(read(store, tensor_)) {}
+        w_(read_matrix(store, tensor_)) {}
 
   void follow_drift(const Factor& factor, double alpha) {
     gptq::follow_drift(moments_, factor, alpha, w_.data(), tensor_.shape.rows());

@@ -70,7 +70,6 @@ size_t Grid::at(size_t row, size_t g) const {
   return row * groups_ + g;
 }
 
-// Scales of `count` rows from ranges lo <= 0 <= hi.
 void Grid::set(size_t row, size_t count, size_t g, const float* lo, const float* hi) {
   float amax[kStrip] = {}, scale[kStrip];
   uint8_t code[kStrip] = {};
@@ -114,23 +113,29 @@ void Grid::lanes(size_t row, size_t g, float* scale, float* zero) const {
 
 void Grid::fit(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight,
                Fit how) {
-  if (how == Fit::search) return search(w, n, row, count, g, weight);
   if (how == Fit::shrink) return shrink(w, n, row, count, g);
   float lo[kStrip], hi[kStrip];
+  fit(w, n, row, count, g, weight, how, lo, hi);
+}
+
+void Grid::fit(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight,
+               Fit how, float* lo, float* hi) {
+  if (how == Fit::search) return search(w, n, row, count, g, weight, lo, hi);
   kernels::lanes().range(w, n, lo, hi);
   set(row, count, g, lo, hi);
 }
 
 void Grid::search(const float* w, size_t n, size_t row, size_t count, size_t g,
-                  const float* weight) {
+                  const float* weight, float* lo, float* hi) {
   search_by([&](const float* scale, const float* zero, float* error) {
     kernels::lanes().error(rounding_, w, n, scale, zero, weight, error);
-  }, w, n, row, count, g);
+  }, w, n, row, count, g, lo, hi);
 }
 
 template <class Error>
-void Grid::search_by(const Error& error_of, const float* w, size_t n, size_t row, size_t count, size_t g) {
-  float lo[kStrip], hi[kStrip], scale[kStrip], zero[kStrip], error[kStrip];
+void Grid::search_by(const Error& error_of, const float* w, size_t n, size_t row, size_t count, size_t g,
+                     float* lo, float* hi) {
+  float scale[kStrip], zero[kStrip], error[kStrip];
   float best[kStrip] = {}, kept[kStrip] = {};
   kernels::lanes().range(w, n, lo, hi);
   for (int step = 0; step < kSearchSteps; ++step) {
@@ -244,9 +249,10 @@ void Grid::fit_by_moments(const float* w, const float* h) {
     for (size_t g = 0; g < groups_; ++g) {
       size_t begin = g * group_, n = std::min(group_, cols_ - begin);
       kernels::lanes().to_strip(w + row * cols_ + begin, cols_, count, n, strip);
+      float lo[kStrip], hi[kStrip];
       search_by([&](const float* scale, const float* zero, float* error) {
         kernels::lanes().quadratic(rounding_, strip, n, scale, zero, h + begin * cols_ + begin, cols_, rest, error);
-      }, strip, n, row, count, g);
+      }, strip, n, row, count, g, lo, hi);
     }
   });
 }

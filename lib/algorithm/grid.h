@@ -31,6 +31,8 @@ class Grid {
   size_t cols() const { return cols_; }
   size_t group() const { return group_; }    // columns
   size_t groups() const { return groups_; }  // of a row
+  bool symmetric() const { return args_.symmetric; }
+  bool spans_rows() const;  // a scale has more than one row
   // Scales span rows, or all columns: they are known before the first code.
   bool fixed() const;
   kernels::Rounding rounding() const { return rounding_; }
@@ -39,6 +41,11 @@ class Grid {
   // importance of the columns, or null (all alike; `search` alone heeds it). Different strips may be
   // fitted at once.
   void fit(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight, Fit how);
+  // The same by `range` or `search`, and the ranges that the scales come from, a lane each.
+  void fit(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight, Fit how,
+           float* lo, float* hi);
+  // Scales of these rows from ranges lo <= 0 <= hi.
+  void set(size_t row, size_t count, size_t g, const float* lo, const float* hi);
   // All scales of rows [first, first + count), w [count, cols]: whole blocks where scales span rows.
   // weight [cols], or empty.
   void fit_rows(const float* w, size_t first, size_t count, std::span<const float> weight, Fit how,
@@ -68,12 +75,12 @@ class Grid {
 
  private:
   size_t at(size_t row, size_t g) const;
-  bool spans_rows() const;
   size_t rows_unit() const;  // that fit_rows() takes whole
-  void set(size_t row, size_t count, size_t g, const float* lo, const float* hi);
-  void search(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight);
+  void search(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight,
+              float* lo, float* hi);
   template <class Error>
-  void search_by(const Error& error_of, const float* w, size_t n, size_t row, size_t count, size_t g);
+  void search_by(const Error& error_of, const float* w, size_t n, size_t row, size_t count, size_t g,
+                 float* lo, float* hi);
   void shrink(const float* w, size_t n, size_t row, size_t count, size_t g);
   void fit_blocks(const float* w, size_t first, size_t count, Fit how);
   float block_error(const float* w, size_t cols, size_t n, size_t count, size_t row, size_t g) const;

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <set>
 
+#include "lib/algorithm/autoround.h"
 #include "lib/algorithm/gptq_matrix.h"
 #include "lib/algorithm/moments.h"
 #include "lib/algorithm/ranges.h"
@@ -12,6 +13,7 @@
 #include "lib/config/algorithms.h"
 #include "lib/engine/ops/linear.h"
 #include "lib/engine/ops/moe.h"
+#include "lib/stream/capture.h"
 
 namespace qp {
 namespace {
@@ -20,37 +22,11 @@ using engine::Graph, engine::Value, engine::Values, engine::Weight, engine::Weig
 
 constexpr size_t kDenseRows = 2048, kExpertRows = 256;  // of moments, summed at a time
 
-// The store's weights, but those that are quantized already as they have become.
-class QuantizedWeights : public engine::WeightSource {
- public:
-  QuantizedWeights(const Store& store, const Plan& plan, const ResultStore& results)
-      : WeightSource(store), plan_(plan), results_(results) {
-    for (size_t i = 0; i < plan.entries.size(); ++i) {
-      if (plan.entries[i].scheme >= 0) entry_.emplace(plan.entries[i].tensor->name, i);
-    }
-  }
-  // -1: not to be quantized.
-  std::ptrdiff_t entry(const std::string& tensor) const {
-    auto it = entry_.find(tensor);
-    return it == entry_.end() ? -1 : static_cast<std::ptrdiff_t>(it->second);
-  }
-  Weight load(const WeightUse& use, gemm::Precision precision, Weight used) const override {
-    std::ptrdiff_t i = entry(use.tensor);
-    if (i < 0 || !results_.has(static_cast<size_t>(i))) return WeightSource::load(use, precision, std::move(used));
-    Model model;
-    model.schemes = {plan_.schemes[static_cast<size_t>(plan_.entries[static_cast<size_t>(i)].scheme)]};
-    Tensor t = results_.get(static_cast<size_t>(i), model);
-    t.scheme = 0;
-    model.tensors.push_back(std::move(t));
-    Store one(std::move(model), nullptr, store().label());
-    return WeightSource(one).load(use, precision, std::move(used));
-  }
-
- private:
-  const Plan& plan_;
-  const ResultStore& results_;
-  std::map<std::string, size_t, std::less<>> entry_;
-};
+// GPTQ that makes up for what quantized layers did to its inputs.
+bool drift_counts(const PlanEntry& entry) {
+  AlgorithmStep step = parse_algorithm(entry.algorithm).back();
+  return step.algorithm->name == "gptq" && gptq::options_of(step).alpha > 0;
+}
 
 // One input of linears, and those that read it.
 struct Input {
@@ -64,9 +40,9 @@ class Layerwise : public LayerWork, public LinearHook {
  public:
   // `moments`: bytes that the moments of experts' inputs may take at a time.
   Layerwise(const Store& store, const Plan& plan, const QuantizedWeights& weights, const LayerwiseOptions& options,
-            uint64_t moments, ResultStore& results)
+            uint64_t moments, size_t rows, ResultStore& results)
       : store_(store), plan_(plan), weights_(weights), options_(options), moments_memory_(moments),
-        results_(results) {}
+        results_(results), full_(rows) {}
 
   std::vector<size_t> cuts(size_t, const Graph& graph) override {
     inputs_.clear();
@@ -78,7 +54,7 @@ class Layerwise : public LayerWork, public LinearHook {
       bool expert = dynamic_cast<const engine::Expert*>(node.op.get()) != nullptr;
       if (expert) find_expert(n, *node.op, at);
       if (dynamic_cast<const engine::Linear*>(node.op.get()) == nullptr) continue;
-      std::ptrdiff_t e = wanted(node.op->weights[0]);
+      std::ptrdiff_t e = weights_.wanted(node.op->weights[0], QuantizedWeights::How::alone);
       if (e < 0) continue;
       size_t begin = node_of.try_emplace(node.in[0], n).first->second;
       at.insert(begin);
@@ -90,13 +66,24 @@ class Layerwise : public LayerWork, public LinearHook {
     return {at.begin(), at.end()};
   }
 
+  // What the unquantized model is to be seen at, too, when it runs the layer: inputs whose drift counts.
+  Capture& expect(size_t layer, const Graph& graph) {
+    full_.clear();
+    cuts(layer, graph);
+    for (const auto& [node, input] : inputs_) {
+      if (drifts(input)) full_.want(graph, input.value, node);
+    }
+    return full_;
+  }
+
   void enter(size_t node, const Graph&, const Values& values) override {
     auto it = inputs_.find(node);
     if (it == inputs_.end()) return;
     engine::ConstMatrix x = values.get(it->second.value);
     Input& input = it->second;
     if (!input.sum) input.sum = std::make_unique<MomentSum>(x.cols, kDenseRows, options_.stream.precision);
-    input.sum->add(x);
+    if (!full_.has(input.value)) input.sum->add(x);
+    else input.sum->add(x, full_.read(input.value, input.sum->rows(), x.rows));
   }
 
   void settle(size_t node) override {
@@ -142,18 +129,16 @@ class Layerwise : public LayerWork, public LinearHook {
     Input input;
   };
 
-  // The plan's entry of a weight that this run quantizes by running the model; -1: none.
-  std::ptrdiff_t wanted(const WeightUse& use) const {
-    std::ptrdiff_t e = weights_.entry(use.tensor);
-    if (e < 0 || use.part || use.transposed) return -1;
-    const PlanEntry& entry = plan_.entries[static_cast<size_t>(e)];
-    return parse_algorithm(entry.algorithm).back().algorithm->runs_model ? e : -1;
+  bool drifts(const Input& input) const {
+    return std::ranges::any_of(input.entries, [&](size_t e) {
+      return !results_.has(e) && drift_counts(plan_.entries[e]);
+    });
   }
 
   void find_expert(size_t n, const engine::Op& op, std::set<size_t>& at) {
     bool any = false;
     for (size_t i = 0; i < op.linears.size(); ++i) {
-      std::ptrdiff_t e = wanted(op.weights[i]);
+      std::ptrdiff_t e = weights_.wanted(op.weights[i], QuantizedWeights::How::alone);
       if (e < 0) continue;
       ExpertInput& of = experts_[op.linears[i].input];
       of.node = n;
@@ -215,6 +200,7 @@ class Layerwise : public LayerWork, public LinearHook {
   const LayerwiseOptions& options_;
   uint64_t moments_memory_;
   ResultStore& results_;
+  Capture full_;  // inputs in the unquantized model
   std::map<size_t, Input> inputs_;             // of linears, by the node their part begins at
   std::map<std::string, ExpertInput> experts_;  // by the module that names the input
   std::map<std::string, ExpertInput*> watched_;
@@ -243,9 +229,12 @@ uint64_t beside(const Plan& plan, uint64_t memory) {
   uint64_t most = 0;
   const Tensor* largest = nullptr;
   for (const PlanEntry& e : plan.entries) {
-    if (e.scheme < 0 || !parse_algorithm(e.algorithm).back().algorithm->runs_model) continue;
+    if (e.scheme < 0) continue;
+    const Algorithm& a = *parse_algorithm(e.algorithm).back().algorithm;
+    if (!a.runs_model || a.name == "autoround") continue;
     uint64_t k = e.tensor->shape.cols(), n = e.tensor->shape.rows();
-    uint64_t need = 4 * (5 * n * k + 4 * k * k + kDenseRows * k);
+    bool drift = drift_counts(e);
+    uint64_t need = 4 * ((drift ? 7 : 5) * n * k + (drift ? 6 : 4) * k * k + (drift ? 3 : 1) * kDenseRows * k);
     if (need > most) most = need, largest = e.tensor;
   }
   if (most * 5 / 4 > memory) {
@@ -262,6 +251,8 @@ uint64_t beside(const Plan& plan, uint64_t memory) {
 Json to_json(const LayerLog& log) {
   Json j = {{"tensor", log.tensor}, {"algorithm", log.algorithm}, {"tokens", log.rows}, {"error_rtn", log.error_rtn},
             {"error", log.error}, {"damp", log.damp}, {"seconds", log.seconds}};
+  if (log.iterations) j["iterations"] = *log.iterations;
+  if (log.best_iteration) j["best_iteration"] = *log.best_iteration;
   if (!log.note.empty()) j["note"] = log.note;
   return j;
 }
@@ -286,6 +277,74 @@ std::vector<size_t> layerwise_entries(const Plan& plan, const arch::Architecture
   return entries;
 }
 
+namespace {
+
+// Layers whose rounding is learned, of what both streams make of them.
+class Learning {
+ public:
+  Learning(const Store& store, const Plan& plan, const arch::Architecture& model,
+           const QuantizedWeights& weights, const Windows& windows, const LayerwiseOptions& options,
+           ResultStore& results)
+      : model_(model), options_(options), results_(results),
+        tuner_(store, plan, model, weights, windows, options.stream), plan_(plan), plain_(store) {
+    for (size_t i = 0; i < model.layers; ++i) {
+      std::vector<size_t> of = tuner_.entries(i);
+      if (std::ranges::all_of(of, [&](size_t e) { return results.has(e); })) of.clear();
+      if (!of.empty()) layers_ = i + 1;
+      entries_.push_back(std::move(of));
+    }
+    for (size_t i = 0; i < plan.entries.size(); ++i) {
+      const PlanEntry& e = plan.entries[i];
+      if (e.scheme >= 0 && drift_counts(e) && !results.has(i)) layers_ = model.layers;
+    }
+    if (layers_ > 0) full_.emplace(model, plain_, windows, options.stream, spill_states());
+  }
+
+  uint64_t steps() const {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < layers_; ++i) {
+      sum += full_->rows() + (entries_[i].empty() ? 0 : tuner_.steps(i));
+    }
+    return sum;
+  }
+
+  void embed() {
+    if (full_) full_->embed();
+  }
+
+  // Before the quantized stream runs layer i.
+  void layer(size_t i, Layerwise& work, Stream& quantized, Progress& progress) {
+    if (i >= layers_) return;
+    full_->layer(i, work.expect(i, model_.layer(i)), progress);
+    full_->release();
+    if (entries_[i].empty()) return;
+    quantized.release();
+    auto start = std::chrono::steady_clock::now();
+    autoround::Outcome out = tuner_.tune(i, *full_, quantized, progress);
+    std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    for (const auto& m : out.matrices) {
+      if (!results_.has(m.entry)) results_.put(m.entry, m.rounded.codes, m.rounded.small);
+      if (!options_.log) continue;
+      options_.log({.tensor = plan_.entries[m.entry].tensor->name, .algorithm = out.algorithm, .note = out.note,
+                    .rows = out.rows, .error = out.error, .error_rtn = out.error_rtn, .seconds = took.count(),
+                    .iterations = out.iterations, .best_iteration = out.best});
+    }
+  }
+
+ private:
+  const arch::Architecture& model_;
+  const LayerwiseOptions& options_;
+  ResultStore& results_;
+  autoround::Tuner tuner_;
+  const Plan& plan_;
+  engine::WeightSource plain_;
+  std::optional<Stream> full_;
+  size_t layers_ = 0;                        // the last one to be learned, and those before it
+  std::vector<std::vector<size_t>> entries_;  // to be learned, by layer
+};
+
+}  // namespace
+
 void run_layerwise(const Store& store, const Plan& plan, const arch::Architecture& model,
                    const Windows& windows, const LayerwiseOptions& options, ResultStore& results,
                    Progress& progress) {
@@ -294,11 +353,15 @@ void run_layerwise(const Store& store, const Plan& plan, const arch::Architectur
   within.stream.memory = beside(plan, options.stream.memory - moments);
   QuantizedWeights weights(store, plan, results);
   Stream stream(model, weights, windows, within.stream, spill_states());
-  Layerwise work(store, plan, weights, within, moments, results);
-  progress.begin("quantizing by layers", uint64_t{stream.rows()} * model.layers, Progress::Unit::steps);
+  Layerwise work(store, plan, weights, within, moments, stream.rows(), results);
+  Learning learning(store, plan, model, weights, windows, within, results);
+  progress.begin("quantizing by layers", uint64_t{stream.rows()} * model.layers + learning.steps(),
+                 Progress::Unit::steps);
   stream.embed();
+  learning.embed();
   for (size_t i = 0; i < model.layers; ++i) {
     progress.item(model.layer_name(i));
+    learning.layer(i, work, stream, progress);
     stream.layer(i, work, progress);
   }
   progress.end();

@@ -6,10 +6,11 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "lib/algorithm/small_parts.h"
+#include "lib/algorithm/quantized_weights.h"
 #include "lib/arch/arch.h"
 #include "lib/base/progress.h"
 #include "lib/plan/plan.h"
@@ -24,19 +25,11 @@ struct LayerLog {
   uint64_t rows = 0;              // tokens that its input was seen of
   double error = 0, error_rtn = 0;  // of the output, over those tokens: mean square per token
   double damp = 0, seconds = 0;
+  // AutoRound: errors are those of the layer's output, relative to its square, the mean of tokens;
+  // steps that were made, and after how many it was best.
+  std::optional<size_t> iterations, best_iteration;
 };
 Json to_json(const LayerLog& log);
-
-// Where the results of a run are kept: read again as the weights of what runs next.
-class ResultStore {
- public:
-  virtual ~ResultStore() = default;
-  // Tensor `entry` of the plan is quantized, by this run or one that it continues.
-  virtual bool has(size_t entry) const = 0;
-  virtual void put(size_t entry, std::span<const std::byte> codes, const SmallParts& small) = 0;
-  // The quantized tensor, its parts as blobs of the model.
-  virtual Tensor get(size_t entry, Model& model) const = 0;
-};
 
 struct LayerwiseOptions {
   StreamOptions stream;

@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "lib/algorithm/activations.h"
+#include "lib/algorithm/autoround.h"
 #include "lib/algorithm/gptq_matrix.h"
 #include "lib/algorithm/journal.h"
 #include "lib/algorithm/layerwise.h"
@@ -143,7 +144,9 @@ class Run : public ResultStore {
   std::vector<PartSpec> layer_parts(size_t i, const Scheme& scheme) const {
     const PlanEntry& e = plan_.entries[i];
     if (!by_layers_.contains(i)) return {};
-    return gptq::parts_of(parse_algorithm(e.algorithm).back(), scheme, e.tensor->shape);
+    AlgorithmStep step = parse_algorithm(e.algorithm).back();
+    if (step.algorithm->name != "gptq") return {};
+    return gptq::parts_of(step, scheme, e.tensor->shape);
   }
 
   // A part whose bytes are known before any weight is read.
@@ -469,7 +472,7 @@ void check_algorithms(const Store& store, const Plan& plan) {
           .file(store.label())
           .tensor(e.tensor->name);
     }
-    if (find_algorithm(name).runs_model) gptq::check(parse_algorithm(e.algorithm).back(), scheme);
+    if (name == "gptq") gptq::check(parse_algorithm(e.algorithm).back(), scheme);
     for (const AlgorithmStep& step : parse_algorithm(e.algorithm)) {
       if (!step.algorithm->runs_model || store.model().calibration) continue;
       throw usage_error(std::string(step.algorithm->name) +
@@ -478,6 +481,7 @@ void check_algorithms(const Store& store, const Plan& plan) {
           .hint("make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that");
     }
   }
+  autoround::check(plan);
 }
 
 QuantizeResult run_plan(const Store& store, const Plan& plan, const QuantizeOptions& options,

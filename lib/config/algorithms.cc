@@ -16,6 +16,8 @@ const Algorithm kAlgorithms[] = {
     {"clip", "clip search by inputs: the scale of each group that spoils the output least", true, false, {}},
     {"gptq", "errors are made up for in the columns that follow, by the inputs' second moments", true, false,
      {"damp", "order", "clip", "static_groups", "alpha"}},
+    {"autoround", "rounding and ranges of a layer are learned together, by the signs of gradients", true, false,
+     {"iters", "batch_size", "lr", "minmax_lr", "minmax", "best", "seed"}},
     {"rotate", "first: Hadamard rotations, fused into the weights, spread outliers", false, true, {"seed", "values"}},
     {"smoothquant", "first: outliers of activations move into the weights behind norms", false, true, {"alpha"}},
     {"awq", "first: channels with large inputs are scaled up before rounding; then clip", true, true,

@@ -113,14 +113,35 @@ void run(const Graph& graph, size_t first, size_t last, Step step,
   }
 }
 
+// Values that gradients go back through: the input where its own is wanted, and what comes after a
+// weight whose gradient is.
+static std::vector<bool> reached(const Graph& graph, const Step& step) {
+  std::vector<bool> values(graph.values(), step.input_gradient || step.gradients == nullptr);
+  for (const Node& node : graph.nodes()) {
+    bool any = values[node.out] || std::ranges::any_of(node.in, [&](Value v) { return values[v]; });
+    for (const WeightUse& use : node.op->weights) {
+      any = any || (use.form == Form::matrix && step.gradients->wants(use));
+    }
+    values[node.out] = any;
+  }
+  return values;
+}
+
 void run_backward(const Graph& graph, Step step, const std::vector<std::vector<Weight>>& weights,
                   const Values& values, Values& gradients) {
+  std::vector<bool> through = reached(graph, step);
   for (size_t i = graph.nodes().size(); i-- > 0;) {
     const Node& node = graph.nodes()[i];
+    if (!through[node.out]) continue;
+    bool linear = node.op->linears.size() == 1;  // the costly ones, which take null for an answer
     std::vector<ConstMatrix> in;
     std::vector<Matrix> din;
     for (Value v : node.in) {
       in.push_back(values.get(v));
+      if (linear && !through[v]) {
+        din.push_back({nullptr, in.back().rows, in.back().cols});
+        continue;
+      }
       bool fresh = !gradients.has(v);
       Matrix d = gradients.make(v);
       if (fresh) std::memset(d.data, 0, d.rows * d.cols * sizeof(float));

@@ -104,7 +104,8 @@ class Values {
 // run are dropped, unless `keep` (a backward pass will want them; `values` then keep, too).
 void run(const Graph& graph, size_t first, size_t last, Step step,
          const std::vector<std::vector<Weight>>& weights, Values& values, bool keep);
-// Gradients of all nodes, last to first: `gradients` holds the output's and receives the input's.
+// Gradients of all nodes, last to first: `gradients`, which keep, hold the output's and receive the
+// input's (where step.input_gradient).
 void run_backward(const Graph& graph, Step step, const std::vector<std::vector<Weight>>& weights,
                   const Values& values, Values& gradients);
 

@@ -68,6 +68,7 @@ struct Step {
   const WeightSource* source = nullptr;  // backward: transposed weights
   LinearHook* hook = nullptr;
   GradientSink* gradients = nullptr;
+  bool input_gradient = true;  // backward: false spares what lies before the first wanted weight
   bool all_experts = false;  // experts see every row, with the router's weight or none
   Past* past = nullptr;      // generation, forward only
   gemm::Left* left = nullptr;  // the op's first input, if its other readers multiply it, too

@@ -144,8 +144,9 @@ std::vector<float> WeightSource::matrix(const WeightUse& use) const {
   return values;
 }
 
-gemm::Packed WeightSource::load_transposed(const WeightUse& use, gemm::Precision precision) const {
-  return pack(use, precision, true, {});
+const gemm::Packed& WeightSource::transposed(const WeightUse& use, gemm::Precision precision,
+                                             gemm::Packed& room) const {
+  return room = pack(use, precision, true, std::move(room));
 }
 
 uint64_t WeightSource::bytes(const WeightUse& use, gemm::Precision precision) {

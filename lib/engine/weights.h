@@ -53,8 +53,10 @@ class WeightSource {
   virtual Weight load(const WeightUse& use, gemm::Precision precision, Weight used = {}) const;
   // The values of a matrix [rows, cols], [out, in] however it is stored.
   std::vector<float> matrix(const WeightUse& use) const;
-  // The right side of a product with the transposed weight (gradients).
-  gemm::Packed load_transposed(const WeightUse& use, gemm::Precision precision) const;
+  // The right side of a product with the transposed weight (gradients): loaded into `room`, or one
+  // that is there.
+  virtual const gemm::Packed& transposed(const WeightUse& use, gemm::Precision precision,
+                                         gemm::Packed& room) const;
   static uint64_t bytes(const WeightUse& use, gemm::Precision precision);
   const Store& store() const { return store_; }
 

@@ -30,6 +30,7 @@ class Capture : public LayerWork {
   // Keeps a value of the next layer, as it is before `node`, which reads it.
   void want(const engine::Graph& graph, engine::Value v, size_t node);
 
+  bool has(engine::Value v) const { return kept_.contains(v); }
   std::vector<float> read(engine::Value v, size_t first, size_t count) const {
     return kept_.at(v).rows.read(first, count);
   }

@@ -175,6 +175,12 @@ void Stream::resume(size_t done, size_t state, bool durable) {
   durable_ = durable ? state : kNone;
 }
 
+void Stream::release() {
+  loaded_.clear();
+  loaded_.shrink_to_fit();
+  pool_.shrink(0);
+}
+
 // The file that is neither being read nor kept for after a power cut.
 size_t Stream::next_state() const {
   size_t i = 0;

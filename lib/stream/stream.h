@@ -69,6 +69,8 @@ class Stream {
   // Takes up after `done` layers that an earlier process finished with the same files, the last of
   // them in file `state`, durable or not.
   void resume(size_t done, size_t state, bool durable);
+  // Gives back memory that is kept from layer to layer.
+  void release();
   size_t state() const { return current_; }  // the file of the last layer's result
   void sync();                               // makes it durable
 

@@ -96,7 +96,7 @@ class Algorithms(CliTest):
 
     def test_list(self):
         names = self.ok("qquantize", "--list-algorithms", "-q").out.split()
-        self.assertEqual(names, ["rtn", "mse", "hqq", "clip", "gptq", "rotate", "smoothquant", "awq"])
+        self.assertEqual(names, ["rtn", "mse", "hqq", "clip", "gptq", "autoround", "rotate", "smoothquant", "awq"])
         self.ok("qquantize", "--list-algorithms")
         listed = json.loads(self.ok("qquantize", "--list-algorithms", "--json").out)
         self.assertEqual([a["name"] for a in listed], names)

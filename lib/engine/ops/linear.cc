@@ -22,7 +22,8 @@ void Linear::forward(const Step& step, std::span<const ConstMatrix> in, Matrix o
 void linear_backward(const Step& step, const WeightUse& use, ConstMatrix x, ConstMatrix dy,
                      Matrix dx) {
   if (dx.data != nullptr) {
-    gemm::Packed transposed = step.source->load_transposed(use, step.precision);
+    gemm::Packed room;
+    const gemm::Packed& transposed = step.source->transposed(use, step.precision, room);
     gemm::multiply(dy.data, dy.cols, dy.rows, transposed, nullptr, dx.data, dx.cols, true);
   }
   if (step.gradients == nullptr || !step.gradients->wants(use)) return;
