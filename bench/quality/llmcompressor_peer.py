@@ -19,7 +19,7 @@ if peer.GROUP and scheme.weights.group_size:
     scheme.weights.group_size = peer.GROUP
 if name.endswith("-static"):
     inputs = scheme.input_activations
-    inputs.dynamic, inputs.strategy, inputs.observer = False, "tensor", "minmax"
+    inputs.dynamic, inputs.strategy, inputs.observer = False, "tensor", "static_minmax"
 
 groups = {"config_groups": {"group_0": scheme}, "ignore": ["lm_head"]}
 recipe = {

@@ -52,6 +52,7 @@ ROWS = [
     ("smoothquant int8", "-s int8 -a smoothquant", "llmcompressor smoothquant-int8"),
     ("smoothquant, gptq int8", "-s int8 -a smoothquant,gptq", "llmcompressor smoothquant-int8"),
     ("int8-static", "-s int8-static", "llmcompressor rtn-int8-static"),
+    ("int8-static, mse", "--observer mse | -s int8-static", "llmcompressor rtn-int8-static"),
     ("smoothquant int8-static", "-s int8-static -a smoothquant", "llmcompressor smoothquant-int8-static"),
     ("smoothquant int8-static", "-s int8-static -a smoothquant", "modelopt int8_smoothquant"),
     ("fp8-static", "-s fp8-static", "modelopt fp8"),
