@@ -14,6 +14,7 @@ forgets those whose maker matches (`--redo qpipe` after a change of ours), --onl
 match, --table makes nothing and prints the table of what FILE holds.
 """
 import argparse
+import datetime
 import json
 import pathlib
 import random
@@ -178,8 +179,8 @@ def summary(maker, known):
 def cells(s):
     if not isinstance(s, dict):
         return [f"fails: {s[:60]}" if s else "-", "-", "-"]
-    spread = f" ± {s['draws']:.5f}" if s["n"] > 1 else ""
-    return [f"{s['kl']:.5f}{spread} (± {s['tokens']:.5f})", f"{s['perplexity']:.3f}", f"{s['seconds']:.0f}"]
+    spread = f" ± {s['draws']:.1g}" if s["n"] > 1 else ""
+    return [f"{s['kl']:.4g}{spread} (± {s['tokens']:.1g})", f"{s['perplexity']:.3f}", f"{s['seconds']:.0f}"]
 
 
 def verdict(a, b):
@@ -193,11 +194,12 @@ def verdict(a, b):
 
 def table(rows, known):
     here = [l for l in known if l["model"] == args.model.name and "base_perplexity" in l]
-    versions = {k: v for l in here for k, v in l.get("versions", {}).items()}
+    versions = {f"{k} {v}" for l in here for k, v in l.get("versions", {}).items()}
     print(f"{args.model.name}, groups of {args.group_size}, draws of 64 x 512 tokens; "
           f"perplexity of the model itself {here[-1]['base_perplexity']:.3f} on {here[-1]['tokens']} tokens of "
-          f"{args.test.name}. KL in nats: mean ± standard error over draws (± over tokens).\n"
-          f"{', '.join(f'{k} {v}' for k, v in sorted(versions.items()))}.\n" if here else "nothing measured yet\n")
+          f"{args.test.name}. KL in nats: mean ± standard error over draws (± over tokens). "
+          f"Seconds are those of a shared machine: no measure of speed.\n"
+          f"{datetime.date.today()}: {', '.join(sorted(versions))}.\n" if here else "nothing measured yet\n")
     print("| row | draws | ours | KL | perplexity | s | theirs | KL | perplexity | s | who is closer (ours / theirs) |\n"
           "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for title, mine, peer in rows:
@@ -206,6 +208,11 @@ def table(rows, known):
             n = "/".join(str(s["n"]) if isinstance(s, dict) else "0" for s in (a, b))
             print("|", " | ".join([title, n, f"`{mine.replace('|', '→')}`" if mine else "-", *cells(a),
                                    peer or "-", *cells(b), verdict(a, b)]), "|")
+    print("\nOptions of the peers, as they ran:\n")
+    for by in dict.fromkeys(peer for _, _, peer in rows):
+        line = next((l for l in here if l["by"] == by and l.get("options")), None)
+        if line:
+            print(f"- {by}: `{json.dumps(line['options'])}`")
 
 
 def main():
