@@ -43,6 +43,7 @@ ROWS = [
     *by_bits("rtn", "-s {s}", "llmcompressor rtn-{s}"),
     *by_bits("mse", "-s {s} -a mse", ""),
     *by_bits("hqq", "-s {s} -a hqq", ""),
+    *by_bits("clip", "-s {s} -a clip", ""),
     *by_bits("gptq", "-s {s} -a gptq", "gptqmodel {b}", "llmcompressor gptq-{s}"),
     *by_bits("awq", "-s {s} -a awq", "llmcompressor awq-{s}"),
     *by_bits("awq, gptq", "-s {s} -a awq,gptq", ""),
