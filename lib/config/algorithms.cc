@@ -19,7 +19,7 @@ const Algorithm kAlgorithms[] = {
     {"autoround", "rounding and ranges of a layer are learned together, by the signs of gradients", true, false,
      {"iters", "batch_size", "lr", "minmax_lr", "minmax", "best", "seed"}},
     {"rotate", "first: Hadamard rotations, fused into the weights, spread outliers", false, true, {"seed", "values"}},
-    {"smoothquant", "first: outliers of activations move into the weights behind norms", false, true, {"alpha"}},
+    {"smoothquant", "first: outliers of activations move into the weights that read them", false, true, {"alpha"}},
     {"awq", "first: channels with large inputs are scaled up before rounding; then clip", true, true,
      {"ratios", "duo", "tokens"}},
 };

@@ -27,10 +27,14 @@ std::string label(const QuantArgs& a) {
   return out + (a.dynamic == Dynamic::no ? ", static" : ", dynamic");
 }
 
-float number_of(const Store& store, const Part& part) {
+std::vector<float> floats_of(const Store& store, const Part& part) {
   RowScratch scratch;
-  return *RowSource(store, part).get_f32(0, 1, scratch, false);
+  RowSource source(store, part);
+  const float* x = source.get_f32(0, source.rows(), scratch, false);
+  return {x, x + source.rows() * source.cols()};
 }
+
+float number_of(const Store& store, const Part& part) { return floats_of(store, part).at(0); }
 
 // Why these activations cannot be simulated, or "".
 std::string why_not(const Tensor& t, const QuantArgs& a) {
@@ -44,8 +48,9 @@ std::string why_not(const Tensor& t, const QuantArgs& a) {
   if (a.dynamic == Dynamic::no && (t.part(Role::input_scale) == nullptr || !a.symmetric)) {
     return "static activations without an input_scale";
   }
-  if (a.strategy == Strategy::tensor_group && t.part(Role::input_global_scale) == nullptr) {
-    return "activations without an input_global_scale";
+  if (a.strategy == Strategy::tensor_group && t.part(Role::input_global_scale) == nullptr &&
+      t.part(Role::input_scale) == nullptr) {
+    return "activations without a global scale";
   }
   return "";
 }
@@ -57,14 +62,20 @@ class ActivationQuant::Rows {
  public:
   Rows(const Entry& entry, DType dtype, size_t cols)
       : e_(entry), src_(dtype == DType::bf16 ? Src::bf16 : Src::f32), dtype_(dtype), cols_(cols),
-        in_(cols), codes_(cols) {
+        in_(cols), scaled_(entry.pre_scale.size()), codes_(cols) {
     bool grouped = e_.args.group_size > 0;
     group_ = grouped ? static_cast<size_t>(e_.args.group_size) : cols;
     groups_ = (cols + group_ - 1) / group_;
     for (auto* v : {&hi_, &lo_, &scale_, &zero_}) v->resize(groups_);
   }
 
-  void load(const float* x) { k_.from_f32(src_, x, cols_, in_.data()); }
+  void load(const float* x) {
+    if (!e_.pre_scale.empty()) {
+      for (size_t c = 0; c < cols_; ++c) scaled_[c] = x[c] * e_.pre_scale[c];
+      x = scaled_.data();
+    }
+    k_.from_f32(src_, x, cols_, in_.data());
+  }
   void range() {
     if (e_.args.symmetric) return k_.group_absmax(src_, in_.data(), cols_, group_, hi_.data());
     k_.group_minmax(src_, in_.data(), cols_, group_, lo_.data(), hi_.data());
@@ -109,6 +120,9 @@ class ActivationQuant::Rows {
     }
     k_.from_f32(src_, out, cols_, in_.data());
     k_.to_f32(src_, in_.data(), cols_, out);
+    for (size_t c = 0; c < e_.pre_scale.size(); ++c) {
+      out[c] = e_.pre_scale[c] == 0 ? 0 : out[c] / e_.pre_scale[c];
+    }
   }
   void set_range(float lo, float hi) { lo_[0] = lo, hi_[0] = hi; }
   float lo() const { return lo_[0]; }
@@ -122,6 +136,7 @@ class ActivationQuant::Rows {
   DType dtype_;
   size_t cols_, group_ = 0, groups_ = 0;
   std::vector<float> in_;  // of the dtype
+  std::vector<float> scaled_;
   std::vector<uint8_t> codes_;
   std::vector<float> hi_, lo_, scale_, zero_;
 };
@@ -142,10 +157,12 @@ void ActivationQuant::add(const Store& store, const Tensor& t, const QuantArgs& 
     return;
   }
   Entry e{args};
-  if (const Part* p = t.part(Role::input_scale); p != nullptr && args.dynamic == Dynamic::no) {
+  if (const Part* p = t.part(Role::input_scale)) {
     e.scale = number_of(store, *p);
+    e.global = 1.0f / e.scale;
   }
   if (const Part* p = t.part(Role::input_global_scale)) e.global = number_of(store, *p);
+  if (const Part* p = t.part(Role::pre_scale)) e.pre_scale = floats_of(store, *p);
   std::string module = t.name;
   if (module.ends_with(".weight")) module.resize(module.size() - 7);
   entries_.emplace(std::move(module), e);

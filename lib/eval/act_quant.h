@@ -16,6 +16,8 @@ namespace qp {
 // compressed-tensors' forward does with activations of dtype bf16 (Precision::bf16) or f32: every
 // step is rounded to that dtype (reference/compressed-tensors.md, sections 3.8, 3.11 and 4). Rows of
 // an expert count as tokens of their own. ggml types and `--dequantize` have no activations.
+// ModelOpt's input_scale of NVFP4 counts as its reciprocal; under a pre_scale, which weights already
+// hold, x * pre_scale is quantized, then divided by it.
 class ActivationQuant : public engine::LinearHook {
  public:
   ActivationQuant(const Store& store, gemm::Precision precision);
@@ -35,6 +37,7 @@ class ActivationQuant : public engine::LinearHook {
     QuantArgs args;
     float scale = 0;   // static
     float global = 0;  // NVFP4
+    std::vector<float> pre_scale;
     bool operator==(const Entry&) const = default;
   };
   void add(const Store& store, const Tensor& tensor, const QuantArgs& args);

@@ -13,7 +13,7 @@ namespace qp::transform {
 Edits rotate_hidden(const Subject& subject);
 Edits rotate_values(const Subject& subject);
 // Outliers of activations, as qcalibrate saw them, move into weights: s = amax_x^alpha / amax_w^(1 -
-// alpha) per channel behind a norm (SmoothQuant).
+// alpha) per channel that a norm or a linear makes (SmoothQuant).
 Edits smoothquant(const Subject& subject);
 // Per channel s = mean|x|^r, r such that rounding spoils the outputs least (AWQ).
 Edits awq(const Subject& subject);
