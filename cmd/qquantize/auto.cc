@@ -104,11 +104,11 @@ void AutoCommand::print() const {
   }
   table.print(std::cout);
   std::cout << "(below a scheme: nats a token of divergence when the group alone gets it)\n";
-  Table trials({"tried on the model", "bits", "nats a token", ""}, {false, true, true, false});
+  Table trials({"tried on the model", "bits", "sum", "measured", ""}, {false, true, true, true, false});
   for (size_t i = 0; i < a.trials.size(); ++i) {
     const Trial& t = a.trials[i];
     trials.add({t.name, number("%.4f", 8.0 * static_cast<double>(t.bytes) / static_cast<double>(a.groups.params)),
-                number("%.4g", t.divergence), i == a.chosen ? "chosen" : ""});
+                number("%.4g", t.predicted), number("%.4g", t.divergence), i == a.chosen ? "chosen" : ""});
   }
   trials.print(std::cout);
   std::cout << number("%.4f", a.bpw()) << " bits per weight; " << a.bytes << " bytes of " << a.budget << " allowed, "
@@ -129,7 +129,7 @@ Json AutoCommand::to_json() const {
   }
   for (size_t i = 0; i < a.trials.size(); ++i) {
     out["trials"].push_back({{"name", a.trials[i].name}, {"bytes", a.trials[i].bytes},
-                             {"kl", a.trials[i].divergence}, {"chosen", i == a.chosen}});
+                             {"sum", a.trials[i].predicted}, {"kl", a.trials[i].divergence}, {"chosen", i == a.chosen}});
   }
   return out;
 }

@@ -119,7 +119,10 @@ class Allocator {
     Trial t;
     t.name = name;
     t.option = option;
-    for (size_t g = 0; g < option.size(); ++g) t.bytes += a_.groups.groups[g].bytes[option[g]];
+    for (size_t g = 0; g < option.size(); ++g) {
+      t.bytes += a_.groups.groups[g].bytes[option[g]];
+      t.predicted += a_.costs[g][option[g]];
+    }
     a_.trials.push_back(std::move(t));
   }
 

@@ -36,10 +36,10 @@ struct CandidateRule {
 
 // A way to spend the budget that was tried on the model.
 struct Trial {
-  std::string name;  // "second-order", "uniform w4a16" ..
+  std::string name;  // "sensitivity^0.75", "uniform w4a16" ..
   std::vector<size_t> option;
   uint64_t bytes = 0;
-  double divergence = 0;  // nats a token
+  double predicted = 0, divergence = 0;  // nats a token: sum of sensitivities, and measured
 };
 
 struct Allocation {

@@ -75,14 +75,14 @@ TEST(Budget, ThinnedStatesStayWithinTheBudget) {
     for (auto& g : groups) {
       uint64_t n = 100000 + rng.below(900000);
       double scale = 1 + static_cast<double>(rng.below(1000));
-      for (uint64_t bits : {2, 3, 4, 8}) {
+      for (unsigned bits : {2u, 3u, 4u, 8u}) {
         g.push_back({n * bits, scale / static_cast<double>(1u << (2 * bits))});
       }
       least += g.front().bytes;
       most += g.back().bytes;
     }
     uint64_t budget = least + rng.below(most - least);
-    auto exact = select_within(groups, budget), thin = select_within(groups, budget, 256);
+    auto exact = select_within(groups, budget), thin = select_within(groups, budget, 1024);
     ASSERT_TRUE(exact && thin);
     EXPECT_LE(thin->bytes, budget);
     EXPECT_LE(exact->bytes, budget);
