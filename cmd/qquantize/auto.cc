@@ -34,7 +34,7 @@ Json rule_of(const std::string& name, const SchemeOverrides& o, const std::strin
 
 void AutoCommand::declare(CLI::App& app) {
   auto group = "Bit allocation";
-  auto bpw = app.add_option("--target-bpw", target_bpw_, "Choose one of the schemes of -s for each tensor, so that the weights they apply to take at most N bits each, scales and zero points counted, and the model suffers least")->type_name("N")->check(CLI::PositiveNumber)->group(group);
+  auto bpw = app.add_option("--target-bpw", target_bpw_, "Choose one of the schemes of -s (none: unquantized) for each group of tensors so that the model suffers least: all that the output stores of the weights that they apply to (codes, scales, zero points), over the number of these weights, is at most N bits")->type_name("N")->check(CLI::PositiveNumber)->group(group);
   app.add_option("--target-size", target_size_, "The same, so that all tensors of the output take at most SIZE bytes (6GB, 500MiB)")->type_name("SIZE")->excludes(bpw)->group(group);
   app.add_option("--sensitivity", sensitivity_, "How it is measured what quantizing a tensor does: second_order (one pass forward and back) or kl (each tensor and scheme in turn: for small models)")->type_name("KIND")->check(CLI::IsMember({"second_order", "kl"}))->capture_default_str()->group(group);
   app.add_option("--save-recipe", save_recipe_, "Write what was chosen as a recipe, to be read, edited and given to --recipe")->type_name("FILE")->group(group);

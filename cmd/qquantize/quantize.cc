@@ -212,11 +212,18 @@ int QuantizeCommand::run(Tool& tool) {
   return 0;
 }
 
-// Before long work: an output that is there already.
+// Before long work: an output that is there already, whole or begun.
 void QuantizeCommand::check_new() const {
   struct stat st {};
-  if (output_.path.empty() || output_.force || stat(output_.path.c_str(), &st) != 0) return;
-  throw system_error("exists", EEXIST).file(output_.path).hint("use --force to replace it");
+  if (output_.path.empty() || output_.force) return;
+  if (stat(output_.path.c_str(), &st) == 0) {
+    throw system_error("exists", EEXIST).file(output_.path).hint("use --force to replace it");
+  }
+  std::string partial = output_.path + ".partial";
+  if (resume_ || stat(partial.c_str(), &st) != 0) return;
+  throw system_error("an unfinished run left it", EEXIST)
+      .file(partial)
+      .hint("use --resume to continue it or --force to start again");
 }
 
 void QuantizeCommand::check_memory(const Plan& plan, Tool& tool) const {
