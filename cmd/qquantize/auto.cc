@@ -65,9 +65,10 @@ void AutoCommand::check(const std::string& schemes, const SchemeOverrides& overr
   }
 }
 
-Recipe AutoCommand::choose(const Store& store, const Recipe& first, Tool& tool) {
+Recipe AutoCommand::choose(const Store& store, const Recipe& first, gemm::Precision precision, Tool& tool) {
   AllocationOptions o;
   o.sensitivity = sensitivity_ == "kl" ? SensitivityKind::measured : SensitivityKind::second_order;
+  o.precision = precision;
   o.memory = tool.max_memory();
   o.warn = [&](const std::string& text) { tool.warn(text); };
   allocation_ = allocate(store, first, rules_, target_, o, tool.progress());

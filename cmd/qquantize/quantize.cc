@@ -132,9 +132,10 @@ int QuantizeCommand::run(Tool& tool) {
   OpenedInput in = open_input(input_, load);
   Store& given = *in.store;
   given.set_check(!no_check_);
+  gemm::Precision precision = compute_ == "f32" ? gemm::Precision::f32 : gemm::Precision::bf16;
   if (auto_.asked()) {
     if (!looking) check_new();
-    rules = auto_.choose(given, rules, tool);
+    rules = auto_.choose(given, rules, precision, tool);
   }
   Plan plan = make_plan(given.model(), rules, given.label());
   check_algorithms(given, plan);
@@ -166,7 +167,6 @@ int QuantizeCommand::run(Tool& tool) {
         .hint("free some space or choose another place");
   }
   Log log(log_, resume_);
-  gemm::Precision precision = compute_ == "f32" ? gemm::Precision::f32 : gemm::Precision::bf16;
   QuantizeOptions q;
   std::unique_ptr<Store> edited;
   if (edits) {

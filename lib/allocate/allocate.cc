@@ -6,10 +6,10 @@
 #include <numeric>
 #include <set>
 
+#include "lib/algorithm/quantize.h"
 #include "lib/allocate/budget.h"
 #include "lib/allocate/rules.h"
 #include "lib/allocate/variants.h"
-#include "lib/algorithm/quantize.h"
 #include "lib/base/error.h"
 #include "lib/calibration/calibrate.h"
 
@@ -27,7 +27,8 @@ std::string number(const char* format, double x) {
 }
 
 // The bytes that groups may take. Errors: usage.
-uint64_t budget_of(const CandidateGroups& g, const AllocationTarget& target, const std::string& label) {
+uint64_t budget_of(const CandidateGroups& g, const AllocationTarget& target,
+                   const std::string& label) {
   uint64_t least = 0, most = 0;
   for (const SchemeGroup& group : g.groups) {
     least += *std::ranges::min_element(group.bytes);
@@ -45,14 +46,17 @@ uint64_t budget_of(const CandidateGroups& g, const AllocationTarget& target, con
   };
   std::string asked = by_size ? "--target-size " + std::to_string(target.size) + " bytes"
                               : "--target-bpw " + number("%g", target.bpw);
-  throw usage_error(asked + " is out of reach: these schemes give " + figure(least) + " to " + figure(most))
+  throw usage_error(asked + " is out of reach: these schemes give " + figure(least) + " to " +
+                    figure(most))
       .file(label)
-      .hint(want < static_cast<double>(least) ? "add a smaller scheme to -s, or raise the target"
-                                              : "add a larger scheme (or none) to -s, or lower the target");
+      .hint(want < static_cast<double>(least)
+                ? "add a smaller scheme to -s, or raise the target"
+                : "add a larger scheme (or none) to -s, or lower the target");
 }
 
 // Groups that no decoder layer runs suffer as the average weight does.
-void fill_unseen(const std::vector<size_t>& unseen, const CandidateGroups& g, Sensitivities& costs) {
+void fill_unseen(const std::vector<size_t>& unseen, const CandidateGroups& g,
+                 Sensitivities& costs) {
   for (size_t j = 0; j < costs[0].size(); ++j) {
     double sum = 0, params = 0;
     for (size_t i = 0; i < costs.size(); ++i) {
@@ -60,7 +64,8 @@ void fill_unseen(const std::vector<size_t>& unseen, const CandidateGroups& g, Se
       sum += costs[i][j];
       params += static_cast<double>(g.groups[i].params);
     }
-    for (size_t i : unseen) costs[i][j] = sum / std::max(params, 1.0) * static_cast<double>(g.groups[i].params);
+    for (size_t i : unseen)
+      costs[i][j] = sum / std::max(params, 1.0) * static_cast<double>(g.groups[i].params);
   }
 }
 
@@ -69,7 +74,8 @@ class Allocator {
   Allocator(const Store& store, const AllocationOptions& options, Progress& progress)
       : store_(store), options_(options), progress_(progress) {}
 
-  Allocation run(const Recipe& first, const std::vector<CandidateRule>& rules, const AllocationTarget& target) {
+  Allocation run(const Recipe& first, const std::vector<CandidateRule>& rules,
+                 const AllocationTarget& target) {
     for (const CandidateRule& r : rules) add_candidate(first, r);
     a_.groups = group_tensors(a_.candidates, store_.label());
     a_.budget = budget_of(a_.groups, target, store_.label());
@@ -79,7 +85,8 @@ class Allocator {
           .file(store_.label())
           .hint("make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that");
     }
-    Variants variants(store_, a_.candidates, {options_.memory, options_.warn}, progress_);
+    Variants variants(store_, a_.candidates, {options_.precision, options_.memory, options_.warn},
+                      progress_);
     measure(variants);
     try_mixtures(variants);
     a_.bytes = a_.trials[a_.chosen].bytes;
@@ -97,10 +104,12 @@ class Allocator {
   }
 
   void measure(const Variants& variants) {
-    size_t tokens = options_.sensitivity == SensitivityKind::measured ? kMeasuredTokens : kSecondOrderTokens;
+    size_t tokens =
+        options_.sensitivity == SensitivityKind::measured ? kMeasuredTokens : kSecondOrderTokens;
     Windows windows = sample_windows(read_windows(store_), tokens);
     SensitivityInput input{variants, a_.groups.groups, windows};
     SensitivityOptions o;
+    o.precision = options_.precision;
     o.memory = options_.memory;
     a_.costs = sensitivities(options_.sensitivity, input, o, progress_);
     std::vector<size_t> unseen = unseen_groups(input);
@@ -145,8 +154,10 @@ class Allocator {
     for (const Trial& t : a_.trials) mixtures.push_back(t.option);
     Windows windows = sample_windows(read_windows(store_), kTrialTokens);
     SensitivityOptions o;
+    o.precision = options_.precision;
     o.memory = options_.memory;
-    auto divergence = mixture_divergence({variants, a_.groups.groups, windows}, mixtures, o, progress_);
+    auto divergence =
+        mixture_divergence({variants, a_.groups.groups, windows}, mixtures, o, progress_);
     for (size_t i = 0; i < a_.trials.size(); ++i) {
       a_.trials[i].divergence = divergence[i];
       if (divergence[i] < a_.trials[a_.chosen].divergence) a_.chosen = i;
@@ -165,7 +176,8 @@ class Allocator {
       which = j;
     }
     if (best == 0) return;
-    add_trial("uniform " + a_.candidates[which].name, std::vector<size_t>(a_.groups.groups.size(), which));
+    add_trial("uniform " + a_.candidates[which].name,
+              std::vector<size_t>(a_.groups.groups.size(), which));
   }
 
   const Store& store_;
@@ -176,9 +188,9 @@ class Allocator {
 
 }  // namespace
 
-Allocation allocate(const Store& store, const Recipe& first, const std::vector<CandidateRule>& rules,
-                    const AllocationTarget& target, const AllocationOptions& options,
-                    Progress& progress) {
+Allocation allocate(const Store& store, const Recipe& first,
+                    const std::vector<CandidateRule>& rules, const AllocationTarget& target,
+                    const AllocationOptions& options, Progress& progress) {
   return Allocator(store, options, progress).run(first, rules, target);
 }
 

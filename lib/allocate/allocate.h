@@ -23,6 +23,7 @@ struct AllocationTarget {
 
 struct AllocationOptions {
   SensitivityKind sensitivity = SensitivityKind::second_order;
+  gemm::Precision precision = gemm::Precision::bf16;  // of the products of the model that is run
   uint64_t memory = uint64_t{4} << 30;
   std::function<void(const std::string&)> warn;
 };
@@ -52,7 +53,9 @@ struct Allocation {
   Json recipe;        // rules that go first, then one rule per group, each with its reason
 
   const std::vector<size_t>& option() const { return trials[chosen].option; }
-  double bpw() const { return 8.0 * static_cast<double>(bytes) / static_cast<double>(groups.params); }
+  double bpw() const {
+    return 8.0 * static_cast<double>(bytes) / static_cast<double>(groups.params);
+  }
 };
 
 // `first`: rules and an ignore list that decide before the candidates do. Runs the model over the
@@ -60,8 +63,8 @@ struct Allocation {
 // are measured), 8192 for the trials. Threads and memory change no choice.
 // Errors: usage (a target out of reach, naming the smallest and the largest; no token windows; the
 // candidates, as group_tensors()), as make_plan(), run_plan(), sensitivities().
-Allocation allocate(const Store& store, const Recipe& first, const std::vector<CandidateRule>& rules,
-                    const AllocationTarget& target, const AllocationOptions& options,
-                    Progress& progress);
+Allocation allocate(const Store& store, const Recipe& first,
+                    const std::vector<CandidateRule>& rules, const AllocationTarget& target,
+                    const AllocationOptions& options, Progress& progress);
 
 }  // namespace qp

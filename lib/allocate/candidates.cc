@@ -64,7 +64,8 @@ CandidateGroups group_tensors(const std::vector<Candidate>& candidates, const st
     out.params += n;
     out.fixed_bytes -= e.output_bytes;
     for (size_t i = 0; i < candidates.size(); ++i) {
-      g.bytes[i] += keeps(candidates[i]) ? e.tensor->stored_bytes() : reached[i].at(name)->output_bytes;
+      g.bytes[i] +=
+          keeps(candidates[i]) ? e.tensor->stored_bytes() : reached[i].at(name)->output_bytes;
     }
   }
   return out;

@@ -19,7 +19,8 @@ Json with_match(const Json& rule, Json match) {
 Json written(const Recipe& recipe) {
   Json out = recipe.to_json();
   for (size_t i = 0; i < recipe.rules.size(); ++i) {
-    if (out["rules"][i].erase("experts") > 0) out["rules"][i]["scheme"] = recipe.rules[i].scheme->name;
+    if (out["rules"][i].erase("experts") > 0)
+      out["rules"][i]["scheme"] = recipe.rules[i].scheme->name;
   }
   return out;
 }
@@ -39,7 +40,8 @@ std::pair<size_t, size_t> expert_number(std::string_view module) {
   size_t at = module.find(kWord);
   if (at == std::string_view::npos) return {at, at};
   size_t begin = at + kWord.size(), end = module.find_first_not_of("0123456789", begin);
-  if (end == begin || end == std::string_view::npos || module[end] != '.') return {std::string_view::npos, 0};
+  if (end == begin || end == std::string_view::npos || module[end] != '.')
+    return {std::string_view::npos, 0};
   return {begin, end};
 }
 
@@ -83,7 +85,8 @@ Recipe everywhere(const Recipe& first, const CandidateRule& candidate) {
   return recipe;
 }
 
-Json mixed_recipe(const Recipe& first, const std::vector<CandidateRule>& rules, const Allocation& a) {
+Json mixed_recipe(const Recipe& first, const std::vector<CandidateRule>& rules,
+                  const Allocation& a) {
   Json json = written(first);
   for (size_t g = 0; g < a.groups.groups.size(); ++g) {
     Json rule = with_match(rules[a.option()[g]].rule, match_of(a.groups.groups[g]));

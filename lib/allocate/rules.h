@@ -11,6 +11,7 @@ Recipe everywhere(const Recipe& first, const CandidateRule& candidate);
 
 // What `allocation` chose as a recipe that read_recipe() takes: `first`, then a rule per group with
 // the reason.
-Json mixed_recipe(const Recipe& first, const std::vector<CandidateRule>& rules, const Allocation& allocation);
+Json mixed_recipe(const Recipe& first, const std::vector<CandidateRule>& rules,
+                  const Allocation& allocation);
 
 }  // namespace qp

@@ -25,7 +25,8 @@ std::vector<std::vector<Weight>> load_all(const Graph& graph, const WeightSource
   std::vector<std::vector<Weight>> loaded;
   for (const Node& node : graph.nodes()) {
     loaded.emplace_back();
-    for (const WeightUse& use : node.op->weights) loaded.back().push_back(weights.load(use, precision));
+    for (const WeightUse& use : node.op->weights)
+      loaded.back().push_back(weights.load(use, precision));
   }
   return loaded;
 }
@@ -37,7 +38,8 @@ ScoreGradient::ScoreGradient(const arch::Architecture& model, const WeightSource
     : model_(model), weights_(weights), windows_(windows), options_(options) {
   for (size_t w = 0; w < windows.size(); ++w) {
     size_t n = windows[w].size();
-    bool fits = !batches_.empty() && starts_.back() + n - starts_[batches_.back().first] <= kBatchTokens;
+    bool fits =
+        !batches_.empty() && starts_.back() + n - starts_[batches_.back().first] <= kBatchTokens;
     if (!fits) batches_.emplace_back(w, w);
     batches_.back().second = w + 1;
     starts_.push_back(starts_.back() + n);
@@ -54,14 +56,16 @@ void ScoreGradient::check_memory() const {
     for (const Node& node : graph.nodes()) {
       for (const WeightUse& use : node.op->weights) {
         bytes += WeightSource::bytes(use, options_.precision);
-        if (use.form == engine::Form::matrix) largest = std::max(largest, uint64_t{use.rows} * use.cols);
+        if (use.form == engine::Form::matrix)
+          largest = std::max(largest, uint64_t{use.rows} * use.cols);
       }
     }
     // Values and their gradients; a gradient of a weight and the weight transposed.
-    bytes += 2 * engine::Layout(graph, true).floats() * longest * sizeof(float) + 3 * largest * sizeof(float);
+    bytes += 2 * engine::Layout(graph, true).floats() * longest * sizeof(float) +
+             3 * largest * sizeof(float);
     need = std::max(need, bytes);
   }
-  need += options_.beside + (uint64_t{64} << 20) + 2 * rows() * model_.hidden * sizeof(float);
+  need += options_.beside + (uint64_t{64} << 20) + 3 * rows() * model_.hidden * sizeof(float);
   if (need <= options_.memory) return;
   throw limit_error("the sensitivities need " + std::to_string((need >> 20) + 1) +
                     "M of memory (allowed are " + std::to_string(options_.memory >> 20) + "M)")
@@ -107,7 +111,8 @@ void ScoreGradient::head() {
       head.logits(normed.data() + at * model_.hidden, n, logits.data());
       engine::for_rows(n, [&](size_t r) {
         Row& s = softmax_[at + r];
-        kernels::forward().log_sum_exp(logits.data() + r * head.width(), head.width(), &s.max, &s.sum);
+        kernels::forward().log_sum_exp(logits.data() + r * head.width(), head.width(), &s.max,
+                                       &s.sum);
       });
     }
   }
@@ -138,7 +143,8 @@ void ScoreGradient::head_block(size_t block, const std::vector<float>& normed,
       float* x = logits.data() + r * width;
       for (size_t v = 0; v < width; ++v) {
         float slope = 1;
-        if (model_.logit_softcap > 0) slope -= x[v] / model_.logit_softcap * (x[v] / model_.logit_softcap);
+        if (model_.logit_softcap > 0)
+          slope -= x[v] / model_.logit_softcap * (x[v] / model_.logit_softcap);
         double e = std::exp(static_cast<double>(x[v] - s.max));
         s.seen += e;
         bool label = !s.labelled && (s.seen > s.drawn || (last_block && v + 1 == width));
@@ -146,7 +152,8 @@ void ScoreGradient::head_block(size_t block, const std::vector<float>& normed,
         x[v] = ((label ? 1.0f : 0.0f) - static_cast<float>(e / s.sum)) * slope;
       }
     });
-    gemm::multiply(logits.data(), width, n, transposed, nullptr, dnormed.data() + at * hidden, hidden, true);
+    gemm::multiply(logits.data(), width, n, transposed, nullptr, dnormed.data() + at * hidden,
+                   hidden, true);
   }
 }
 

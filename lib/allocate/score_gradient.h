@@ -1,6 +1,7 @@
 // Gradients of what a model says, for its Fisher information: the log-likelihood of labels drawn
-// from the model's own distribution at every token, backward through all layers. One layer's weights
-// are in memory; hidden states lie in a spill file of (layers + 1) * tokens * hidden floats.
+// from the model's own distribution at every token, backward through all layers. One layer's
+// weights are in memory; hidden states lie in a spill file of (layers + 1) * tokens * hidden
+// floats.
 #pragma once
 
 #include <cstdint>

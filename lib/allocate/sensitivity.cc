@@ -26,7 +26,8 @@ std::map<std::string_view, size_t> group_of_tensor(const std::vector<SchemeGroup
 }
 
 // Values of a tensor as [out, in].
-void values_of(const Store& store, const Tensor& tensor, const WeightUse& use, std::vector<float>& out) {
+void values_of(const Store& store, const Tensor& tensor, const WeightUse& use,
+               std::vector<float>& out) {
   RowSource source(store, tensor);
   size_t rows = source.rows(), cols = source.cols();
   out.resize(rows * cols);
@@ -61,7 +62,8 @@ class FisherSink : public engine::GradientSink {
     for (size_t j = 0; j < errors.size(); ++j) {
       if (errors[j].empty()) continue;
       engine::for_rows(dw.rows, [&](size_t r) {
-        auto d = static_cast<double>(kernels::forward().dot(dw.row(r), &errors[j][r * dw.cols], dw.cols));
+        auto d = static_cast<double>(
+            kernels::forward().dot(dw.row(r), &errors[j][r * dw.cols], dw.cols));
         rows[r] = d * d;
       });
       sums[j] = std::accumulate(rows.begin(), rows.end(), sums[j]);
@@ -94,7 +96,8 @@ class FisherSink : public engine::GradientSink {
 };
 
 // The first layer that reads a tensor of each group; the number of layers where none does.
-std::vector<size_t> first_layers(const arch::Architecture& model, const std::vector<SchemeGroup>& groups) {
+std::vector<size_t> first_layers(const arch::Architecture& model,
+                                 const std::vector<SchemeGroup>& groups) {
   auto of = group_of_tensor(groups);
   std::vector<size_t> first(groups.size(), model.layers);
   for (size_t i = model.layers; i-- > 0;) {
@@ -134,7 +137,8 @@ Sensitivities second_order(const SensitivityInput& input, const SensitivityOptio
   o.memory = options.memory;
   o.beside = error_bytes(*model, input);
   ScoreGradient gradient(*model, weights, input.windows, o);
-  progress.begin("sensitivities", uint64_t{2} * gradient.rows() * model->layers, Progress::Unit::steps);
+  progress.begin("sensitivities", uint64_t{2} * gradient.rows() * model->layers,
+                 Progress::Unit::steps);
   gradient.forward(progress);
   FisherSink sink(input);
   gradient.backward([&](size_t) { sink.begin_layer(); }, sink, progress);
@@ -153,7 +157,8 @@ std::vector<ScoredToken> all_tokens(const Windows& windows) {
   for (size_t w = 0; w < windows.size(); ++w) {
     for (size_t i = 0; i < windows[w].size(); ++i, ++row) {
       size_t next = std::min(i + 1, windows[w].size() - 1);
-      tokens.push_back({row, static_cast<uint32_t>(w), static_cast<uint32_t>(next), windows[w][next]});
+      tokens.push_back(
+          {row, static_cast<uint32_t>(w), static_cast<uint32_t>(next), windows[w][next]});
     }
   }
   return tokens;
@@ -164,7 +169,8 @@ class Divergence {
  public:
   Divergence(const SensitivityInput& input, const SensitivityOptions& options, Progress& progress)
       : input_(input), options_(options), progress_(progress), weights_(input.variants.base()),
-        mixed_(input.variants), model_(arch::make_architecture(input.variants.base().model(), weights_)),
+        mixed_(input.variants),
+        model_(arch::make_architecture(input.variants.base().model(), weights_)),
         tokens_(all_tokens(input.windows)), base_(stream(weights_, spill_states())),
         trail_(base_.rows(), model_->hidden) {
     base_.embed();
@@ -183,8 +189,10 @@ class Divergence {
     s.resume(layer, 0, false);
     for (size_t i = layer; i < model_->layers; ++i) s.layer(i, nullptr, progress_);
     StreamedModel a{*model_, mixed_, s}, b{*model_, weights_, base_};
-    PairScores scores = score_tokens(a, &b, tokens_, options_.precision, options_.memory, progress_);
-    return std::accumulate(scores.kl.begin(), scores.kl.end(), 0.0) / static_cast<double>(scores.kl.size());
+    PairScores scores =
+        score_tokens(a, &b, tokens_, options_.precision, options_.memory, progress_);
+    return std::accumulate(scores.kl.begin(), scores.kl.end(), 0.0) /
+           static_cast<double>(scores.kl.size());
   }
 
  private:
@@ -255,7 +263,8 @@ std::vector<double> mixture_divergence(const SensitivityInput& input,
   std::vector<double> result;
   for (const std::vector<size_t>& option : selections) {
     divergence.weights().clear();
-    for (size_t g = 0; g < option.size(); ++g) divergence.weights().choose(input.groups[g], option[g]);
+    for (size_t g = 0; g < option.size(); ++g)
+      divergence.weights().choose(input.groups[g], option[g]);
     result.push_back(divergence.from(0));
     progress.add(1);
   }
@@ -271,7 +280,8 @@ Windows sample_windows(const Windows& windows, size_t tokens) {
   for (size_t w = 0, seen = 0; w < windows.size(); ++w) {
     size_t n = std::min(windows[w].size(), kLongest);
     // The share of tokens that are taken grows evenly.
-    size_t want = all <= tokens ? seen + n : static_cast<size_t>(uint64_t{tokens} * (seen + n) / all);
+    size_t want =
+        all <= tokens ? seen + n : static_cast<size_t>(uint64_t{tokens} * (seen + n) / all);
     seen += n;
     if (out.tokens() < want || w == 0) out.add(windows[w].first(n));
   }

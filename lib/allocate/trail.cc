@@ -25,7 +25,8 @@ void Trail::read(size_t layer, size_t first, size_t count, float* data) const {
   for (size_t left = count * width_ * sizeof(float); left > 0;) {
     ssize_t n = ::pread(file_.get(), p, left, static_cast<off_t>(at));
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) throw system_error("cannot read hidden states", n == 0 ? EIO : errno).file(spill_directory());
+    if (n <= 0)
+      throw system_error("cannot read hidden states", n == 0 ? EIO : errno).file(spill_directory());
     p += n;
     at += static_cast<uint64_t>(n);
     left -= static_cast<size_t>(n);

@@ -41,6 +41,7 @@ void Variants::add(const Candidate& candidate, const VariantOptions& options, Pr
   QmapOutput output(std::move(o));
   QuantizeOptions q;
   q.refer = true;
+  q.precision = options.precision;
   q.memory = options.memory;
   if (variants_.size() == 1) q.warn = options.warn;  // the others would say the same
   q.provenance = Json::object();
@@ -54,7 +55,8 @@ void Variants::add(const Candidate& candidate, const VariantOptions& options, Pr
 
 namespace {
 
-const Tensor& find(const std::map<std::string_view, const Tensor*>& index, const std::string& name) {
+const Tensor& find(const std::map<std::string_view, const Tensor*>& index,
+                   const std::string& name) {
   auto it = index.find(name);
   if (it == index.end()) throw defect_error("is in no variant of the model").tensor(name);
   return *it->second;
@@ -62,7 +64,9 @@ const Tensor& find(const std::map<std::string_view, const Tensor*>& index, const
 
 }  // namespace
 
-const Tensor& Variants::base_tensor(const std::string& name) const { return find(base_index_, name); }
+const Tensor& Variants::base_tensor(const std::string& name) const {
+  return find(base_index_, name);
+}
 const Tensor& Variants::tensor(size_t candidate, const std::string& name) const {
   return find(index_[candidate], name);
 }
