@@ -1,5 +1,7 @@
 #include "cmd/qquantize/quantize.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <fstream>
@@ -67,7 +69,7 @@ class Log {
 void QuantizeCommand::declare(CLI::App& app) {
   app.add_option("INPUT", input_, "qmap, handle or checkpoint; '-' or nothing: standard input");
   auto what = "Scheme";
-  app.add_option("-s,--scheme", scheme_, "Scheme of every linear; --list-schemes shows all; none: only what -a does before it")->type_name("NAME")->group(what);
+  app.add_option("-s,--scheme", scheme_, "Scheme of every linear; --list-schemes shows all; none: only what -a does before it; several with commas: see Bit allocation")->type_name("NAME")->group(what);
   app.add_option("-a,--algorithm", algorithm_, "How codes are chosen: steps that edit the model, then one that rounds, such as gptq or awq,gptq; options follow as :KEY=VALUE; --list-algorithms shows all")->type_name("NAME")->capture_default_str()->group(what);
   app.add_option("--compute", compute_, "Inputs of products where the model is run: bf16, or f32 for exactness")->check(CLI::IsMember({"bf16", "f32"}))->capture_default_str()->group(what);
   app.add_flag("--list-algorithms", list_algorithms_, "Print the algorithms and their options")->group(what);
@@ -80,6 +82,7 @@ void QuantizeCommand::declare(CLI::App& app) {
   app.add_option("--recipe", recipe_, "Rules from a recipe or a plan (JSON with comments)")->type_name("FILE")->group(what);
   app.add_option("--ignore", ignore_, "Keep these as they are: a name, re:REGEX or a kind (Linear, Expert ..); repeatable")->type_name("PATTERN")->group(what);
   app.add_flag("--list-schemes", list_schemes_, "Print the schemes and what peers call them")->group(what);
+  auto_.declare(app);
   auto plan = "Plan";
   app.add_flag("--dry-run", dry_run_, "Print what would happen to every tensor, and why; with --json a plan --recipe takes")->group(plan);
   app.add_option("--explain", explain_, "Print what happens to one tensor")->type_name("TENSOR")->group(plan);
@@ -93,7 +96,7 @@ void QuantizeCommand::declare(CLI::App& app) {
 Recipe QuantizeCommand::recipe() const {
   Recipe r;
   if (!recipe_.empty()) r = read_recipe(recipe_);
-  if (!scheme_.empty() || overrides_.any()) {
+  if (!auto_.asked() && (!scheme_.empty() || overrides_.any())) {
     Rule rule = scheme_rule({}, "--scheme " + (scheme_.empty() ? "(composed)" : scheme_));
     bool none = scheme_ == "none" && !overrides_.any();  // edits alone
     if (!none) rule.scheme = compose_scheme(scheme_, overrides_);
@@ -102,7 +105,7 @@ Recipe QuantizeCommand::recipe() const {
     if (!scheme_.empty() && !none && !overrides_.any()) rule.experts = expert_scheme(scheme_);
     r.rules.push_back(std::move(rule));
   }
-  if (r.rules.empty() && kv_cache_.empty()) {
+  if (r.rules.empty() && kv_cache_.empty() && !auto_.asked()) {
     throw usage_error("nothing says how to quantize").hint("give -s SCHEME (see --list-schemes) or --recipe FILE");
   }
   for (const std::string& pattern : ignore_) r.ignore.emplace_back(pattern);
@@ -118,6 +121,7 @@ int QuantizeCommand::run(Tool& tool) {
     list_algorithms(tool);
     return 0;
   }
+  auto_.check(scheme_, overrides_, algorithm_);
   Recipe rules = recipe();  // before the input: the cheapest mistakes first
   bool looking = dry_run_ || !explain_.empty();
   if (!looking && output_.path.empty() && stdout_kind() == StdoutKind::nowhere) {
@@ -128,6 +132,11 @@ int QuantizeCommand::run(Tool& tool) {
   OpenedInput in = open_input(input_, load);
   Store& given = *in.store;
   given.set_check(!no_check_);
+  gemm::Precision precision = compute_ == "f32" ? gemm::Precision::f32 : gemm::Precision::bf16;
+  if (auto_.asked()) {
+    if (!looking) check_new();
+    rules = auto_.choose(given, rules, precision, tool);
+  }
   Plan plan = make_plan(given.model(), rules, given.label());
   check_algorithms(given, plan);
   bool edits = transform::wanted(plan);
@@ -158,7 +167,6 @@ int QuantizeCommand::run(Tool& tool) {
         .hint("free some space or choose another place");
   }
   Log log(log_, resume_);
-  gemm::Precision precision = compute_ == "f32" ? gemm::Precision::f32 : gemm::Precision::bf16;
   QuantizeOptions q;
   std::unique_ptr<Store> edited;
   if (edits) {
@@ -202,6 +210,20 @@ int QuantizeCommand::run(Tool& tool) {
               << "\n";
   }
   return 0;
+}
+
+// Before long work: an output that is there already, whole or begun.
+void QuantizeCommand::check_new() const {
+  struct stat st {};
+  if (output_.path.empty() || output_.force) return;
+  if (stat(output_.path.c_str(), &st) == 0) {
+    throw system_error("exists", EEXIST).file(output_.path).hint("use --force to replace it");
+  }
+  std::string partial = output_.path + ".partial";
+  if (resume_ || stat(partial.c_str(), &st) != 0) return;
+  throw system_error("an unfinished run left it", EEXIST)
+      .file(partial)
+      .hint("use --resume to continue it or --force to start again");
 }
 
 void QuantizeCommand::check_memory(const Plan& plan, Tool& tool) const {
@@ -273,8 +295,13 @@ void QuantizeCommand::print_plan(const Store& store, const Plan& plan, Tool& too
   if (tool.options.json) {
     Json out = to_json(plan, identity(store.model()));
     out["peak_memory_bytes"] = memory;
+    if (auto_.asked()) out["allocation"] = auto_.to_json();
     std::cout << out.dump(1, ' ', false, Json::error_handler_t::replace) << "\n";
     return;
+  }
+  if (auto_.asked()) {
+    auto_.print();
+    std::cout << "\n";
   }
   Table table({"tensor", "kind", "shape", "scheme", "bytes", "why"}, {false, false, false, false, true, false});
   for (const PlanEntry& e : plan.entries) {

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "cmd/qquantize/auto.h"
 #include "cmd/tool/output_options.h"
 #include "cmd/tool/run_tool.h"
 #include "lib/config/presets.h"
@@ -20,6 +21,7 @@ class QuantizeCommand {
 
  private:
   Recipe recipe() const;
+  void check_new() const;
   void list_schemes(Tool& tool) const;
   void list_algorithms(Tool& tool) const;
   void print_plan(const Store& store, const Plan& plan, Tool& tool) const;
@@ -32,6 +34,7 @@ class QuantizeCommand {
   std::vector<std::string> ignore_;
   bool dry_run_ = false, list_schemes_ = false, list_algorithms_ = false, refer_ = false, resume_ = false, no_check_ = false;
   OutputArguments output_;
+  AutoCommand auto_;
 };
 
 }  // namespace qp

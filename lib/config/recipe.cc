@@ -91,24 +91,27 @@ bool Match::operator()(std::string_view name, const ModuleInfo& info) const {
   return text_ == info.module || text_ == name;
 }
 
+Recipe recipe_from_json(const Json& json) {
+  constexpr std::array<std::string_view, 10> known = {
+      "rules", "ignore", "plan", "source", "output_bytes", "peak_memory_bytes",
+      "seconds_estimate", "name", "warnings", "allocation"};
+  check_keys(json, known, "the recipe");
+  Recipe recipe;
+  if (auto it = json.find("rules"); it != json.end()) {
+    if (!it->is_array()) throw usage_error("'rules' is no list");
+    for (size_t i = 0; i < it->size(); ++i) {
+      recipe.rules.push_back(read_rule((*it)[i], "rule " + std::to_string(i + 1)));
+    }
+  }
+  if (auto it = json.find("ignore"); it != json.end()) {
+    recipe.ignore = read_matches(*it, "'ignore'");
+  }
+  return recipe;
+}
+
 Recipe read_recipe(const std::string& path) {
   try {
-    Json json = parse_json(read_text_file(path, kMaxRecipeBytes), path, true);
-    constexpr std::array<std::string_view, 9> known = {
-        "rules", "ignore", "plan", "source", "output_bytes", "peak_memory_bytes",
-        "seconds_estimate", "name", "warnings"};
-    check_keys(json, known, "the recipe");
-    Recipe recipe;
-    if (auto it = json.find("rules"); it != json.end()) {
-      if (!it->is_array()) throw usage_error("'rules' is no list");
-      for (size_t i = 0; i < it->size(); ++i) {
-        recipe.rules.push_back(read_rule((*it)[i], "rule " + std::to_string(i + 1)));
-      }
-    }
-    if (auto it = json.find("ignore"); it != json.end()) {
-      recipe.ignore = read_matches(*it, "'ignore'");
-    }
-    return recipe;
+    return recipe_from_json(parse_json(read_text_file(path, kMaxRecipeBytes), path, true));
   } catch (const Error& e) {
     // Whatever is wrong inside, a recipe is an argument: exit 2. A missing file stays what it is.
     ErrorKind kind = e.kind() == ErrorKind::system ? e.kind() : ErrorKind::usage;

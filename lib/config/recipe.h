@@ -47,6 +47,8 @@ struct Recipe {
 // Reads a recipe or a plan (qquantize --dry-run --json). Errors: usage, naming the file, rule and
 // key, with "did you mean" for unknown keys.
 Recipe read_recipe(const std::string& path);
+// The same of JSON that is read already. Errors: usage, input, without a file.
+Recipe recipe_from_json(const Json& json);
 // The rule of `-s NAME`: every linear and expert.
 Rule scheme_rule(std::optional<Scheme> scheme, const std::string& source);
 

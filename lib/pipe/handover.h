@@ -22,6 +22,7 @@ struct OutputOptions {
   bool resumable = false;  // FILE.partial is kept when the work is interrupted
   bool stream = false;  // the qmap itself through the pipe
   bool sync = true;
+  bool spill = false;  // an unnamed file for this process alone, never handed over
   std::vector<std::string> inputs;  // files the output must not overwrite
 };
 

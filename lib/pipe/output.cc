@@ -137,6 +137,10 @@ Fd make_spill() {
 QmapOutput::QmapOutput(OutputOptions options) : options_(std::move(options)) {
   // Taken into account by wait_until_taken; a default action would kill.
   signal(SIGPIPE, SIG_IGN);
+  if (options_.spill) {
+    open_spill();
+    return;
+  }
   StdoutKind kind = stdout_kind();
   if (!options_.path.empty()) {
     if (options_.stream) throw usage_error("--stream writes to a pipe; it excludes -o");

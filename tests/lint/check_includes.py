@@ -20,6 +20,7 @@ LEVELS = [
     {"stream"},
     {"algorithm", "verify", "calibration", "eval"},
     {"transform"},
+    {"allocate"},
 ]
 LEVEL = {folder: i for i, folders in enumerate(LEVELS) for folder in folders}
 # Within a level, who may include whom (else nobody does).
