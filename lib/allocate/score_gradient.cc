@@ -132,7 +132,8 @@ void ScoreGradient::head_block(size_t block, const std::vector<float>& normed,
   use.part = true;
   use.first_row = head.first();
   use.rows = width;
-  gemm::Packed transposed = weights_.load_transposed(use, options_.precision);
+  gemm::Packed room;
+  const gemm::Packed& transposed = weights_.transposed(use, options_.precision, room);
   std::vector<float> logits(kHeadRows * width);
   for (size_t at = 0; at < rows(); at += kHeadRows) {
     throw_if_interrupted();
