@@ -18,7 +18,7 @@ int main(int argc, char** argv) {
       {{"qload ./model | qquantize -s w4a16 -o w4.qmap", "4-bit weights in groups of 128"},
        {"qquantize ./model -s w4a16 --group-size 64 --dry-run", "what would happen, and why"},
        {"qquantize base.qmap --recipe mixed.json -o mixed.qmap", "rules from a file"},
-       {"qquantize calib.qmap -s w3a16,w4a16,w8a16 --target-bpw 4.25 --save-recipe mixed.json -o mixed.qmap",
+       {"qquantize calib.qmap -s w3a16,w4a16,w8a16 --target-bpw 4.25 --save-recipe auto.json -o auto.qmap",
         "4.25 bits per weight, spent where they count"},
        {"qquantize ./model -s fp8-dynamic --explain model.layers.0.mlp.up_proj", "the story of one tensor"}}};
   qp::QuantizeCommand command;

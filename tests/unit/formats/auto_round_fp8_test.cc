@@ -8,7 +8,7 @@ namespace {
 
 TEST(AutoRound, StaticFp8) {
   const std::string up = "model.layers.0.mlp.up_proj";
-  Checkpoint c;
+  MadeCheckpoint c;
   c.quantization = {{"quant_method", "auto-round"},
                     {"packing_format", "auto_round:fp8_static"},
                     {"data_type", "fp"},
@@ -22,7 +22,7 @@ TEST(AutoRound, StaticFp8) {
   Exported e = write_as(c, "compressed-tensors");
   EXPECT_EQ(e.error, "");
   EXPECT_EQ(e.tensors.at(up + ".input_scale").bytes, c.at(up + ".input_scale").bytes);
-  Checkpoint bad = c;
+  MadeCheckpoint bad = c;
   bad.remove(up + ".weight_scale");
   EXPECT_TRUE(contains(reading_fails(bad), "has no weight_scale")) << reading_fails(bad);
   bad = c;

@@ -17,8 +17,8 @@ TestTensor text_tensor(std::string name, const std::string& text) {
 Values table(std::span<const float, 16> t) { return {t.begin(), t.end()}; }
 
 // A row of 64 columns, B4's bytes eight times; absmax 1.
-Checkpoint four_bits(const std::string& type) {
-  Checkpoint c;
+MadeCheckpoint four_bits(const std::string& type) {
+  MadeCheckpoint c;
   c.quantization = {{"quant_method", "bitsandbytes"}, {"load_in_4bit", true}, {"load_in_8bit", false}, {"bnb_4bit_quant_type", type}};
   std::vector<int> bytes;
   for (int i = 0; i < 8; ++i) {
@@ -50,7 +50,7 @@ TEST(Bitsandbytes, WrittenAsItWasRead) {
     EXPECT_EQ(e.quantization["load_in_4bit"], true);
     EXPECT_TRUE(e.quantization["llm_int8_skip_modules"].is_null());
   }
-  Checkpoint c = four_bits("nf4");  // dynamic 4 bits: a linear that is skipped
+  MadeCheckpoint c = four_bits("nf4");  // dynamic 4 bits: a linear that is skipped
   c.tensors.push_back(f32_tensor("model.layers.0.mlp.down_proj.weight", {1, 2}, {1, 2}));
   Exported e = write_as(c, "bitsandbytes");
   expect_same(e, c);
@@ -58,7 +58,7 @@ TEST(Bitsandbytes, WrittenAsItWasRead) {
 }
 
 TEST(Bitsandbytes, NestedScales) {
-  Checkpoint c = four_bits("nf4");
+  MadeCheckpoint c = four_bits("nf4");
   const auto& map = codebook::dynamic_map();
   EXPECT_EQ(map[127], 0.0f);
   EXPECT_EQ(map[255], 1.0f);
@@ -77,15 +77,15 @@ TEST(Bitsandbytes, NestedScales) {
 }
 
 TEST(Bitsandbytes, BytesUnderAnotherDtype) {
-  Checkpoint c = four_bits("nf4");  // bnb_4bit_quant_storage bfloat16
+  MadeCheckpoint c = four_bits("nf4");  // bnb_4bit_quant_storage bfloat16
   TestTensor& w = c.at(kWeight);
   w.dtype = DType::bf16;
   w.shape = Shape{16, 1};
   EXPECT_EQ(values_of(c, kWeight)[1], -0.6961928009986877f);
 }
 
-Checkpoint int8() {
-  Checkpoint c;
+MadeCheckpoint int8() {
+  MadeCheckpoint c;
   c.quantization = {{"quant_method", "bitsandbytes"}, {"load_in_4bit", false}, {"load_in_8bit", true}};
   c.tensors = {bytes_tensor(kWeight, DType::i8, {2, 2}, {127, -64, 0, 0}), f32_tensor(kLinear + ".SCB", {2}, {2, 0}),
                bytes_tensor(kLinear + ".weight_format", DType::u8, {}, {0})};
@@ -103,12 +103,12 @@ TEST(Bitsandbytes, EightBits) {
 }
 
 TEST(Bitsandbytes, BadInput) {
-  auto fails = [](const Checkpoint& c, const char* kind, const char* what) {
+  auto fails = [](const MadeCheckpoint& c, const char* kind, const char* what) {
     std::string error = reading_fails(c);
     EXPECT_TRUE(error.starts_with(kind) && contains(error, what)) << error;
   };
   std::string state = kWeight + ".quant_state.bitsandbytes__nf4";
-  Checkpoint c = four_bits("nf4");
+  MadeCheckpoint c = four_bits("nf4");
   c.remove(kWeight + ".absmax");
   fails(c, "3: ", "absmax");
   c = four_bits("nf4");
@@ -140,7 +140,7 @@ TEST(Bitsandbytes, BadInput) {
 }
 
 TEST(Bitsandbytes, Refuses) {
-  Checkpoint both = four_bits("nf4");
+  MadeCheckpoint both = four_bits("nf4");
   both.quantization.erase("load_in_4bit");
   TestTensor w = int8().at(kWeight), scale = int8().at(kLinear + ".SCB");
   w.name = "model.layers.0.mlp.down_proj.weight";

@@ -19,7 +19,7 @@ Json config(const char* format, Json weights, Json input = nullptr) {
   return {{"quant_method", "compressed-tensors"}, {"format", format}, {"version", "0.18.0"},
           {"config_groups", {{"group_0", {{"targets", {"Linear"}}, {"weights", weights}, {"input_activations", input}}}}}};
 }
-Json& group(Checkpoint& c) { return c.quantization["config_groups"]["group_0"]; }
+Json& group(MadeCheckpoint& c) { return c.quantization["config_groups"]["group_0"]; }
 
 TestTensor i32_tensor(std::string name, Shape shape, const std::vector<uint32_t>& words) {
   return {std::move(name), DType::i32, shape, raw_bytes(words)};
@@ -30,15 +30,15 @@ TestTensor shape_tensor(int64_t rows, int64_t cols) {
 
 // Example A: q = 1, -1, 7, -8, 0, 3, -4, 5.
 const Values kExampleA = {1, -1, 7, -8, 0, 3, -4, 5};
-Checkpoint packed() {
-  Checkpoint c;
+MadeCheckpoint packed() {
+  MadeCheckpoint c;
   c.quantization = config("pack-quantized", args(4, "int", "group", 8));
   c.tensors = {i32_tensor(kWeight + "_packed", {1, 1}, {0xD4B80F79}), shape_tensor(1, 8), f32_tensor(kWeight + "_scale", {1, 1}, {1})};
   return c;
 }
 // The same codes a byte each, with INT8 activations.
-Checkpoint w4a8() {
-  Checkpoint c;
+MadeCheckpoint w4a8() {
+  MadeCheckpoint c;
   Json token = args(8, "int", "token");
   token["dynamic"] = true;
   c.quantization = config("int-quantized", args(4, "int", "group", 8), token);
@@ -49,7 +49,7 @@ Checkpoint w4a8() {
 TEST(CompressedTensors, PackedWithAndWithoutShape) {
   EXPECT_EQ(values_of(packed(), kWeight), kExampleA);
   expect_same(write_as(packed(), "compressed-tensors"), packed());
-  Checkpoint old = packed();
+  MadeCheckpoint old = packed();
   old.remove(kWeight + "_shape");
   EXPECT_EQ(values_of(old, kWeight), kExampleA);
 }
@@ -59,7 +59,7 @@ TEST(CompressedTensors, FourBitsInBytes) {
   Exported e = write_as(w4a8(), "compressed-tensors");
   expect_same(e, w4a8());
   EXPECT_EQ(e.quantization["format"], "int-quantized");
-  Checkpoint naive = w4a8();  // weights alone
+  MadeCheckpoint naive = w4a8();  // weights alone
   naive.quantization = config("naive-quantized", args(4, "int", "group", 8));
   EXPECT_EQ(values_of(naive, kWeight), kExampleA);
   naive.quantization = config("fakequant", args(4, "int", "group", 8));  // infers pack-quantized
@@ -67,7 +67,7 @@ TEST(CompressedTensors, FourBitsInBytes) {
 }
 
 TEST(CompressedTensors, Fp8ActivationsArePacked) {
-  Checkpoint c = packed();
+  MadeCheckpoint c = packed();
   Json token = args(8, "float", "token");
   token["dynamic"] = true;
   group(c)["input_activations"] = token;
@@ -79,7 +79,7 @@ TEST(CompressedTensors, Fp8ActivationsArePacked) {
 TEST(CompressedTensors, OddWidthsOfBothVersions) {
   Values want;
   for (int i = 0; i < 12; ++i) want.push_back(static_cast<float>(i % 8 - 4));
-  Checkpoint c = packed();
+  MadeCheckpoint c = packed();
   c.quantization = config("pack-quantized", args(3, "int", "channel"));
   c.tensors = {i32_tensor(kWeight + "_packed", {1, 2}, {0x88FAC688, 0x00000006}), shape_tensor(1, 12), f32_tensor(kWeight + "_scale", {1, 1}, {1})};
   EXPECT_EQ(values_of(c, kWeight), want);  // 0.18: codes cross words
@@ -92,13 +92,13 @@ TEST(CompressedTensors, OddWidthsOfBothVersions) {
 }
 
 TEST(CompressedTensors, ZeroPointsInBytes) {
-  Checkpoint c = packed();
+  MadeCheckpoint c = packed();
   group(c)["weights"]["symmetric"] = false;
   c.tensors.push_back(bytes_tensor(kWeight + "_zero_point", DType::i8, {1, 1}, {-2}));
   EXPECT_EQ(values_of(c, kWeight), (Values{3, 1, 9, -6, 2, 5, -2, 7}));
   Exported e = write_as(c, "compressed-tensors");  // packed along the rows now: -2 + 8
   EXPECT_EQ(e.tensors[kWeight + "_zero_point"].bytes, raw_bytes(std::vector<uint32_t>{6}));
-  Checkpoint bytes = w4a8();
+  MadeCheckpoint bytes = w4a8();
   group(bytes)["weights"]["symmetric"] = false;
   bytes.tensors.push_back(bytes_tensor(kWeight + "_zero_point", DType::i8, {1, 1}, {-2}));
   EXPECT_EQ(values_of(bytes, kWeight), (Values{3, 1, 9, -6, 2, 5, -2, 7}));
@@ -106,7 +106,7 @@ TEST(CompressedTensors, ZeroPointsInBytes) {
 }
 
 TEST(CompressedTensors, SymmetricZeroPointsOfOldVersions) {
-  Checkpoint c = packed();
+  MadeCheckpoint c = packed();
   c.tensors.push_back(bytes_tensor(kWeight + "_zero_point", DType::i8, {1, 1}, {0}));
   EXPECT_EQ(values_of(c, kWeight), kExampleA);
   c.at(kWeight + "_zero_point").bytes[0] = 1;
@@ -114,7 +114,7 @@ TEST(CompressedTensors, SymmetricZeroPointsOfOldVersions) {
 }
 
 TEST(CompressedTensors, ActivationOrder) {
-  Checkpoint c = packed();
+  MadeCheckpoint c = packed();
   group(c)["weights"]["group_size"] = 4;
   group(c)["weights"]["actorder"] = "group";
   c.at(kWeight + "_scale") = f32_tensor(kWeight + "_scale", {1, 2}, {1, 10});
@@ -129,8 +129,8 @@ TEST(CompressedTensors, ActivationOrder) {
   EXPECT_TRUE(contains(reading_fails(c), "names group 2 of 2"));
 }
 
-Checkpoint static_fp8() {
-  Checkpoint c;
+MadeCheckpoint static_fp8() {
+  MadeCheckpoint c;
   c.quantization = config("float-quantized", args(8, "float", "tensor"), args(8, "float", "tensor"));
   c.quantization["kv_cache_scheme"] = args(8, "float", "tensor");
   c.tensors = {bytes_tensor(kWeight, DType::f8_e4m3, {1, 2}, {0x38, 0xC0}), f32_tensor(kWeight + "_scale", {1}, {0.5}),
@@ -145,11 +145,11 @@ TEST(CompressedTensors, StaticActivationsAndKvCache) {
   Exported e = write_as(static_fp8(), "compressed-tensors");
   expect_same(e, static_fp8());
   EXPECT_EQ(e.quantization["kv_cache_scheme"]["type"], "float");
-  Checkpoint old = static_fp8();  // its older names
+  MadeCheckpoint old = static_fp8();  // its older names
   old.at("model.layers.0.self_attn.k_scale").name = "model.layers.0.self_attn.k_proj.output_scale";
   old.at("model.layers.0.self_attn.v_scale").name = "model.layers.0.self_attn.v_proj.output_scale";
   expect_same(write_as(old, "compressed-tensors"), static_fp8());
-  Checkpoint asymmetric = static_fp8();
+  MadeCheckpoint asymmetric = static_fp8();
   group(asymmetric)["input_activations"]["type"] = "int";
   group(asymmetric)["input_activations"]["symmetric"] = false;
   asymmetric.tensors.push_back(bytes_tensor(kLinear + ".input_zero_point", DType::i8, {1}, {-3}));
@@ -157,7 +157,7 @@ TEST(CompressedTensors, StaticActivationsAndKvCache) {
 }
 
 TEST(CompressedTensors, LocalActivations) {
-  Checkpoint c;
+  MadeCheckpoint c;
   Json weights = args(4, "float", "tensor_group", 16), input = weights;
   weights["scale_dtype"] = input["scale_dtype"] = "torch.float8_e4m3fn";
   input["dynamic"] = "local";
@@ -172,11 +172,11 @@ TEST(CompressedTensors, LocalActivations) {
 }
 
 TEST(CompressedTensors, BadInput) {
-  auto fails = [](const Checkpoint& c, const char* kind, const char* what) {
+  auto fails = [](const MadeCheckpoint& c, const char* kind, const char* what) {
     std::string error = reading_fails(c);
     EXPECT_TRUE(error.starts_with(kind) && contains(error, what)) << error;
   };
-  Checkpoint c = static_fp8();
+  MadeCheckpoint c = static_fp8();
   c.remove(kLinear + ".input_scale");
   fails(c, "3: ", "has no input_scale");
   c = static_fp8();

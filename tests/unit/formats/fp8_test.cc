@@ -14,8 +14,8 @@ const std::string kWeight = kLinear + ".weight";
 std::vector<int> repeat(int byte, size_t n) { return std::vector<int>(n, byte); }
 
 // 3 x 5 in blocks of 2 x 4: ragged both ways.
-Checkpoint blocks() {
-  Checkpoint c;
+MadeCheckpoint blocks() {
+  MadeCheckpoint c;
   c.quantization = {{"quant_method", "fp8"}, {"activation_scheme", "dynamic"}, {"fmt", "e4m3"}, {"weight_block_size", {2, 4}}};
   c.tensors = {bytes_tensor(kWeight, DType::f8_e4m3, {3, 5}, repeat(0x38, 15)),
                f32_tensor(kWeight + "_scale_inv", {2, 2}, {2.5f, 3, 5, 7}),
@@ -25,7 +25,7 @@ Checkpoint blocks() {
 
 TEST(Fp8, BlockScalesMultiply) {
   EXPECT_EQ(values_of(blocks(), kWeight), (Values{2.5, 2.5, 2.5, 2.5, 3, 2.5, 2.5, 2.5, 2.5, 3, 5, 5, 5, 5, 7}));
-  Checkpoint c = blocks();
+  MadeCheckpoint c = blocks();
   c.at(kWeight).bytes[1] = '\xB8';
   EXPECT_EQ(values_of(c, kWeight)[1], -2.5);
 }
@@ -41,13 +41,13 @@ TEST(Fp8, BlocksAreWrittenAsTheyWereRead) {
 }
 
 TEST(Fp8, PowersOfTwoAreSaid) {
-  Checkpoint c = blocks();
+  MadeCheckpoint c = blocks();
   c.at(kWeight + "_scale_inv").bytes = raw_bytes(Values{2, 0.5f, 1, 8});
   EXPECT_EQ(write_as(c, "fp8").quantization["scale_fmt"], "ue8m0");
 }
 
 TEST(Fp8, DeepSeekV4ScalesAreRead) {
-  Checkpoint c = blocks();
+  MadeCheckpoint c = blocks();
   c.remove(kWeight + "_scale_inv");
   c.tensors.push_back(bytes_tensor(kLinear + ".scale", DType::f8_e8m0, {2, 2}, {128, 126, 127, 130}));
   EXPECT_EQ(values_of(c, kWeight), (Values{2, 2, 2, 2, 0.5, 2, 2, 2, 2, 0.5, 1, 1, 1, 1, 8}));
@@ -58,7 +58,7 @@ TEST(Fp8, DeepSeekV4ScalesAreRead) {
 }
 
 TEST(Fp8, Fp4ExpertsOfDeepSeekV4) {
-  Checkpoint c = blocks();
+  MadeCheckpoint c = blocks();
   std::string expert = "layers.0.ffn.experts.3.w1";
   // Codes 1 and 2 are 0.5 and 1: byte 0x21; the scale doubles.
   c.tensors.push_back(bytes_tensor(expert + ".weight", DType::i8, {1, 16}, repeat(0x21, 16)));
@@ -68,8 +68,8 @@ TEST(Fp8, Fp4ExpertsOfDeepSeekV4) {
   EXPECT_EQ((Values{v[0], v[1], v[30], v[31]}), (Values{1, 2, 1, 2}));
 }
 
-Checkpoint per_tensor(bool is_static) {
-  Checkpoint c;
+MadeCheckpoint per_tensor(bool is_static) {
+  MadeCheckpoint c;
   c.quantization = {{"quant_method", "fp8"}, {"activation_scheme", is_static ? "static" : "dynamic"}};
   c.tensors = {bytes_tensor(kWeight, DType::f8_e4m3, {2, 2}, {0x38, 0x40, 0x30, 0xB8}), f32_tensor(kWeight + "_scale", {1}, {0.25})};
   if (is_static) c.tensors.push_back(f32_tensor(kLinear + ".input_scale", {1}, {0.125}));
@@ -86,7 +86,7 @@ TEST(Fp8, OneScaleForTheTensor) {
 }
 
 TEST(Fp8, RowScalesOfFbgemm) {
-  Checkpoint c = per_tensor(false);
+  MadeCheckpoint c = per_tensor(false);
   c.quantization = {{"quant_method", "fbgemm_fp8"}, {"activation_scale_ub", 1200.0}};
   c.at(kWeight + "_scale") = f32_tensor(kWeight + "_scale", {2, 1}, {2, 4});
   EXPECT_EQ(values_of(c, kWeight), (Values{2, 4, 2, -4}));
@@ -94,8 +94,8 @@ TEST(Fp8, RowScalesOfFbgemm) {
   EXPECT_EQ(write_as(c, "w8a8_fp8").error, "");
 }
 
-Checkpoint mxfp8() {
-  Checkpoint c;
+MadeCheckpoint mxfp8() {
+  MadeCheckpoint c;
   c.quantization = {{"quant_method", "mxfp8"}, {"activation_scheme", "dynamic"}, {"weight_block_size", {1, 32}}, {"scale_fmt", "ue8m0"}};
   c.tensors = {bytes_tensor(kWeight, DType::f8_e4m3, {2, 64}, repeat(0x38, 128)),
                bytes_tensor(kWeight + "_scale_inv", DType::u8, {2, 2}, {127, 128, 126, 130})};
@@ -111,11 +111,11 @@ TEST(Fp8, Mxfp8) {
 }
 
 TEST(Fp8, BadInput) {
-  auto fails = [](Checkpoint c, const char* what) {
+  auto fails = [](MadeCheckpoint c, const char* what) {
     std::string error = reading_fails(c);
     EXPECT_TRUE(error.starts_with("3: ") && contains(error, what)) << error;
   };
-  Checkpoint c = blocks();
+  MadeCheckpoint c = blocks();
   c.remove(kWeight + "_scale_inv");
   fails(c, "without a weight_scale_inv");
   c = blocks();
@@ -142,7 +142,7 @@ TEST(Fp8, BadInput) {
 }
 
 TEST(Fp8, CheckFindsWhatTheListGetsWrong) {
-  auto rules = [](const Checkpoint& c) {
+  auto rules = [](const MadeCheckpoint& c) {
     TempDir dir;
     c.write(dir);
     std::set<std::string> out;
@@ -152,7 +152,7 @@ TEST(Fp8, CheckFindsWhatTheListGetsWrong) {
     return out;
   };
   using Rules = std::set<std::string>;
-  Checkpoint c = blocks();
+  MadeCheckpoint c = blocks();
   c.quantization["modules_to_not_convert"] = {"lm_head"};
   EXPECT_EQ(rules(c), Rules{});
   c.quantization["modules_to_not_convert"] = {"lm_head", "up_proj"};
@@ -167,8 +167,8 @@ TEST(Fp8, CheckFindsWhatTheListGetsWrong) {
 
 // ---- w8a8
 
-Checkpoint w8a8_int8() {
-  Checkpoint c;
+MadeCheckpoint w8a8_int8() {
+  MadeCheckpoint c;
   c.quantization = {{"quant_method", "w8a8_int8"}, {"is_dynamic", true}};
   c.tensors = {bytes_tensor(kWeight, DType::i8, {2, 2}, {1, 0xFF, 127, 0x80}), f32_tensor(kWeight + "_scale", {2, 1}, {0.5, 2}),
                f32_tensor("lm_head.weight", {2, 2}, {1, 2, 3, 4})};
@@ -190,7 +190,7 @@ TEST(W8a8, Fp8RepeatsTheScaleOfATensor) {
 }
 
 TEST(W8a8, Refusals) {
-  Checkpoint c = per_tensor(false);
+  MadeCheckpoint c = per_tensor(false);
   c.tensors.push_back(f32_tensor("model.layers.0.mlp.gate_proj.weight", {1, 2}, {1, 2}));
   std::string error = write_as(c, "w8a8_fp8").error;
   EXPECT_TRUE(error.starts_with("5: ") && contains(error, "gate_proj")) << error;
@@ -204,7 +204,7 @@ TEST(W8a8, Refusals) {
 
 // AMD's E4M3FNUZ has another bias: the same bytes are half the numbers. It is refused by name.
 TEST(Fp8, FnuzIsNotTakenForE4m3) {
-  Checkpoint c = mxfp8();
+  MadeCheckpoint c = mxfp8();
   for (TestTensor& t : c.tensors) {
     if (t.dtype == DType::f8_e4m3) t.dtype = DType::f8_e4m3fnuz;
   }
@@ -216,8 +216,8 @@ TEST(Fp8, FnuzIsNotTakenForE4m3) {
 
 // Two experts of 3 rows (out) by 64 columns (in). Row r of expert e has code e + r + 1 everywhere but
 // in its first column, where the code is 7 (6.0); block 1 has the scale 2.
-Checkpoint gpt_oss() {
-  Checkpoint c;
+MadeCheckpoint gpt_oss() {
+  MadeCheckpoint c;
   c.quantization = {{"quant_method", "mxfp4"}};
   std::vector<int> blocks, scales;
   for (int e = 0; e < 2; ++e) {
@@ -270,7 +270,7 @@ TEST(GptOss, RoundTrip) {
 
 TEST(GptOss, BadInput) {
   std::string name = "model.layers.0.mlp.experts.gate_up_proj";
-  Checkpoint c = gpt_oss();
+  MadeCheckpoint c = gpt_oss();
   c.remove(name + "_scales");
   EXPECT_TRUE(contains(reading_fails(c), "has no"));
   c = gpt_oss();

@@ -87,8 +87,8 @@ TEST(ModelOptConfig, BadInput) {
 
 // ---- tensors
 
-Checkpoint one(const char* algo, std::vector<TestTensor> tensors) {
-  Checkpoint c;
+MadeCheckpoint one(const char* algo, std::vector<TestTensor> tensors) {
+  MadeCheckpoint c;
   c.quantization = {{"quant_method", "modelopt"}, {"quant_algo", algo}, {"ignore", {"lm_head"}}};
   c.tensors = std::move(tensors);
   return c;
@@ -96,8 +96,8 @@ Checkpoint one(const char* algo, std::vector<TestTensor> tensors) {
 TestTensor scalar(const std::string& name, float v) { return f32_tensor(name, {}, {v}); }
 
 // Codes 1 and 2 (0.5, 1) in every byte, 0x21; scales 1 and 2 (0x38, 0x40).
-Checkpoint nvfp4(bool inputs = true) {
-  Checkpoint c = one(inputs ? "NVFP4" : "W4A16_NVFP4",
+MadeCheckpoint nvfp4(bool inputs = true) {
+  MadeCheckpoint c = one(inputs ? "NVFP4" : "W4A16_NVFP4",
                      {bytes_tensor(kUp + ".weight", DType::u8, {1, 16}, std::vector<int>(16, 0x21)),
                       bytes_tensor(kUp + ".weight_scale", DType::f8_e4m3, {1, 2}, {0x38, 0x40}), scalar(kUp + ".weight_scale_2", 0.25)});
   if (inputs) c.tensors.push_back(scalar(kUp + ".input_scale", 0.5));
@@ -117,7 +117,7 @@ TEST(ModelOpt, Nvfp4) {
 }
 
 TEST(ModelOpt, Nvfp4AwqMultipliesTheInput) {
-  Checkpoint c = nvfp4();
+  MadeCheckpoint c = nvfp4();
   std::vector<float> pre(32, 1.0f);
   pre[1] = 4;
   c.tensors.push_back(f32_tensor(kUp + ".pre_quant_scale", {32}, pre));
@@ -158,7 +158,7 @@ TEST(ModelOpt, Nvfp4FromTheDividedConvention) {
 
 TEST(ModelOpt, Int4PacksPairsOfRows) {
   // q(0, k) = 1 and q(1, k) = -1: byte 0xF1.
-  Checkpoint c = one("W4A16_AWQ", {bytes_tensor(kUp + ".weight", DType::u8, {1, 4}, {0xF1, 0xF1, 0x87, 0x0F}),
+  MadeCheckpoint c = one("W4A16_AWQ", {bytes_tensor(kUp + ".weight", DType::u8, {1, 4}, {0xF1, 0xF1, 0x87, 0x0F}),
                                    f32_tensor(kUp + ".weight_scale", {2, 2}, {1, 2, 3, 4})});
   EXPECT_EQ(values_of(c, kUp + ".weight"), (Values{1, 1, 14, -2, -3, -3, -32, 0}));
   Exported e = write_as(c, "modelopt");
@@ -174,22 +174,22 @@ TEST(ModelOpt, Int4PacksPairsOfRows) {
 
 TEST(ModelOpt, Fp8AndInt8) {
   auto weight = bytes_tensor(kUp + ".weight", DType::f8_e4m3, {2, 2}, {0x38, 0x40, 0x30, 0xB8});
-  Checkpoint tensor = one("FP8", {weight, scalar(kUp + ".weight_scale", 0.25), scalar(kUp + ".input_scale", 2)});
+  MadeCheckpoint tensor = one("FP8", {weight, scalar(kUp + ".weight_scale", 0.25), scalar(kUp + ".input_scale", 2)});
   EXPECT_EQ(values_of(tensor, kUp + ".weight"), (Values{0.25, 0.5, 0.125, -0.25}));
-  Checkpoint channel = one("FP8_PER_CHANNEL_PER_TOKEN", {weight, f32_tensor(kUp + ".weight_scale", {2}, {2, 4})});
+  MadeCheckpoint channel = one("FP8_PER_CHANNEL_PER_TOKEN", {weight, f32_tensor(kUp + ".weight_scale", {2}, {2, 4})});
   EXPECT_EQ(values_of(channel, kUp + ".weight"), (Values{2, 4, 2, -4}));
   std::vector<int> ones(129 * 130, 0x38);
-  Checkpoint block = one("fp8_pb_wo", {bytes_tensor(kUp + ".weight", DType::f8_e4m3, {129, 130}, ones),
+  MadeCheckpoint block = one("fp8_pb_wo", {bytes_tensor(kUp + ".weight", DType::f8_e4m3, {129, 130}, ones),
                                        f32_tensor(kUp + ".weight_scale", {2, 1, 2, 1}, {1, 2, 3, 4})});
   Values v = values_of(block, kUp + ".weight");
   EXPECT_EQ((Values{v[0], v[129], v[128 * 130], v.back()}), (Values{1, 2, 3, 4}));
   auto codes = bytes_tensor(kUp + ".weight", DType::i8, {2, 2}, {1, 0xFF, 127, 0x80});
-  Checkpoint int8 = one("W8A16", {codes, f32_tensor(kUp + ".weight_scale", {2}, {0.5, 2})});
+  MadeCheckpoint int8 = one("W8A16", {codes, f32_tensor(kUp + ".weight_scale", {2}, {0.5, 2})});
   EXPECT_EQ(values_of(int8, kUp + ".weight"), (Values{0.5, -0.5, 254, -256}));
-  Checkpoint smooth = one("W8A8_SQ_PER_CHANNEL", {codes, f32_tensor(kUp + ".weight_scale", {2}, {0.5, 2}), scalar(kUp + ".input_scale", 2),
+  MadeCheckpoint smooth = one("W8A8_SQ_PER_CHANNEL", {codes, f32_tensor(kUp + ".weight_scale", {2}, {0.5, 2}), scalar(kUp + ".input_scale", 2),
                                                   f32_tensor(kUp + ".pre_quant_scale", {2}, {1, 3})});
   EXPECT_EQ(values_of(smooth, kUp + ".weight"), (Values{0.5, -1.5, 254, -768}));
-  for (const Checkpoint& c : {tensor, channel, block, int8, smooth}) {
+  for (const MadeCheckpoint& c : {tensor, channel, block, int8, smooth}) {
     Exported e = write_as(c, "modelopt");
     expect_same(e, c);
     EXPECT_EQ(e.quantization["quant_algo"], c.quantization["quant_algo"]);
@@ -198,18 +198,18 @@ TEST(ModelOpt, Fp8AndInt8) {
 
 TEST(ModelOpt, Mx) {
   std::vector<int> fp4(16, 0x21), fp8(32, 0x38);
-  Checkpoint four = one("mxfp4", {bytes_tensor(kUp + ".weight", DType::u8, {1, 16}, fp4), bytes_tensor(kUp + ".weight_scale", DType::u8, {1, 1}, {128})});
+  MadeCheckpoint four = one("mxfp4", {bytes_tensor(kUp + ".weight", DType::u8, {1, 16}, fp4), bytes_tensor(kUp + ".weight_scale", DType::u8, {1, 1}, {128})});
   EXPECT_EQ(values_of(four, kUp + ".weight")[1], 2);
-  Checkpoint mixed = one("W4A8_MXFP4_FP8", {four.tensors[0], four.tensors[1], scalar(kUp + ".input_scale", 2)});
-  Checkpoint eight = one("MXFP8", {bytes_tensor(kUp + ".weight", DType::f8_e4m3, {1, 32}, fp8), bytes_tensor(kUp + ".weight_scale", DType::u8, {1, 1}, {126})});
+  MadeCheckpoint mixed = one("W4A8_MXFP4_FP8", {four.tensors[0], four.tensors[1], scalar(kUp + ".input_scale", 2)});
+  MadeCheckpoint eight = one("MXFP8", {bytes_tensor(kUp + ".weight", DType::f8_e4m3, {1, 32}, fp8), bytes_tensor(kUp + ".weight_scale", DType::u8, {1, 1}, {126})});
   EXPECT_EQ(values_of(eight, kUp + ".weight")[31], 0.5);
-  for (const Checkpoint& c : {four, mixed, eight}) expect_same(write_as(c, "modelopt"), c);
+  for (const MadeCheckpoint& c : {four, mixed, eight}) expect_same(write_as(c, "modelopt"), c);
 }
 
 TEST(ModelOpt, KvCache) {
   std::string attention = "model.layers.0.self_attn";
   for (const char* name : {"FP8", "NVFP4"}) {
-    Checkpoint c = nvfp4();
+    MadeCheckpoint c = nvfp4();
     c.quantization["kv_cache_scheme"] = std::string(name) == "FP8" ? Json{{"dynamic", false}, {"num_bits", 8}, {"type", "float"}} : Json(name);
     c.tensors.push_back(scalar(attention + ".k_proj.k_scale", 0.5));
     c.tensors.push_back(scalar(attention + ".v_proj.v_scale", 0.25));
@@ -221,7 +221,7 @@ TEST(ModelOpt, KvCache) {
 }
 
 TEST(ModelOpt, MixedPrecision) {
-  Checkpoint c = nvfp4();
+  MadeCheckpoint c = nvfp4();
   c.tensors.push_back(bytes_tensor(kDown + ".weight", DType::f8_e4m3, {1, 1}, {0x38}));
   c.tensors.push_back(scalar(kDown + ".weight_scale", 0.25));
   c.tensors.push_back(scalar(kDown + ".input_scale", 0.25));
@@ -237,7 +237,7 @@ TEST(ModelOpt, MixedPrecision) {
 
 TEST(ModelOpt, HfQuantConfigAlone) {
   TempDir dir;
-  Checkpoint c = nvfp4();
+  MadeCheckpoint c = nvfp4();
   Json q = {{"producer", {{"name", "modelopt"}}}, {"quantization", {{"quant_algo", "NVFP4"}, {"group_size", 16}, {"kv_cache_quant_algo", nullptr}, {"exclude_modules", nullptr}}}};
   c.quantization = nullptr;
   c.write(dir);
@@ -246,16 +246,16 @@ TEST(ModelOpt, HfQuantConfigAlone) {
 }
 
 TEST(ModelOpt, BadTensors) {
-  auto fails = [](Checkpoint c, const char* what) {
+  auto fails = [](MadeCheckpoint c, const char* what) {
     std::string error = reading_fails(c);
     EXPECT_TRUE(error.starts_with("3: ") && contains(error, what)) << error;
   };
   for (const char* part : {"weight_scale_2", "input_scale"}) {
-    Checkpoint c = nvfp4();
+    MadeCheckpoint c = nvfp4();
     c.remove(kUp + "." + part);
     fails(c, part);
   }
-  Checkpoint c = nvfp4();
+  MadeCheckpoint c = nvfp4();
   c.remove(kUp + ".weight_scale");
   fails(c, "no weight_scale");
   c = nvfp4();
@@ -273,7 +273,7 @@ TEST(ModelOpt, BadTensors) {
 }
 
 TEST(ModelOpt, WriterRefuses) {
-  Checkpoint dynamic;
+  MadeCheckpoint dynamic;
   dynamic.quantization = {{"quant_method", "fp8"}, {"activation_scheme", "dynamic"}};
   dynamic.tensors = {bytes_tensor(kUp + ".weight", DType::f8_e4m3, {1, 1}, {0x38}), f32_tensor(kUp + ".weight_scale", {1}, {1})};
   std::string error = write_as(dynamic, "modelopt").error;

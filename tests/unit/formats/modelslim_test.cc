@@ -9,7 +9,7 @@ namespace {
 const std::string kLinear = "model.layers.0.mlp.up_proj";
 const std::string kWeight = kLinear + ".weight";
 
-struct Modelslim : Checkpoint {
+struct Modelslim : MadeCheckpoint {
   Json description = Json::object();
   std::unique_ptr<Store> open(const TempDir& dir) const {
     dir.write("config.json", config.dump());

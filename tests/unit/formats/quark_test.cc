@@ -16,8 +16,8 @@ Json spec(const char* dtype, const char* scheme, bool dynamic = false, Json grou
   return {{"dtype", dtype}, {"qscheme", scheme}, {"is_dynamic", dynamic}, {"group_size", group}, {"symmetric", true}};
 }
 
-Checkpoint quark(Json weight, Json input, std::vector<TestTensor> tensors) {
-  Checkpoint c;
+MadeCheckpoint quark(Json weight, Json input, std::vector<TestTensor> tensors) {
+  MadeCheckpoint c;
   c.quantization = {{"quant_method", "quark"}, {"global_quant_config", {{"weight", weight}, {"input_tensors", input}}},
                     {"layer_quant_config", Json::object()}, {"layer_type_quant_config", Json::object()}, {"exclude", {"lm_head"}},
                     {"export", {{"kv_cache_group", Json::array()}, {"pack_method", "reorder"}}}};
@@ -26,14 +26,14 @@ Checkpoint quark(Json weight, Json input, std::vector<TestTensor> tensors) {
 }
 TestTensor scalar(const std::string& name, float v) { return f32_tensor(name, {}, {v}); }
 
-Checkpoint fp8_static() {
+MadeCheckpoint fp8_static() {
   return quark(spec("fp8_e4m3", "per_tensor"), spec("fp8_e4m3", "per_tensor"),
                {bytes_tensor(kUp + ".weight", DType::f8_e4m3, {2, 2}, {0x38, 0x40, 0x30, 0xB8}), scalar(kUp + ".weight_scale", 0.25),
                 scalar(kUp + ".input_scale", 2)});
 }
 
 // Nibbles of the word 0x75316420 are the elements 0 to 7 in order.
-Checkpoint int4_fp8(int scale_stages) {
+MadeCheckpoint int4_fp8(int scale_stages) {
   std::vector<TestTensor> t = {{kUp + ".weight", DType::i32, {2, 1}, raw_bytes(std::vector<uint32_t>{0x75316420u, 0xFDB9ECA8u})}};
   if (scale_stages == 2) {
     t.push_back(scalar(kUp + ".weight_scale", 0.5));
@@ -50,14 +50,14 @@ TEST(Quark, Fp8) {
   expect_same(e, fp8_static());
   EXPECT_EQ(e.quantization["export"]["kv_cache_group"], Json::array());
   EXPECT_EQ(e.quantization["global_quant_config"]["input_tensors"]["is_dynamic"], false);
-  Checkpoint channel = quark(spec("fp8_e4m3", "per_channel"), spec("fp8_e4m3", "per_channel", true),
+  MadeCheckpoint channel = quark(spec("fp8_e4m3", "per_channel"), spec("fp8_e4m3", "per_channel", true),
                              {fp8_static().at(kUp + ".weight"), f32_tensor(kUp + ".weight_scale", {2}, {2, 4})});
   EXPECT_EQ(values_of(channel, kUp + ".weight"), (Values{2, 4, 2, -4}));
   expect_same(write_as(channel, "quark"), channel);
 }
 
 // [K, N / 8] words: channel n of a word 0x75316420 has n. Two groups of 4 along K = 8.
-Checkpoint int4_groups(bool zeros) {
+MadeCheckpoint int4_groups(bool zeros) {
   const std::vector<uint32_t> words = {0x75316420u, 0, 0, 0, 0, 0, 0, 0x75316420u};
   const std::vector<uint32_t> zero_points = {zeros ? 0x75316420u : 0u, 0};
   Json weight = spec(zeros ? "uint4" : "int4", "per_group", false, 4);
@@ -82,7 +82,7 @@ TEST(Quark, Int4InGroups) {
     expect_same(e, int4_groups(zeros));
     EXPECT_EQ(e.quantization["global_quant_config"]["weight"]["group_size"], 4);
   }
-  Checkpoint c = int4_groups(false);
+  MadeCheckpoint c = int4_groups(false);
   c.at(kUp + ".weight").bytes[0] = static_cast<char>(0x28);  // two's complement: channel 0 has -8
   plain[0] = -8;
   EXPECT_EQ(values_of(c, kUp + ".weight"), plain);
@@ -106,13 +106,13 @@ TEST(Quark, ReorderedNibblesAndTwoStages) {
   EXPECT_EQ(values_of(int4_fp8(2), kUp + ".weight"), two);
   expect_same(write_as(int4_fp8(1), "quark"), int4_fp8(1));
   expect_same(write_as(int4_fp8(2), "quark"), int4_fp8(2));
-  Checkpoint c = int4_fp8(1);
+  MadeCheckpoint c = int4_fp8(1);
   c.quantization["export"]["pack_method"] = "order";
   EXPECT_EQ(values_of(c, kUp + ".weight")[1], 2);
 }
 
 TEST(Quark, OneStageBecomesTwoWithoutRounding) {
-  Checkpoint c = int4_fp8(1);
+  MadeCheckpoint c = int4_fp8(1);
   c.quantization["global_quant_config"]["input_tensors"] = spec("fp8_e4m3", "per_tensor", true);
   c.at(kUp + ".weight_scale") = f32_tensor(kUp + ".weight_scale", {2}, {0.3f, 3});
   Exported e = write_as(c, "quark");
@@ -123,7 +123,7 @@ TEST(Quark, OneStageBecomesTwoWithoutRounding) {
 }
 
 TEST(Quark, Int8AndMxfp4) {
-  Checkpoint int8 = quark(spec("int8", "per_tensor"), spec("int8", "per_tensor"),
+  MadeCheckpoint int8 = quark(spec("int8", "per_tensor"), spec("int8", "per_tensor"),
                           {bytes_tensor(kUp + ".weight", DType::i8, {1, 2}, {1, 0x80}), scalar(kUp + ".weight_scale", 0.5), scalar(kUp + ".input_scale", 2),
                            bytes_tensor(kUp + ".weight_zero_point", DType::i8, {}, {0}), bytes_tensor(kUp + ".input_zero_point", DType::i8, {}, {0})});
   EXPECT_EQ(values_of(int8, kUp + ".weight"), (Values{0.5, -64}));
@@ -131,7 +131,7 @@ TEST(Quark, Int8AndMxfp4) {
   int8.at(kUp + ".weight_zero_point").bytes = "\x01";
   EXPECT_TRUE(contains(reading_fails(int8), "is not zero"));
   Json mx = spec("fp4", "per_group", false, 32), mx_input = spec("fp4", "per_group", true, 32);
-  Checkpoint fp4 = quark(mx, mx_input, {bytes_tensor(kUp + ".weight", DType::u8, {1, 16}, std::vector<int>(16, 0x21)),
+  MadeCheckpoint fp4 = quark(mx, mx_input, {bytes_tensor(kUp + ".weight", DType::u8, {1, 16}, std::vector<int>(16, 0x21)),
                                         bytes_tensor(kUp + ".weight_scale", DType::u8, {1, 1}, {128})});
   Values v = values_of(fp4, kUp + ".weight");
   EXPECT_EQ((Values{v[0], v[1], v[31]}), (Values{1, 2, 2}));
@@ -139,7 +139,7 @@ TEST(Quark, Int8AndMxfp4) {
 }
 
 TEST(Quark, LayersOfTheirOwn) {
-  Checkpoint c = fp8_static();
+  MadeCheckpoint c = fp8_static();
   std::string down = "model.layers.0.mlp.down_proj", gate = "model.layers.0.mlp.gate_proj";
   c.tensors.push_back(bytes_tensor(gate + ".weight", DType::f8_e4m3, {1, 1}, {0x38}));
   c.tensors.push_back(scalar(gate + ".weight_scale", 1));
@@ -155,7 +155,7 @@ TEST(Quark, LayersOfTheirOwn) {
 }
 
 TEST(Quark, KvCache) {
-  Checkpoint c = fp8_static();
+  MadeCheckpoint c = fp8_static();
   c.tensors.push_back(scalar("model.layers.0.self_attn.k_proj.output_scale", 0.5));
   c.tensors.push_back(scalar("model.layers.0.self_attn.v_proj.output_scale", 0.25));
   EXPECT_EQ(values_of(c, "model.layers.0.self_attn.v_scale"), Values{0.25});
@@ -166,7 +166,7 @@ TEST(Quark, KvCache) {
 }
 
 TEST(Quark, Refusals) {
-  Checkpoint c = fp8_static();
+  MadeCheckpoint c = fp8_static();
   c.remove(kUp + ".input_scale");
   EXPECT_TRUE(contains(reading_fails(c), "has no input_scale"));
   c = fp8_static();

@@ -11,7 +11,7 @@ namespace {
 const std::string kLinear = "model.layers.0.mlp.up_proj";
 const std::string kWeight = kLinear + ".weight", kRaw = kLinear + "._weight_";
 
-struct Torchao : Checkpoint {
+struct Torchao : MadeCheckpoint {
   std::vector<std::pair<std::string, std::string>> metadata;
   Torchao() {
     quantization = {

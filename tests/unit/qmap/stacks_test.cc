@@ -24,8 +24,8 @@ TestTensor stacked(const std::string& name, float base, uint64_t out, uint64_t i
   return f32_tensor(name, turn ? Shape{2, in, out} : Shape{2, out, in}, v);
 }
 
-Checkpoint checkpoint(bool turn, const char* type = "qwen3_moe") {
-  Checkpoint c;
+MadeCheckpoint checkpoint(bool turn, const char* type = "qwen3_moe") {
+  MadeCheckpoint c;
   c.config["model_type"] = type;
   c.tensors = {stacked(kExperts + ".down_proj", 1000, 3, 2, turn),
                f32_tensor(kExperts + ".down_proj_bias", {2, 3}, {1, 2, 3, 4, 5, 6}),
@@ -35,7 +35,7 @@ Checkpoint checkpoint(bool turn, const char* type = "qwen3_moe") {
 }
 
 struct Opened {
-  explicit Opened(const Checkpoint& c) {
+  explicit Opened(const MadeCheckpoint& c) {
     c.write(dir);
     store = open_model(dir.path());
   }
@@ -85,7 +85,7 @@ TEST(Stacks, NamesOfMixtral) {
 }
 
 TEST(Stacks, ShapesThatDoNotFitAreNone) {
-  Checkpoint c = checkpoint(false);
+  MadeCheckpoint c = checkpoint(false);
   c.at(kExperts + ".down_proj").shape = {2, 1, 6};
   EXPECT_TRUE(find_stacks(Opened(c).store->model()).empty());
   c = checkpoint(false);
@@ -199,7 +199,7 @@ TEST(Stacks, Mxfp4OfGptOssStaysWhole) {
 
 // GPT-2's Conv1D [in, out] is a linear, seen turned.
 TEST(Stacks, Conv1D) {
-  Checkpoint c;
+  MadeCheckpoint c;
   c.config = {{"model_type", "gpt2"}, {"torch_dtype", "float32"}};
   c.tensors = {f32_tensor("h.0.mlp.c_fc.weight", {2, 3}, {1, 2, 3, 4, 5, 6})};
   Opened o(c);

@@ -16,7 +16,7 @@
 
 namespace qp {
 
-struct Checkpoint {
+struct MadeCheckpoint {
   std::vector<TestTensor> tensors;
   Json quantization;  // quantization_config
   Json config = {{"torch_dtype", "float32"}, {"tie_word_embeddings", false}};
@@ -60,7 +60,7 @@ inline Values values_of(const Store& store, const std::string& name) {
   const float* v = source.get_f32(0, source.rows(), scratch, true);
   return {v, v + source.rows() * source.cols()};
 }
-inline Values values_of(const Checkpoint& c, const std::string& name) {
+inline Values values_of(const MadeCheckpoint& c, const std::string& name) {
   TempDir dir;
   c.write(dir);
   return values_of(*open_model(dir.path()), name);
@@ -76,7 +76,7 @@ std::string failure_of(Open open) {
   }
   return "";
 }
-inline std::string reading_fails(const Checkpoint& c) {
+inline std::string reading_fails(const MadeCheckpoint& c) {
   TempDir dir;
   c.write(dir);
   return failure_of([&] { open_model(dir.path()); });
@@ -126,14 +126,14 @@ inline Exported write_as(const Store& source, const std::string& format) {
   }
   return out;
 }
-inline Exported write_as(const Checkpoint& c, const std::string& format) {
+inline Exported write_as(const MadeCheckpoint& c, const std::string& format) {
   TempDir dir;
   c.write(dir);
   return write_as(*open_model(dir.path()), format);
 }
 
 // Every tensor of the checkpoint is in the export, byte for byte, and nothing else.
-inline void expect_same(const Exported& found, const Checkpoint& want) {
+inline void expect_same(const Exported& found, const MadeCheckpoint& want) {
   EXPECT_EQ(found.error, "");
   EXPECT_EQ(found.tensors.size(), want.tensors.size());
   for (const TestTensor& t : want.tensors) {
