@@ -281,6 +281,41 @@ TEST(Gptq, UncorrelatedInputsGiveRounding) {
   }
 }
 
+// W' H' = W (H' + D): the normal equations of min |W x_full - W' x|^2, damped.
+TEST(Gptq, FollowsTheDriftOfItsInputs) {
+  for (gptq::Order order : {gptq::Order::none, gptq::Order::group_aware}) {
+    constexpr size_t k = 64, rows = 6;
+    Problem p(rows, k, 4);
+    p.m.drift.resize(k * k);
+    for (size_t i = 0; i < k * k; ++i) p.m.drift[i] = std::sin(static_cast<float>(7 * i)) * p.m.h[0] * 0.05f;
+    gptq::Options o = plain();
+    o.order = order;
+    auto f = gptq::factor(p.m, 32, o);
+    ASSERT_TRUE(f.has_value());
+    double mean = 0;
+    for (size_t i = 0; i < k; ++i) mean += static_cast<double>(p.m.h[i * k + i]) / k;
+    auto h = [&](size_t i, size_t j) {
+      double x = static_cast<double>(p.m.h[std::max(i, j) * k + std::min(i, j)]);
+      return i == j ? x + f->damp * mean : x;
+    };
+    std::vector<float> w = p.w;
+    gptq::follow_drift(p.m, *f, 1, w.data(), rows);
+    for (size_t r = 0; r < rows; ++r) {
+      for (size_t j = 0; j < k; ++j) {
+        double left = 0, right = 0;
+        for (size_t i = 0; i < k; ++i) {
+          left += static_cast<double>(w[r * k + i]) * h(i, j);
+          right += static_cast<double>(p.w[r * k + i]) * (h(i, j) + static_cast<double>(p.m.drift[i * k + j]));
+        }
+        EXPECT_NEAR(left, right, 2e-3 * (std::fabs(right) + h(0, 0))) << r << ", " << j;
+      }
+    }
+    std::vector<float> same = p.w;
+    gptq::follow_drift(p.m, *f, 0, same.data(), rows);
+    EXPECT_EQ(same, p.w);
+  }
+}
+
 TEST(Gptq, DeadColumnsAndHopelessMoments) {
   Problem p(4, 64, 8);
   for (size_t i = 0; i < 64; ++i) p.m.h[std::max<size_t>(i, 10) * 64 + std::min<size_t>(i, 10)] = 0;
