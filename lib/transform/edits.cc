@@ -92,8 +92,8 @@ Hash128 Edits::hash() const {
 // Writes the edited tensors into a qmap without a name.
 class Editor {
  public:
-  Editor(const Store& store, const Edits& edits, Progress& progress)
-      : store_(store), edits_(edits), progress_(progress), fd_(make_spill()),
+  Editor(const Store& store, const Edits& edits, uint64_t memory, Progress& progress)
+      : store_(store), edits_(edits), memory_(memory), progress_(progress), fd_(make_spill()),
         writer_(fd_.get(), spill_directory()), model_(store.model()) {}
 
   std::unique_ptr<Store> run() {
@@ -258,34 +258,67 @@ class Editor {
     progress_.add(to.parts[0].extent.length);
   }
 
-  void edit_whole(const Tensor& from, Tensor& to, const std::vector<Edits::Block>& blocks) {
+  // Block by block (experts of a stack): all rows of one are needed at once. Rows between are copied.
+  void edit_whole(const Tensor& from, Tensor& to, std::vector<Edits::Block> blocks) {
     RowSource source(store_, from);
-    size_t cols = source.cols();
-    std::vector<float> all(source.rows() * cols);
-    std::vector<RowScratch> scratch(static_cast<size_t>(threads()));
-    parallel_for(source.rows(), [&](size_t r, int worker) {
-      std::copy_n(source.get_f32(r, 1, scratch[static_cast<size_t>(worker)], false), cols, all.data() + r * cols);
-    });
+    bool vector = blocks.front().use.form == Form::values;
+    size_t at = 0;
+    std::ranges::sort(blocks, {}, [](const Edits::Block& b) { return b.use.first_row; });
     for (const Edits::Block& b : blocks) {
-      if (b.use.form == Form::values) {  // stored as [n], [1, n], [n, 1] or in a stack of such
-        float* x = all.data() + b.use.first_row * b.use.cols;
-        edit_row(b, 0, x, b.use.cols);
-        continue;
-      }
-      size_t rows = b.use.transposed ? b.use.cols : b.use.rows;
-      float* x = all.data() + b.use.first_row * cols;
-      parallel_for(rows, [&](size_t r, int) { edit_row(b, r, x + r * cols, cols); });
-      const auto& turn = b.use.transposed ? b.edit.turn_cols : b.edit.turn_rows;
-      if (turn) turn->turn_rows(x, cols);
+      if (vector) continue;
+      edit_part(source, to, at, b.use.first_row, nullptr);
+      at = b.use.first_row + (b.use.transposed ? b.use.cols : b.use.rows);
+      edit_part(source, to, b.use.first_row, at, &b);
     }
-    std::vector<std::byte> out(to.parts[0].extent.length);
-    size_t row_bytes = source.row_bytes();
-    parallel_for(source.rows(), [&](size_t r, int) {
-      put(to, all.data() + r * cols, cols, out.data() + r * row_bytes);
+    if (!vector) edit_part(source, to, at, source.rows(), nullptr);
+    else edit_vectors(source, to, blocks);
+    to.parts[0].extent.xxh3 = writer_.hash(to.parts[0].extent);
+    progress_.add(to.parts[0].extent.length);
+  }
+
+  std::vector<float> values(const RowSource& source, size_t first, size_t last) const {
+    size_t cols = source.cols();
+    uint64_t need = uint64_t{last - first} * cols * (sizeof(float) + source.row_bytes() / std::max<size_t>(1, cols));
+    if (need > memory_) {
+      std::string least = std::to_string(need / 1'000'000 + 1) + "MB";
+      throw limit_error("needs " + least + " of memory to be rotated (allowed are " +
+                        std::to_string(memory_ / 1'000'000) + "MB)").hint("use --max-memory " + least + " or more");
+    }
+    std::vector<float> all((last - first) * cols);
+    std::vector<RowScratch> scratch(static_cast<size_t>(threads()));
+    parallel_for(last - first, [&](size_t r, int worker) {
+      std::copy_n(source.get_f32(first + r, 1, scratch[static_cast<size_t>(worker)], false), cols, all.data() + r * cols);
     });
-    writer_.write(to.parts[0].extent.offset, out);
-    to.parts[0].extent.xxh3 = xxh3_64(out);
-    progress_.add(out.size());
+    return all;
+  }
+
+  void write_rows(const RowSource& source, const Tensor& to, size_t first, const std::vector<float>& all) {
+    size_t cols = source.cols(), rows = all.size() / cols, row_bytes = source.row_bytes();
+    std::vector<std::byte> out(rows * row_bytes);
+    parallel_for(rows, [&](size_t r, int) { put(to, all.data() + r * cols, cols, out.data() + r * row_bytes); });
+    writer_.write(to.parts[0].extent.offset + first * row_bytes, out);
+  }
+
+  // Stored rows [first, last), by `b` or as they are.
+  void edit_part(const RowSource& source, const Tensor& to, size_t first, size_t last, const Edits::Block* b) {
+    size_t cols = source.cols();
+    if (b == nullptr) {
+      size_t chunk = std::max<size_t>(1, kChunkBytes / std::max<uint64_t>(1, source.row_bytes()));
+      for (; first < last; first += chunk) write_rows(source, to, first, values(source, first, std::min(last, first + chunk)));
+      return;
+    }
+    std::vector<float> all = values(source, first, last);
+    parallel_for(last - first, [&](size_t r, int) { edit_row(*b, r, all.data() + r * cols, cols); });
+    const auto& turn = b->use.transposed ? b->edit.turn_cols : b->edit.turn_rows;
+    if (turn) turn->turn_rows(all.data(), cols);
+    write_rows(source, to, first, all);
+  }
+
+  // Stored as [n], [1, n], [n, 1] or in a stack of such.
+  void edit_vectors(const RowSource& source, const Tensor& to, const std::vector<Edits::Block>& blocks) {
+    std::vector<float> all = values(source, 0, source.rows());
+    for (const Edits::Block& b : blocks) edit_row(b, 0, all.data() + b.use.first_row * b.use.cols, b.use.cols);
+    write_rows(source, to, 0, all);
   }
 
   // Sums of what enters edited linears follow.
@@ -339,14 +372,15 @@ class Editor {
 
   const Store& store_;
   const Edits& edits_;
+  uint64_t memory_;
   Progress& progress_;
   Fd fd_;
   QmapWriter writer_;
   Model model_;
 };
 
-std::unique_ptr<Store> edited(const Store& store, const Edits& edits, Progress& progress) {
-  return Editor(store, edits, progress).run();
+std::unique_ptr<Store> edited(const Store& store, const Edits& edits, uint64_t memory, Progress& progress) {
+  return Editor(store, edits, memory, progress).run();
 }
 
 }  // namespace qp::transform

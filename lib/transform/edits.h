@@ -53,8 +53,9 @@ class Edits {
 
 // The store's model with the edits done, in a file of its own in the spill directory; what is not
 // edited is referred to. Values are rounded to the dtype of their tensor once. Reads a block of rows at
-// a time; the whole of a matrix only where its rows are rotated. Errors: limit, a tensor that is
-// quantized, a number that is too large for its dtype; as Store.
-std::unique_ptr<Store> edited(const Store& store, const Edits& edits, Progress& progress);
+// a time; the whole of a matrix (an expert's in a stack) only where its rows are rotated: `memory`
+// bytes are allowed for that. Errors: limit, too little memory, a tensor that is quantized, a number
+// that is too large for its dtype; as Store.
+std::unique_ptr<Store> edited(const Store& store, const Edits& edits, uint64_t memory, Progress& progress);
 
 }  // namespace qp::transform

@@ -81,7 +81,7 @@ std::unique_ptr<Store> transform(const Store& store, const Plan& plan, const Opt
     Edits edits = step.run(Subject(before, plan, options, progress));
     Hash128 h = edits.hash();
     all.update(std::as_bytes(std::span(&h, 1)));
-    auto next = edited(before, edits, progress);
+    auto next = edited(before, edits, options.memory, progress);
     next->set_check(false);  // written a moment ago
     current = std::move(next);
   }

@@ -33,7 +33,7 @@ int run(int argc, char** argv) {
     }
   }
   Progress progress;
-  auto store = transform::edited(*in.store, edits, progress);
+  auto store = transform::edited(*in.store, edits, uint64_t{1} << 32, progress);
   Recipe keep;
   keep.rules.push_back(scheme_rule({}, "none"));
   Plan plan = make_plan(store->model(), keep, argv[1]);
