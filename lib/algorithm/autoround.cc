@@ -124,7 +124,7 @@ class Tuning {
       if (squares != nullptr) weight = squares->of(l.input);
       l.matrix->start(fit, weight);
     }
-    block_.load();
+    block_.load_learned();
   }
 
   void keep(const std::string& algorithm, double error, size_t steps, Outcome& out) {

@@ -52,7 +52,7 @@ uint64_t Block::bytes(const Graph& graph, gemm::Precision precision, size_t rows
 }
 
 // Packs what matrix i stands for, for both directions.
-void Block::load(size_t i) {
+void Block::load_learned(size_t i) {
   constexpr size_t kUnit = gemm::Packed::unit();
   Learned& l = learned_[i];
   size_t rows = l.matrix->rows(), cols = l.matrix->cols();
@@ -67,8 +67,8 @@ void Block::load(size_t i) {
   l.back.pack_all_transposed(room_.data(), cols);
 }
 
-void Block::load() {
-  for (size_t i = 0; i < learned_.size(); ++i) load(i);
+void Block::load_learned() {
+  for (size_t i = 0; i < learned_.size(); ++i) load_learned(i);
 }
 
 Matrix Block::begin(const Batch& batch, ConstMatrix x, bool keep) {
@@ -112,7 +112,7 @@ void Block::weight(const WeightUse& use, ConstMatrix dw) {
   if (factor_ >= 0) {
     l.matrix->step(dw.data, static_cast<float>(l.rate * factor_),
                    static_cast<float>(l.range_rate * factor_));
-    return load(i);
+    return load_learned(i);
   }
   size_t n = dw.rows * dw.cols;
   if (l.gradient.empty()) l.gradient.resize(n);
@@ -129,7 +129,7 @@ void Block::step_all(double factor) {
     l.matrix->step(l.gradient.data(), static_cast<float>(l.rate * factor),
                    static_cast<float>(l.range_rate * factor));
     std::ranges::fill(l.gradient, 0.0f);
-    load(i);
+    load_learned(i);
   }
 }
 

@@ -32,7 +32,7 @@ struct Learned {
 
 class Block : public engine::WeightSource, public engine::GradientSink {
  public:
-  // Loads the weights that are not learned. Learned ones are undefined until load() is called.
+  // Loads the weights that are not learned. Learned ones are undefined until load_learned() is called.
   Block(const QuantizedWeights& weights, const engine::Graph& graph, gemm::Precision precision,
         std::vector<Learned> learned);
   // What it takes beside SignRound::bytes, in bytes: weights twice, and values and gradients of
@@ -42,7 +42,7 @@ class Block : public engine::WeightSource, public engine::GradientSink {
 
   std::vector<Learned>& learned() { return learned_; }
   // The values of all learned matrices as they are now.
-  void load();
+  void load_learned();
   // y = the layer of x, both [rows of the batch, hidden]; the view lives until the next call.
   engine::ConstMatrix forward(const engine::Batch& batch, engine::ConstMatrix x,
                               engine::LinearHook* hook);
@@ -61,7 +61,7 @@ class Block : public engine::WeightSource, public engine::GradientSink {
 
  private:
   engine::Matrix begin(const engine::Batch& batch, engine::ConstMatrix x, bool keep);
-  void load(size_t i);
+  void load_learned(size_t i);
 
   const QuantizedWeights& weights_;
   const engine::Graph& graph_;
