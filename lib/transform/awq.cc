@@ -52,7 +52,7 @@ class Search {
  public:
   Search(const Subject& subject, const engine::WeightSource& weights, const Windows& windows, const Capture& capture,
          const Graph& graph, const Fold& fold, const Settings& settings, gemm::Precision precision)
-      : subject_(subject), weights_(weights), windows_(windows), capture_(capture), graph_(graph), fold_(fold),
+      : subject_(subject), weights_(weights), capture_(capture), graph_(graph), fold_(fold),
         settings_(settings), precision_(precision) {
     for (const Consumer& c : fold.consumers) {
       if (subject.entry(c.module, "awq") != nullptr) seeds_.push_back(c);
@@ -287,7 +287,6 @@ class Search {
 
   const Subject& subject_;
   const engine::WeightSource& weights_;
-  const Windows& windows_;
   const Capture& capture_;
   const Graph& graph_;
   const Fold& fold_;
