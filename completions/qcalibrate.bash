@@ -6,7 +6,7 @@ _qcalibrate() {
   case $prev in
   esac
   if [[ $cur == -* ]]; then
-    COMPREPLY=($(compgen -W "--help -h --version --text --field --tokens --windows -n --seqlen --seed --per-document --observer --percentile --observer-dtype --amax-history --margin --moe-all-experts --compute --batch-size --merge --list --output -o --force --stream --no-sync --resume --no-check --threads -j --max-memory --json --quiet -q --verbose -v --strict" -- "$cur"))
+    COMPREPLY=($(compgen -W "--help -h --version --text --field --tokens --windows -n --seqlen --seed --per-document --observer --percentile --observer-dtype --amax-history --margin --moe-all-experts --compute --batch-size --merge --imatrix --save-imatrix --list --output -o --force --stream --no-sync --resume --no-check --threads -j --max-memory --json --quiet -q --verbose -v --strict" -- "$cur"))
   else
     COMPREPLY=($(compgen -f -- "$cur"))
   fi

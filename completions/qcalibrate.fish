@@ -17,6 +17,8 @@ complete -c qcalibrate -l moe-all-experts -d 'Show every token to every expert (
 complete -c qcalibrate -l compute -r -d 'Inputs of products: bf16, or f32 for exactness'
 complete -c qcalibrate -l batch-size -r -d 'Windows at a time (0: what fills 2048 tokens)'
 complete -c qcalibrate -l merge -d 'Put the statistics of several calibrated qmaps together instead'
+complete -c qcalibrate -l imatrix -r -d 'Take the statistics of llama.cpp\'s importance matrices (GGUF or .dat) instead; repeatable: their sums are added'
+complete -c qcalibrate -l save-imatrix -r -d 'Write the statistics in MODEL as an importance matrix for llama.cpp (GGUF; NAME.dat: the older form) and stop'
 complete -c qcalibrate -l list -d 'Print the statistics in MODEL and stop'
 complete -c qcalibrate -s o -l output -r -d 'File to write; without it the result goes to the next program in the pipe'
 complete -c qcalibrate -l force -d 'Replace an existing output'

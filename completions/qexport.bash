@@ -9,7 +9,7 @@ _qexport() {
     --num-bits) COMPREPLY=($(compgen -W "2 3 4 5 6 7 8" -- "$cur")); return;;
   esac
   if [[ $cur == -* ]]; then
-    COMPREPLY=($(compgen -W "--help -h --version --format -f --output -o --shard-size --target --group-size --num-bits --ledger --force --dry-run --no-verify --no-sync --list-formats --no-check --threads -j --max-memory --json --quiet -q --verbose -v --strict" -- "$cur"))
+    COMPREPLY=($(compgen -W "--help -h --version --format -f --output -o --shard-size --group-size --num-bits --pre --name --ledger --force --dry-run --no-verify --no-sync --list-formats --no-check --target --tp --ep --pp --hw --threads -j --max-memory --json --quiet -q --verbose -v --strict" -- "$cur"))
   else
     COMPREPLY=($(compgen -f -- "$cur"))
   fi

@@ -7,7 +7,7 @@ _qload() {
     --dtype) COMPREPLY=($(compgen -W "BF16 F16 F32" -- "$cur")); return;;
   esac
   if [[ $cur == -* ]]; then
-    COMPREPLY=($(compgen -W "--help -h --version --dequantize --dtype --include --exclude --modelopt-state --no-check --output -o --force --stream --no-sync --pack --zstd --hash --list --list-inputs --threads -j --max-memory --json --quiet -q --verbose -v --strict" -- "$cur"))
+    COMPREPLY=($(compgen -W "--help -h --version --dequantize --dtype --include --exclude --modelopt-state --no-check --output -o --force --stream --no-sync --pack --zstd --hash --list --recipe --list-inputs --threads -j --max-memory --json --quiet -q --verbose -v --strict" -- "$cur"))
   else
     COMPREPLY=($(compgen -f -- "$cur"))
   fi

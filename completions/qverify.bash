@@ -6,7 +6,7 @@ _qverify() {
   case $prev in
   esac
   if [[ $cur == -* ]]; then
-    COMPREPLY=($(compgen -W "--help -h --version --against --min-sqnr --min-cosine --max-mse --max-abs --ignore --eval --field --tokens --ppl --seqlen --stride --windows -n --compute --no-act-quant --max-kl --max-ppl-increase --min-top1 --baseline --tolerance --choices --generate --max-new-tokens --temperature --top-p --seed --report --top --no-check --threads -j --max-memory --json --quiet -q --verbose -v --strict" -- "$cur"))
+    COMPREPLY=($(compgen -W "--help -h --version --against --min-sqnr --min-cosine --max-mse --max-abs --ignore --eval --field --tokens --ppl --seqlen --stride --windows -n --compute --no-act-quant --max-kl --max-ppl-increase --min-top1 --baseline --tolerance --choices --generate --max-new-tokens --temperature --top-p --seed --target --tp --ep --pp --hw --engine-args --device-memory --list-rules --explain --report --top --manifest --manifest-file --no-check --sample --threads -j --max-memory --json --quiet -q --verbose -v --strict" -- "$cur"))
   else
     COMPREPLY=($(compgen -f -- "$cur"))
   fi

@@ -17,6 +17,9 @@ namespace qp {
 
 class Store;
 class MappedFile;
+class Progress;
+struct WriteOptions;
+struct WriteResult;
 struct RawCheckpoint;
 struct Finding;
 
@@ -78,6 +81,9 @@ struct ExportPlan {
   std::vector<LedgerEntry> ledger;
   std::vector<OutFolder> folders;             // none: all tensors are in the directory itself
   std::vector<std::shared_ptr<const Store>> views;  // whose parts the tensors of folders point at
+  // Not null: the result is a file, written by this instead; `tensors` are then for people.
+  // WriteOptions::directory is its name, "" standard output.
+  std::function<WriteResult(const WriteOptions&, Progress&)> write;
 };
 
 struct ExportOptions {
@@ -85,6 +91,8 @@ struct ExportOptions {
   // Exact transforms of integer weights (formats/hf/transform.h); 0: as they are.
   uint64_t group_size = 0;          // scales repeated to groups of this size
   int num_bits = 0;                 // codes widened to this many bits
+  // Of a GGUF: llama.cpp's name of the pre-tokenizer, and the model's name; "": found out.
+  std::string pre_tokenizer, model_name;
   std::function<void(std::string)> warn = [](std::string) {};
 };
 
@@ -104,6 +112,7 @@ struct Format {
   // Engines that load this family know GPT-2's Conv1D, quantized as any linear, [out, in].
   bool conv1d = false;
   std::string_view target = {};  // the engine that the writer has rules of its own for
+  bool to_stdout = false;  // one file, which may go to standard output
 };
 
 std::span<const Format> formats();

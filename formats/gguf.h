@@ -24,4 +24,8 @@ Model read_gguf(const std::string& path, const LoadOptions& options);
 // extents refer to it as if it held one entry per shard.
 Model gguf_model(std::span<const GgufFile> shards, const LoadOptions& options);
 
+// The vision part of a model as a GGUF of its own. Errors: limit, an architecture whose vision part
+// llama.cpp's names are not known for; input, tensors or settings that do not fit.
+ExportPlan export_mmproj(const Store& store, const ExportOptions& options);
+
 }  // namespace qp

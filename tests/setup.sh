@@ -71,7 +71,7 @@ install_packages() {
 
 # shellcheck disable=SC2034  # for the caller
 build_packages="g++ cmake ninja-build pkg-config nlohmann-json3-dev libcli11-dev libzstd-dev
-  libxxhash-dev libpcre2-dev libicu-dev zlib1g-dev libgtest-dev python3"
+  libxxhash-dev libpcre2-dev libicu-dev libssl-dev zlib1g-dev libgtest-dev python3"
 
 # build PRESET TARGETS [CMAKE OPTION...]: configures and builds build/PRESET, ccache helping where
 # it is. TARGETS is a list of words; "all" is everything.

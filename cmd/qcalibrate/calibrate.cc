@@ -4,7 +4,9 @@
 #include <iostream>
 
 #include "cmd/tool/table.h"
+#include "formats/gguf/imatrix.h"
 #include "lib/base/error.h"
+#include "lib/calibration/imported.h"
 #include "lib/calibration/merge.h"
 
 namespace qp {
@@ -29,6 +31,10 @@ void CalibrateCommand::declare(CLI::App& app) {
   app.add_option("--batch-size", batch_size_, "Windows at a time (0: what fills 2048 tokens)")
       ->type_name("N")->capture_default_str()->group(run);
   app.add_flag("--merge", merge_, "Put the statistics of several calibrated qmaps together instead")->group(run);
+  app.add_option("--imatrix", imatrices_, "Take the statistics of llama.cpp's importance matrices (GGUF or .dat) instead; repeatable: their sums are added")
+      ->type_name("FILE")->expected(1)->group(run);
+  app.add_option("--save-imatrix", save_imatrix_, "Write the statistics in MODEL as an importance matrix for llama.cpp (GGUF; NAME.dat: the older form) and stop")
+      ->type_name("FILE")->group(run);
   app.add_flag("--list", list_, "Print the statistics in MODEL and stop")->group(run);
   output_.declare(app);
   app.add_flag("--resume", resume_, "Continue the unfinished run that left FILE.partial")->group("Output");
@@ -37,15 +43,18 @@ void CalibrateCommand::declare(CLI::App& app) {
 
 void CalibrateCommand::check_arguments() const {
   observer_from_name(observer_);
-  bool reads = list_ || merge_;
-  if (list_ && merge_) throw usage_error("--list and --merge exclude each other");
+  bool stops = list_ || !save_imatrix_.empty();
+  bool reads = stops || merge_ || !imatrices_.empty();
+  if (int{list_} + int{merge_} + int{!imatrices_.empty()} + int{!save_imatrix_.empty()} > 1) {
+    throw usage_error("--list, --merge, --imatrix and --save-imatrix exclude each other");
+  }
   if (merge_ && inputs_.size() < 2) {
     throw usage_error("--merge needs two files or more").hint("qcalibrate --merge A B -o OUT");
   }
   if (!merge_ && inputs_.size() > 1) {
     throw usage_error("more than one model: '" + printable(inputs_[1]) + "'").hint("--merge puts statistics together");
   }
-  if (reads && text_.any()) throw usage_error("no text is read with --list or --merge");
+  if (reads && text_.any()) throw usage_error("no text is read with --list, --merge, --imatrix or --save-imatrix");
   if (!reads && !text_.any()) {
     throw usage_error("no text to run through the model").hint("give --text FILE or --tokens FILE");
   }
@@ -53,7 +62,7 @@ void CalibrateCommand::check_arguments() const {
   if (!reads && stdin_model && text_.from_stdin()) {
     throw usage_error("model and text cannot both be standard input").hint("name the model: qload MODEL -o base.qmap");
   }
-  if (!list_ && output_.path.empty() && stdout_kind() == StdoutKind::nowhere) {
+  if (!stops && output_.path.empty() && stdout_kind() == StdoutKind::nowhere) {
     throw usage_error("nowhere to write the result").hint("give -o FILE or a pipe");
   }
 }
@@ -66,11 +75,41 @@ const std::string& CalibrateCommand::input() const {
 int CalibrateCommand::run(Tool& tool) {
   check_arguments();
   if (merge_) return merge(tool);
-  if (!list_) return calibrate_model(tool);
+  if (!imatrices_.empty()) return import(tool);
+  if (!list_ && save_imatrix_.empty()) return calibrate_model(tool);
   LoadOptions load;
   load.warn = [&](const std::string& text) { tool.warn(text); };
   OpenedInput in = open_input(input(), load);
-  list(*in.store, tool);
+  in.store->set_check(!no_check_);
+  list_ ? list(*in.store, tool) : save_imatrix(*in.store);
+  return 0;
+}
+
+void CalibrateCommand::save_imatrix(const Store& store) const {
+  Imatrix m = imatrix_of(store);
+  write_imatrix(save_imatrix_, m);
+}
+
+int CalibrateCommand::import(Tool& tool) {
+  LoadOptions load;
+  load.warn = [&](const std::string& text) { tool.warn(text); };
+  OpenedInput in = open_input(input(), load);
+  in.store->set_check(!no_check_);
+  Imatrix all = read_imatrix(imatrices_.front());
+  for (size_t i = 1; i < imatrices_.size(); ++i) add(all, read_imatrix(imatrices_[i]), imatrices_[i]);
+  std::vector<std::string> unknown, paths = in.paths;
+  std::vector<InputSums> sums = statistics_of(all, *in.store, unknown);
+  if (!unknown.empty()) {
+    tool.warn(std::to_string(unknown.size()) + " entries are of tensors that the model does not have (" +
+              printable(unknown.front()) + (unknown.size() > 1 ? ", .." : "") + ")");
+  }
+  Json described = {{"imatrix", Json{{"datasets", all.datasets}, {"chunk_count", all.chunk_count}, {"chunk_size", all.chunk_size}}}};
+  paths.insert(paths.end(), imatrices_.begin(), imatrices_.end());
+  QmapOutput out(output_.options(paths));
+  Hash128 id = import_statistics(*in.store, sums, described,
+                                 provenance_entry("qcalibrate", described, in.store->model()), out);
+  tool.say(std::to_string(sums.size()) + " inputs of " + std::to_string(all.entries.size()) + " entries", 1);
+  out.commit(id);
   return 0;
 }
 

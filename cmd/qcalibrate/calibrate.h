@@ -22,13 +22,16 @@ class CalibrateCommand {
  private:
   void check_arguments() const;
   int merge(Tool& tool);
+  int import(Tool& tool);
+  void save_imatrix(const Store& store) const;
   int calibrate_model(Tool& tool);
   void list(const Store& store, Tool& tool) const;
   void summary(const CalibrateResult& result, const Windows& windows, Tool& tool) const;
 
   const std::string& input() const;  // "" for standard input
 
-  std::vector<std::string> inputs_;
+  std::vector<std::string> inputs_, imatrices_;
+  std::string save_imatrix_;
   TextArguments text_;
   std::string observer_ = "max", observer_dtype_ = "int8", compute_ = "bf16";
   double percentile_ = 99.99;

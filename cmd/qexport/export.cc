@@ -1,7 +1,6 @@
 #include "cmd/qexport/export.h"
 
 #include <algorithm>
-#include <array>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -17,9 +16,6 @@
 namespace qp {
 namespace fs = std::filesystem;
 namespace {
-
-constexpr std::array<std::string_view, 4> kTargets = {"sglang", "vllm", "transformers",
-                                                      "llama.cpp"};
 
 Json ledger_json(const ExportPlan& plan) {
   Json out = Json::array();
@@ -52,14 +48,12 @@ void ExportCommand::declare(CLI::App& app) {
   app.add_option("-f,--format", format_, "Checkpoint format; --list-formats shows all")
       ->type_name("NAME")
       ->group(out);
-  app.add_option("-o,--output", output_, "Directory to write")->type_name("DIR")->group(out);
-  app.add_option("--shard-size", shard_size_, "Largest size of one file")
-      ->type_name("SIZE")
-      ->capture_default_str()
+  app.add_option("-o,--output", output_, "Directory to write; for gguf and mmproj a file")
+      ->type_name("DIR")
       ->group(out);
-  app.add_option("--target", target_,
-                 "Engine the result is for: sglang, vllm, transformers or llama.cpp")
-      ->type_name("ENGINE")
+  app.add_option("--shard-size", shard_size_, "Largest size of one file (gguf, mmproj: one file)")
+      ->type_name("SIZE")
+      ->default_str("5GB")
       ->group(out);
   app.add_option("--group-size", group_size_,
                  "Repeat scales to groups of N, exact (gptq, awq, auto-round)")
@@ -71,6 +65,12 @@ void ExportCommand::declare(CLI::App& app) {
       ->type_name("N")
       ->check(CLI::Range(2, 8))
       ->group(out);
+  app.add_option("--pre", pre_tokenizer_, "llama.cpp's pre-tokenizer, where it is not known (gguf)")
+      ->type_name("NAME")
+      ->group(out);
+  app.add_option("--name", model_name_, "The model's name, in the metadata (gguf, mmproj)")
+      ->type_name("TEXT")
+      ->group(out);
   app.add_option("--ledger", ledger_, "Write what became of every tensor and file, as JSON")
       ->type_name("FILE")
       ->group(out);
@@ -81,6 +81,7 @@ void ExportCommand::declare(CLI::App& app) {
   app.add_flag("--no-sync", no_sync_, "Do not wait for the disk (fsync)")->group(out);
   app.add_flag("--list-formats", list_formats_, "Print the formats")->group(out);
   app.add_flag("--no-check", no_check_, "Do not compare checksums while reading")->group("Input");
+  target_.declare(app);
 }
 
 void ExportCommand::list_formats(Tool& tool) const {
@@ -104,6 +105,7 @@ int ExportCommand::run(Tool& tool) {
     list_formats(tool);
     return 0;
   }
+  target_.check_arguments();
   std::vector<std::string_view> known;
   for (const Format& f : formats()) {
     if (f.plan != nullptr) known.push_back(f.name);
@@ -116,33 +118,36 @@ int ExportCommand::run(Tool& tool) {
     throw usage_error("unknown format '" + printable(format_) + "'")
         .hint(mean + (mean.empty() ? "" : " ") + "qexport --list-formats shows all");
   }
-  if (!target_.empty() && std::ranges::find(kTargets, target_) == kTargets.end()) {
-    throw usage_error("unknown target '" + printable(target_) + "'")
-        .hint("expected sglang, vllm, transformers or llama.cpp");
-  }
   if ((group_size_ != 0 || num_bits_ != 0) && !format->transforms) {
     throw usage_error("--group-size and --num-bits do nothing for -f " + format_)
         .hint("they are for gptq, awq and auto-round");
   }
-  if (output_.empty() && !dry_run_)
-    throw usage_error("nowhere to write the result").hint("give -o DIR");
-  uint64_t shard = parse_size(shard_size_, "--shard-size");
-  if (shard < 1000) throw usage_error("--shard-size " + shard_size_ + " is too small");
+  bool to_stdout = format->to_stdout && stdout_kind() != StdoutKind::nowhere;
+  if (output_.empty() && !dry_run_ && !to_stdout) {
+    throw usage_error("nowhere to write the result")
+        .hint(format->to_stdout ? "give -o FILE, or direct standard output into a file" : "give -o DIR");
+  }
+  uint64_t shard = shard_size_.empty() ? 0 : parse_size(shard_size_, "--shard-size");
+  if (!shard_size_.empty() && shard < 1000)
+    throw usage_error("--shard-size " + shard_size_ + " is too small");
 
   LoadOptions load;
   load.warn = [&](const std::string& text) { tool.warn(text); };
   OpenedInput in = open_input(input_, load);
   in.store->set_check(!no_check_);
   ExportOptions options;
-  options.target = target_;
+  options.target = target_.name();
   options.group_size = group_size_;
   options.num_bits = num_bits_;
+  options.pre_tokenizer = pre_tokenizer_;
+  options.model_name = model_name_;
   options.warn = load.warn;
   ExportPlan plan;
   try {
     auto other = prepared(*in.store, *format);
     const Store& store = other ? *other : *in.store;
-    plan = plan_export(*format, store, options);
+    auto make = [&](const ExportOptions& o) { return plan_export(*format, store, o); };
+    plan = target_.fit(make, options, *format, tool);
     if (other) {
       auto there = other->model().index();
       for (const Tensor& t : in.store->model().tensors) {
@@ -152,10 +157,6 @@ int ExportCommand::run(Tool& tool) {
     }
   } catch (Error& e) {
     throw std::move(e).file(in.store->label());
-  }
-  if (!target_.empty() && target_ != format->target) {
-    tool.say("-f " + std::string(format->name) + " has no rules of its own for --target " +
-             target_ + ": it changes nothing");
   }
   if (dry_run_) {
     if (tool.options.json) {
@@ -177,7 +178,7 @@ int ExportCommand::run(Tool& tool) {
   }
   WriteOptions write;
   write.directory = output_;
-  write.shard_bytes = shard;
+  if (shard != 0 || plan.write) write.shard_bytes = shard;
   write.force = force_;
   write.sync = !no_sync_;
   write.verify = !no_verify_;
@@ -187,12 +188,14 @@ int ExportCommand::run(Tool& tool) {
       write_file_atomically(moved_into(ledger_, output_, unfinished), text_of(ledger_json(plan)));
     }
   };
-  WriteResult result = write_checkpoint(*in.store, plan, write, tool.progress());
+  WriteResult result = plan.write ? plan.write(write, tool.progress())
+                                  : write_checkpoint(*in.store, plan, write, tool.progress());
   tool.say(human_bytes(static_cast<double>(result.bytes)) + " in " + std::to_string(result.shards) +
                (result.shards == 1 ? " file" : " shards"),
            1);
+  if (output_.empty()) return 0;
   if (stdout_kind() == StdoutKind::pipe && !tool.options.json) {
-    hand_over_directory(output_);
+    hand_over_directory(result.first.empty() ? output_ : result.first);
   } else if (tool.options.json) {
     std::cout << text_of({{"output", output_},
                           {"bytes", result.bytes},

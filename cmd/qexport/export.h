@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "cmd/qexport/target.h"
 #include "cmd/tool/run_tool.h"
 
 namespace qp {
@@ -15,9 +16,11 @@ class ExportCommand {
  private:
   void list_formats(Tool& tool) const;
 
-  std::string input_, output_, format_, shard_size_ = "5GB", target_, ledger_;
+  std::string input_, output_, format_, shard_size_, ledger_;
+  std::string pre_tokenizer_, model_name_;
   bool force_ = false, no_verify_ = false, no_sync_ = false, no_check_ = false, list_formats_ = false;
   bool dry_run_ = false;
+  ExportTarget target_;
   uint64_t group_size_ = 0;
   int num_bits_ = 0;
 };

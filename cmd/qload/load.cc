@@ -13,12 +13,33 @@
 #include "lib/base/parallel.h"
 #include "lib/base/regex.h"
 #include "lib/model/modules.h"
+#include "lib/plan/read_back.h"
 #include "lib/qmap/copy.h"
 #include "lib/qmap/decode.h"
+#include "lib/qmap/latents.h"
 #include "lib/qmap/row_jobs.h"
 #include "lib/qmap/writer.h"
 
 namespace qp {
+namespace {
+
+std::optional<DType> dtype_named(const std::string& name) {
+  auto dtype = dtype_from_name(name);
+  return dtype ? dtype : dtype_from_torch(name);
+}
+
+void dequantize(Tensor& t, const std::string& dtype) {
+  if (t.scheme < 0 && t.ggml.empty()) return;
+  t.dequantize = true;
+  if (!dtype.empty() || !is_float(t.dtype)) t.dtype = dtype_named(dtype).value_or(DType::bf16);
+  if (t.name.find(kLatentKeys) != t.name.npos && t.shape.rank() == 3) {
+    throw limit_error("is half of a kv_b_proj in blocks, which --dequantize puts together from a GGUF only")
+        .tensor(t.name)
+        .hint("qexport -f gguf -o m.gguf, then qload m.gguf --dequantize");
+  }
+}
+
+}  // namespace
 
 void LoadCommand::declare(CLI::App& app) {
   app.add_option("MODEL", input_, "Directory, file, qmap or handle; '-' or nothing: standard input");
@@ -37,6 +58,7 @@ void LoadCommand::declare(CLI::App& app) {
   app.add_flag("--zstd", zstd_, "Compress what --pack copies (slower than most disks)")->group(out);
   app.add_flag("--hash", hash_, "Store a checksum of every tensor (reads all of them)")->group(out);
   app.add_flag("--list", list_, "Print the tensors instead of writing anything")->group(out);
+  app.add_flag("--recipe", recipe_, "With --list: print the schemes of quantized tensors as a recipe for qquantize")->group(out);
   app.add_flag("--list-inputs", list_inputs_, "Print the kinds of input that are known")->group(out);
 }
 
@@ -47,11 +69,11 @@ int LoadCommand::run(Tool& tool) {
   }
   LoadOptions options;
   options.dequantize = dequantize_;
+  if (recipe_ && !list_) throw usage_error("--recipe says how --list prints").hint("give both");
   options.list_only = list_;
   options.warn = [&](const std::string& text) { tool.warn(text); };
   if (!dtype_.empty()) {
-    options.dtype = dtype_from_name(dtype_);
-    if (!options.dtype) options.dtype = dtype_from_torch(dtype_);
+    options.dtype = dtype_named(dtype_);
     if (!options.dtype || !is_float(*options.dtype) || *options.dtype == DType::f64) {
       throw usage_error("--dtype '" + printable(dtype_) + "' (expected F32, F16 or BF16)");
     }
@@ -63,6 +85,10 @@ int LoadCommand::run(Tool& tool) {
   }
   OpenedInput in = open_input(input_, options);
   in.store->set_check(!no_check_);
+  if (recipe_) {
+    std::cout << recipe_of(in.store->model()).dump(1, ' ', false, Json::error_handler_t::replace) << "\n";
+    return 0;
+  }
   if (list_) {
     list(*in.store, tool);
   } else {
@@ -84,7 +110,7 @@ void LoadCommand::select(std::vector<Tensor>& tensors, Model& model) const {
                       : dequantize_ && model.kv_cache && is_kv_scale(t) ? "a scale of the KV cache"
                                                                   : nullptr;
     if (why != nullptr) model.dropped.emplace_back(t.name, why);
-    if (dequantize_ && t.scheme >= 0) t.dequantize = true;
+    if (dequantize_ && why == nullptr) dequantize(t, dtype_);
     return why != nullptr;
   });
   if (dequantize_) model.kv_cache.reset();
@@ -117,6 +143,7 @@ Tensor compress_tensor(const Store& store, const Tensor& from, QmapWriter& write
   if (from.dequantize) {
     to.scheme = -1;
     to.dequantize = false;
+    to.ggml.clear();
     to.parts = {Part{Role::data, from.dtype, from.shape, {}, nullptr}};
   }
   for (size_t k = 0; k < to.parts.size(); ++k) {
@@ -218,7 +245,7 @@ void LoadCommand::list(Store& store, Tool& tool) const {
                 {"parameters", model.parameters()}, {"tensors", Json::array()},
                 {"companions", Json::array()}, {"dropped", Json::array()}};
     for (const Tensor& t : model.tensors) {
-      ModuleInfo info = classify(t.name, t.dtype, t.shape, model.config);
+      ModuleInfo info = classify(t.name, t.quantized() ? DType::bf16 : t.dtype, t.shape, model.config);
       Json row = {{"name", t.name}, {"kind", name_of(info.kind)}, {"dtype", dtype_name(t.dtype)},
                   {"shape", t.shape.dims()}, {"bytes", t.stored_bytes()}};
       if (t.scheme >= 0) row["scheme"] = model.schemes[static_cast<size_t>(t.scheme)].name;
@@ -234,7 +261,7 @@ void LoadCommand::list(Store& store, Tool& tool) const {
   Table table({"name", "kind", "dtype", "shape", "bytes"}, {false, false, false, false, true});
   uint64_t bytes = 0;
   for (const Tensor& t : model.tensors) {
-    ModuleInfo info = classify(t.name, t.dtype, t.shape, model.config);
+    ModuleInfo info = classify(t.name, t.quantized() ? DType::bf16 : t.dtype, t.shape, model.config);
     std::string dtype = !t.ggml.empty() ? t.ggml
                         : t.scheme >= 0 ? model.schemes[static_cast<size_t>(t.scheme)].name
                                         : std::string(dtype_name(t.dtype));

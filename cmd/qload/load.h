@@ -27,7 +27,7 @@ class LoadCommand {
 
   std::string input_, dtype_, modelopt_state_;
   std::vector<std::string> include_, exclude_;
-  bool dequantize_ = false, pack_ = false, hash_ = false, zstd_ = false, list_ = false;
+  bool dequantize_ = false, pack_ = false, hash_ = false, zstd_ = false, list_ = false, recipe_ = false;
   bool list_inputs_ = false, no_check_ = false;
   OutputArguments output_;
 };

@@ -17,7 +17,7 @@ class AutoCommand {
   bool asked() const { return target_bpw_ > 0 || !target_size_.empty(); }
 
   // What can be said before the input is opened. Errors: usage.
-  void check(const std::string& schemes, const SchemeOverrides& overrides,
+  void check(const std::vector<std::string>& schemes, const SchemeOverrides& overrides,
              const std::string& algorithm);
   // The recipe: `first`, then what was chosen. Writes --save-recipe.
   Recipe choose(const Store& store, const Recipe& first, gemm::Precision precision, Tool& tool);

@@ -96,7 +96,7 @@ void EvalCommand::declare(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)->type_name("T")->capture_default_str()->group(text);
   app.add_option("--top-p", top_p_, "Draw among the likeliest that reach this probability")->check(CLI::Range(0.0, 1.0))
       ->type_name("P")->capture_default_str()->group(text);
-  app.add_option("--seed", seed_, "Of the draws")->type_name("N")->capture_default_str()->group(text);
+  app.add_option("--seed", seed_, "Of the draws, and of the rows of --sample")->type_name("N")->capture_default_str()->group(text);
 }
 
 void EvalCommand::check_arguments(bool has_base, bool stdin_taken) const {

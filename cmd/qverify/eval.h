@@ -24,6 +24,7 @@ class EvalCommand {
 
   bool evaluates() const { return !texts_.empty() || !tokens_.empty() || !choices_.empty(); }
   bool generates() const { return !prompt_.empty(); }
+  uint64_t seed() const { return seed_; }
   const EvalBounds& bounds() const { return bounds_; }
   EvalResult evaluate(const Store& store, const Store* base, Tool& tool);
   // What fails against --baseline, once evaluated.

@@ -115,7 +115,11 @@ void VerifyCommand::print(Tool& tool) const {
     std::cout << "; worst " << db_text(w->errors->sqnr_db()) << " dB: " << printable(w->name) << "\n";
   }
   if (r.eval) print_evaluation(*r.eval);
-  std::cout << printable(r.checkpoint) << ": " << (r.sound() ? "sound" : "FAILED") << ": " << r.tensors.size() << " tensors, "
+  target_.print(tool);
+  if (r.sampling) std::cout << "sample: " << sample_text(r) << "; the verdict is of this sample\n";
+  const char* sound = r.sampling ? "sound in the sample" : "sound";
+  std::cout << printable(r.checkpoint) << ": " << (r.sound() ? sound : "FAILED") << ": "
+            << (r.target.is_null() ? std::to_string(r.tensors.size()) + " tensors, " : "")
             << r.count(Severity::error) << " errors, " << r.count(Severity::warning) << " warnings, "
             << r.count(Severity::note) << " notes" << (r.strict ? " (strict)" : "") << "\n";
 }

@@ -6,11 +6,16 @@
 #include <charconv>
 #include <cmath>
 
+#include "formats/verify/gguf.h"
 #include "formats/verify/structure.h"
+#include "formats/verify/sums.h"
 #include "lib/base/error.h"
+#include "lib/base/file.h"
 #include "lib/base/interrupt.h"
 #include "lib/base/parallel.h"
+#include "lib/qmap/latents.h"
 #include "lib/qmap/stacks.h"
+#include "lib/tensor/ggml_type.h"
 
 namespace qp {
 namespace {
@@ -48,6 +53,13 @@ bool tied(const Model& m) {
   return false;
 }
 
+// Bits of a stored code; 0 for floats.
+uint64_t stored_bits(const Model& m, const Tensor& t) {
+  if (t.scheme >= 0) return static_cast<uint64_t>(m.schemes[static_cast<size_t>(t.scheme)].weights.num_bits);
+  const GgmlType* type = ggml_type(t.ggml);
+  return type == nullptr ? 0 : type->bytes * 8 / type->block;
+}
+
 // Buffers that models compute and some checkpoints store all the same.
 bool is_buffer(std::string_view name) {
   return name.ends_with("rotary_emb.inv_freq") || name.ends_with(".position_ids") ||
@@ -76,10 +88,18 @@ void VerifyCommand::declare(CLI::App& app) {
   app.add_option("--ignore", ignore_, "Tensors that the bounds leave out: name, re:REGEX or module kind; repeatable")
       ->type_name("PATTERN")->group(compare);
   eval_.declare(app);
+  target_.declare(app);
   auto out = "Output";
   app.add_option("--report", reports_, "Write a report: .json, .xml (JUnit) or .html; repeatable")->type_name("FILE")->group(out);
   app.add_option("--top", top_, "Rows of the table to print, worst first")->type_name("N")->capture_default_str()->group(out);
+  auto sums = "Manifest";
+  app.add_option("--manifest", manifest_, "SHA-256 sums of all files, in sha256sum's form: check them, or write them if the checkpoint is sound")
+      ->check(CLI::IsMember({"check", "write"}))->type_name("ACTION")->group(sums);
+  app.add_option("--manifest-file", manifest_file_, "Where they are (default: SHA256SUMS in the directory, FILE.sha256 beside a file)")
+      ->type_name("FILE")->group(sums);
   app.add_flag("--no-check", no_check_, "Do not compare checksums while reading")->group("Input");
+  app.add_option("--sample", sample_, "Read only this share of each matrix's rows (scales are all read): 5%, 0.05; --seed draws others")
+      ->type_name("P%")->group("Input");
 }
 
 void VerifyCommand::add(Severity severity, const char* rule, std::string tensor, std::string what, std::string hint) {
@@ -99,16 +119,30 @@ void VerifyCommand::check_arguments() {
   for (const auto& bound : {thresholds_.min_sqnr, thresholds_.min_cosine, thresholds_.max_mse, thresholds_.max_abs}) {
     if (bound && std::isnan(*bound)) throw usage_error("a bound is NaN").hint("give a number");
   }
+  target_.check_arguments();
+  if (!manifest_file_.empty() && manifest_.empty()) throw usage_error("--manifest-file without --manifest").hint("give --manifest check or --manifest write");
+  if (!sample_.empty()) sampling_ = {parse_share(sample_, "--sample"), eval_.seed()};
   eval_.check_arguments(!against_.empty(), from_stdin || against_ == "-");
   for (const std::string& path : reports_) check_report_path(path);
   for (const std::string& text : ignore_) ignored_.emplace_back(text);
 }
 
+// Nothing but headers is read: no store is opened.
+int VerifyCommand::check_target_alone(const ResolvedInput& input, Tool& tool) {
+  target_.check(input.path, report_);
+  report_.sort();
+  for (const std::string& path : reports_) write_report(report_, path);
+  print(tool);
+  return report_.sound() ? 0 : static_cast<int>(ErrorKind::check);
+}
+
 int VerifyCommand::run(Tool& tool) {
+  if (target_.informs()) return target_.inform(tool);
   check_arguments();
   report_.strict = tool.options.strict;
   report_.thresholds = thresholds_;
   report_.base = against_;
+  if (!sampling_.whole()) report_.sampling = sampling_;
   LoadOptions options;
   options.warn = [&](const std::string& text) { tool.say(text, 1); };
   ResolvedInput input = resolve_input(checkpoint_);
@@ -119,6 +153,17 @@ int VerifyCommand::run(Tool& tool) {
     return 0;
   }
   report_.checkpoint = input.path;
+  struct stat there {};
+  if (!manifest_.empty() && input.qmap && stat(input.path.c_str(), &there) != 0) {
+    throw usage_error("--manifest needs a checkpoint with a name").hint("give the directory or the file");
+  }
+  if (manifest_file_.empty()) manifest_file_ = default_manifest(input.path);
+  if (target_.given() && input.qmap) {
+    throw usage_error("--target looks at a checkpoint that is written, not at a qmap").hint("qexport it first");
+  }
+  bool alone = against_.empty() && !eval_.evaluates() && manifest_.empty() && sample_.empty();
+  if (target_.given() && alone) return check_target_alone(input, tool);
+  if (target_.given()) target_.check(input.path, report_);
   std::optional<OpenedInput> base;
   if (!against_.empty()) {
     base = open_input(against_, options);
@@ -128,10 +173,18 @@ int VerifyCommand::run(Tool& tool) {
   bool is_dir = !input.qmap && is_directory(input.path);
   if (is_dir) {
     directory = check_directory(input.path);
-    report_.findings = std::move(directory.findings);
+    for (Finding& f : directory.findings) {  // some of them --target has found already
+      bool known = std::ranges::any_of(report_.findings, [&](const Finding& o) {
+        return o.rule == f.rule && o.tensor == f.tensor && o.what == f.what;
+      });
+      if (!known) report_.findings.push_back(std::move(f));
+    }
   }
   std::optional<OpenedInput> in = open_checkpoint(input, tool);
-  check_rules(in.has_value(), is_dir, directory.stored);
+  if (manifest_ == "check") check_sums(input, tool);
+  bool gguf = !input.qmap && !is_dir && is_gguf(input.path);
+  if (gguf) std::ranges::move(check_gguf(input.path, in ? &in->store->model() : nullptr), std::back_inserter(report_.findings));
+  check_rules(in.has_value(), is_dir, directory.stored, gguf);
   if (in) {
     const Model& model = in->store->model();
     in->store->set_check(!no_check_);
@@ -152,6 +205,7 @@ int VerifyCommand::run(Tool& tool) {
     if (base) base->store->throw_if_changed();
   }
   report_.sort();
+  if (manifest_ == "write" && report_.sound()) write_sums(input, tool);
   for (const std::string& path : reports_) write_report(report_, path);
   print(tool);
   return report_.sound() ? 0 : static_cast<int>(ErrorKind::check);
@@ -162,6 +216,17 @@ void VerifyCommand::evaluate(const Store& store, const Store* base, Tool& tool) 
   report_.eval_bounds = eval_.bounds();
   std::ranges::move(check_eval(eval_.bounds(), *report_.eval), std::back_inserter(report_.findings));
   std::ranges::move(eval_.check_baseline(*report_.eval), std::back_inserter(report_.findings));
+}
+
+void VerifyCommand::check_sums(const ResolvedInput& input, Tool& tool) {
+  for (const auto& [id, what] : manifest_rules()) report_.rules.emplace_back(id, what);
+  std::ranges::move(check_manifest(input.path, manifest_file_, tool.progress()), std::back_inserter(report_.findings));
+}
+
+void VerifyCommand::write_sums(const ResolvedInput& input, Tool& tool) {
+  std::vector<FileSum> sums = sum_files(input.path, manifest_file_, tool.progress());
+  write_file_atomically(manifest_file_, manifest_text(sums));
+  tool.say("wrote " + printable(manifest_file_) + ": " + std::to_string(sums.size()) + " sums");
 }
 
 // A checkpoint that cannot be opened has failed; one that is not there is an error of the call.
@@ -178,10 +243,10 @@ std::optional<OpenedInput> VerifyCommand::open_checkpoint(const ResolvedInput& i
   }
 }
 
-void VerifyCommand::check_rules(bool loaded, bool directory, bool stored) {
+void VerifyCommand::check_rules(bool loaded, bool directory, bool stored, bool gguf) {
   for (const StructureRule& r : structure_rules()) {
     bool made = r.stage == Stage::load || (r.stage == Stage::companions && directory) ||
-                (r.stage == Stage::stored && stored) || (r.stage == Stage::promises && loaded);
+                (r.stage == Stage::stored && stored) || (r.stage == Stage::promises && loaded) || (r.stage == Stage::gguf && gguf);
     if (made) report_.rules.emplace_back(r.id, r.what);
   }
 }
@@ -193,13 +258,17 @@ bool VerifyCommand::ignored(const Tensor& t, const Model& m) const {
   return std::ranges::any_of(ignored_, [&](const Match& match) { return match(t.name, info); });
 }
 
-// Experts that the base stacks and the checkpoint has apart are compared one by one.
+// Experts that the base stacks and the checkpoint has apart are compared one by one, and so are
+// the halves of DeepSeek's kv_b_proj.
 void VerifyCommand::take_experts_apart(const Model& model, OpenedInput& base) {
   auto here = model.index();
   auto apart = [&](const ExpertStack& s) { return !here.contains(s.gate_up->name); };
   auto stacks = find_stacks(base.store->model());
   bool any = std::ranges::any_of(stacks, [&](const auto& s) { return apart(s.second); });
   if (any) base.store = base.store->with(with_experts_apart(base.store->model(), apart));
+  auto latents = with_latents_apart(base.store->model(),
+                                    [&](const std::string& name) { return !here.contains(name); });
+  if (latents) base.store = base.store->with(std::move(*latents));
 }
 
 void VerifyCommand::check_names(const Model& model, const Model& base) {
@@ -214,10 +283,12 @@ void VerifyCommand::check_names(const Model& model, const Model& base) {
   for (const Tensor& t : base.tensors) {
     if (here.contains(t.name)) continue;
     bool head = t.name.ends_with("lm_head.weight") && tied(model);
-    bool excused = head || is_buffer(t.name) || ignored(t, base);
+    // A GGUF of a model that sees has its vision part in a file of its own.
+    bool vision = model.format == "gguf" && classify(t.name, DType::bf16, t.shape, base.config).kind == ModuleKind::vision;
+    bool excused = head || vision || is_buffer(t.name) || ignored(t, base);
     add(excused ? Severity::note : Severity::error, "missing-in-checkpoint", t.name,
         std::string("is in the base and not in the checkpoint") +
-            (head ? ": the embedding is tied to it" : is_buffer(t.name) ? ": models compute it" : ""),
+            (head ? ": the embedding is tied to it" : is_buffer(t.name) ? ": models compute it" : vision ? ": llama.cpp has it in another file" : ""),
         excused ? "" : "names are compared as they are; --ignore it if it was left out on purpose");
   }
   for (const Tensor& t : model.tensors) {
@@ -258,16 +329,24 @@ void VerifyCommand::check_tensors(const Store& store, const Store* base, Tool& t
     Result& r = results[i];
     std::ranges::move(r.findings, std::back_inserter(report_.findings));
     report_.bytes += r.row.bytes;
+    report_.bytes_read += r.row.bytes_read;
     if (r.row.errors) {
-      report_.overall.add(*r.row.errors);
-      if (r.row.quantized) report_.overall_quantized.add(*r.row.errors);
+      report_.overall.add(*r.row.errors, r.weight);
+      if (r.row.quantized) report_.overall_quantized.add(*r.row.errors, r.weight);
     }
     report_.tensors.push_back(std::move(r.row));
   }
+  std::ranges::move(check_related(report_.tensors), std::back_inserter(report_.findings));
   report_.parameters = store.model().parameters();
   if (base == nullptr) return;
   for (const Tensor& t : base->model().tensors) report_.base_bytes += t.stored_bytes();
   report_.base_parameters = base->model().parameters();
+}
+
+// Codes and elements are sampled, in tensors that are big enough.
+bool VerifyCommand::is_sampled(const Tensor& t, const Part& p) const {
+  bool main = p.role == Role::codes || p.role == Role::data || p.role == Role::blocks;
+  return main && !RowSample(sampling_, t.name, t.shape.rows(), t.shape.cols()).whole();
 }
 
 // Runs on any thread; everything but histograms goes into the result.
@@ -284,15 +363,28 @@ VerifyCommand::Result VerifyCommand::check_tensor(const Store& store, const Tens
   r.row.elements = t.shape.elements().value_or(0);
   r.row.quantized = t.quantized();
   r.row.stored = scheme != nullptr ? scheme_label(*scheme) : !t.ggml.empty() ? t.ggml : std::string(dtype_name(t.dtype));
+  r.row.bits = stored_bits(m, t);
   r.row.ignored = ignored(t, m);
+  RowSample sample(sampling_, t.name, t.shape.rows(), t.shape.cols());
+  r.weight = sample.weight();
+  double all = 0, read = 0;
+  for (const Part& p : t.parts) {
+    auto length = static_cast<double>(p.extent.length);
+    all += length;
+    read += is_sampled(t, p) ? length / r.weight : length;
+  }
+  r.row.bytes_read = read == all ? r.row.bytes : static_cast<uint64_t>(static_cast<double>(r.row.bytes) * read / all);
   if (!t.ggml.empty() && !has_values(t)) {
     r.findings.push_back({Severity::note, "not-decoded", t.name, "is " + t.ggml + ", whose numbers this version cannot read"});
     return r;
   }
   NumberStats stats;
   try {
-    for (const Part& p : t.parts) store.verify(t, p);
-    r.findings = check_numbers(store, t, &stats);
+    // A checksum is of a whole part.
+    for (const Part& p : t.parts) {
+      if (!is_sampled(t, p)) store.verify(t, p);
+    }
+    r.findings = check_numbers(store, t, &stats, sampling_);
   } catch (const Error& e) {
     if (e.kind() != ErrorKind::input) throw;
     r.findings.push_back({Severity::error, "data", t.name, e.reason(), e.hint()});
@@ -315,13 +407,15 @@ void VerifyCommand::compare(const Store& store, const Tensor& t, const Store& ba
   }
   bool kept = !t.quantized() && !other.quantized();
   if (!has_values(t) || !has_values(other)) {
-    if (kept && t.dtype == other.dtype && !equal_bytes(store, t, base, other)) {
+    if (kept && t.dtype == other.dtype && !equal_bytes(store, t, base, other, sampling_)) {
       find(Severity::warning, "kept-differs", "is not quantized and yet differs from the base", "is it made from this base?");
     }
     return;
   }
-  for (const Part& p : other.parts) base.verify(other, p);
-  r.row.errors = compare_tensors(store, t, base, other);
+  for (const Part& p : other.parts) {
+    if (!is_sampled(other, p)) base.verify(other, p);
+  }
+  r.row.errors = compare_tensors(store, t, base, other, sampling_);
   const TensorErrors& e = *r.row.errors;
   bool bad_numbers = std::ranges::any_of(r.findings, [](const Finding& f) { return f.severity == Severity::error; });
   if (e.nonfinite > 0 && !bad_numbers) {
@@ -352,7 +446,7 @@ void VerifyCommand::check_tied_head(const Store& store) {
     if (t.name.ends_with("lm_head.weight")) head = &t;
     if (t.name.ends_with("embed_tokens.weight") && layer_of(t.name) < 0) embedding = &t;
   }
-  if (head == nullptr || embedding == nullptr || equal_bytes(store, *head, store, *embedding)) return;
+  if (head == nullptr || embedding == nullptr || equal_bytes(store, *head, store, *embedding, sampling_)) return;
   add(Severity::warning, "tied-head", head->name, "differs from the embedding, but tie_word_embeddings is true",
       "engines drop one of them; set tie_word_embeddings to false, or remove the head");
 }

@@ -207,7 +207,7 @@ std::string check_row(const Row& row, const std::string& prefix, const TensorInd
     return "tensor '" + name + "' has shape " + shape.str();
   }
   const GgmlType& type = *it->second->type;
-  bool is_number = type.block == 1 && type.dequantize == nullptr;  // integers and f64
+  bool is_number = type.id >= 24 && type.id <= 28;  // i8 .. i64, f64
   if (is_number || (!matrix && type.block != 1)) {
     return "tensor '" + name + "' has type " + std::string(type.name);
   }

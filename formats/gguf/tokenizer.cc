@@ -7,13 +7,16 @@
 #include <optional>
 #include <unordered_map>
 
+#include "formats/gguf/vocabulary.h"
 #include "lib/base/error.h"
 #include "lib/base/json.h"
 
 namespace qp {
 namespace {
 
-enum TokenType : int64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4 };
+constexpr auto kNormal = static_cast<int64_t>(TokenType::normal), kUnknown = static_cast<int64_t>(TokenType::unknown),
+               kControl = static_cast<int64_t>(TokenType::control), kUserDefined = static_cast<int64_t>(TokenType::user),
+               kByte = static_cast<int64_t>(TokenType::byte);
 
 // Deriving merges looks up every cut of every token; longer ones than real vocabularies have
 // would only serve to waste time.
@@ -301,11 +304,9 @@ std::string tokenizer_json(const Vocabulary& v, const std::vector<Merge>& merges
 
 std::string tokenizer_config(const GgufFile& file, const Vocabulary& v) {
   Json config;
-  Json decoder = Json::object();
-  for (auto& [id, token] : added_tokens(v)) decoder[std::to_string(id)] = token;
-  config["add_bos_token"] = v.add_bos;
-  config["add_eos_token"] = v.add_eos;
-  config["added_tokens_decoder"] = std::move(decoder);
+  for (const char* name : {"add_bos_token", "add_eos_token"}) {  // nothing said stays nothing said
+    if (auto flag = file.bool_at(std::string("tokenizer.ggml.") + name)) config[name] = *flag;
+  }
   if (auto text = file.string_at("tokenizer.chat_template")) config["chat_template"] = *text;
   config["clean_up_tokenization_spaces"] = false;
   std::string architecture(file.string_at("general.architecture").value_or(""));
@@ -319,6 +320,21 @@ std::string special_tokens_map(const Vocabulary& v) {
   Json map = Json::object();
   for (const auto& [name, id] : v.named) map[name] = v.tokens[id];
   return map.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+// tokenizer.model, with the scores that tokenizer.json has no place for; "" where the vocabulary is no
+// SentencePiece's, or has tokens that its reader refuses (empty, of another type).
+std::string sentencepiece_model(const GgufFile& file, const Vocabulary& v) {
+  auto scores = file.floats_at("tokenizer.ggml.scores");
+  if (file.string_at("tokenizer.ggml.model") != "llama" || !scores || scores->size() != v.tokens.size()) return "";
+  std::vector<SentencePiece> pieces;
+  for (size_t i = 0; i < v.tokens.size(); ++i) {
+    int64_t type = v.types[i];
+    if (v.tokens[i].empty() || type < kNormal || type > kByte || !std::isfinite((*scores)[i])) return "";
+    pieces.push_back({std::string(v.tokens[i]), (*scores)[i], static_cast<TokenType>(type)});
+  }
+  bool unknown = std::ranges::count(v.types, kUnknown) == 1;  // it must have one
+  return unknown ? write_sentencepiece(pieces, file.bool_at("tokenizer.ggml.add_space_prefix").value_or(true)) : "";
 }
 
 // Fills the parts of tokenizer.json, or returns why there is none.
@@ -362,9 +378,13 @@ std::vector<GeneratedFile> gguf_tokenizer(const GgufFile& file,
     warn(file.path + ": no tokenizer.json is written: " + why);
     return {};
   }
-  return {{"special_tokens_map.json", special_tokens_map(vocabulary)},
-          {"tokenizer.json", tokenizer_json(vocabulary, merges, kind)},
-          {"tokenizer_config.json", tokenizer_config(file, vocabulary)}};
+  std::vector<GeneratedFile> files = {{"special_tokens_map.json", special_tokens_map(vocabulary)},
+                                      {"tokenizer.json", tokenizer_json(vocabulary, merges, kind)},
+                                      {"tokenizer_config.json", tokenizer_config(file, vocabulary)}};
+  if (std::string model = sentencepiece_model(file, vocabulary); !model.empty()) {
+    files.insert(files.begin() + 2, {"tokenizer.model", std::move(model)});
+  }
+  return files;
 }
 
 }  // namespace qp

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <filesystem>
 
+#include "formats/hf/weight_index.h"
 #include "lib/base/error.h"
 #include "lib/base/file.h"
 #include "lib/base/json.h"
@@ -157,15 +158,8 @@ std::vector<std::string> unindexed_safetensors(const Directory& d) {
 std::vector<std::pair<std::string, std::string>> read_index(const Directory& d,
                                                             std::string_view index_name) {
   std::string path = d.full(index_name);
-  Json json = parse_json(read_text_file(path, kMaxIndex), path);
-  auto map = json.find("weight_map");
-  if (!json.is_object() || map == json.end() || !map->is_object()) {
-    throw input_error("has no 'weight_map'").file(path);
-  }
-  std::vector<std::pair<std::string, std::string>> out;
-  for (const auto& [tensor, file] : map->items()) {
-    if (!file.is_string()) throw input_error("names no file").file(path).tensor(tensor);
-    const std::string& name = file.get_ref<const std::string&>();
+  WeightIndex index = parse_weight_index(read_text_file(path, kMaxIndex), path);
+  for (const auto& [tensor, name] : index.weight_map) {
     if (name.empty() || name.find('/') != std::string::npos || name == ".." ||
         name.find('\0') != std::string::npos) {
       throw input_error("its shard '" + printable(name) + "' leaves the directory")
@@ -178,9 +172,8 @@ std::vector<std::pair<std::string, std::string>> read_index(const Directory& d,
           .tensor(tensor)
           .hint("the download is incomplete; fetch it again");
     }
-    out.emplace_back(tensor, name);
   }
-  return out;
+  return std::move(index.weight_map);
 }
 
 }  // namespace qp

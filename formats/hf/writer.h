@@ -25,6 +25,7 @@ struct WriteOptions {
 struct WriteResult {
   uint64_t bytes = 0;  // of tensors
   size_t shards = 0;
+  std::string first;  // the first of several files, where they are in no directory of their own
   double write_seconds = 0, verify_seconds = 0;
 };
 

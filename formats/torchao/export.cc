@@ -317,7 +317,7 @@ const Format& torchao_format() {
   static const Format format = {
       "torchao",
       "torchao 0.15 to 0.18 through transformers, vLLM: INT8, FP8, INT4, one code a byte",
-      torchao::plan, "torchao", torchao::adopt};
+      torchao::plan, "torchao", torchao::adopt, torchao::check};
   return format;
 }
 

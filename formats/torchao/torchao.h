@@ -14,5 +14,6 @@ constexpr const char* kIntx = "torchao-intx";
 
 ExportPlan plan(const Store& store, const ExportOptions& options);
 void adopt(Model& model, const Json& config, const LoadOptions& options);
+void check(const RawCheckpoint& raw, const Json& config, std::vector<Finding>& findings);
 
 }  // namespace qp::torchao

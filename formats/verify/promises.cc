@@ -290,6 +290,7 @@ class Promises {
     for (const char* key : {"num_local_experts", "num_experts", "n_routed_experts"}) {
       if (want <= 0) want = number(key);
     }
+    check_routers();
     if (want <= 0) return;
     for (const auto& [prefix, layers] : by_prefix_) {
       for (const auto& [number, items] : layers) {
@@ -308,7 +309,25 @@ class Promises {
     }
   }
 
+  // Experts without what sends tokens to them.
+  void check_routers() {
+    for (const auto& [prefix, layers] : by_prefix_) {
+      for (const auto& [number, items] : layers) {
+        bool experts = false, router = false;
+        for (const Item& item : items) {
+          experts = experts || item.rest.find("experts.0.") != std::string::npos;
+          ModuleKind kind = classify(item.tensor->name, DType::bf16, item.tensor->shape, m_.config).kind;
+          router = router || (kind == ModuleKind::router && item.rest.find("shared_expert") == std::string::npos);
+        }
+        if (!experts || router) continue;
+        add(grade(), "missing-module", prefix + "layers." + std::to_string(number), "has experts, but no router",
+            "the checkpoint is incomplete");
+      }
+    }
+  }
+
   void check_dtype() {
+    if (m_.format == "gguf") return;  // its config.json is made of the tensors
     std::string name = text_of("dtype");
     if (name.empty()) name = text_of("torch_dtype");
     for (const char* key : {"dtype", "torch_dtype"}) {

@@ -7,6 +7,7 @@
 
 #include "formats/container/safetensors.h"
 #include "formats/hf/directory.h"
+#include "formats/hf/weight_index.h"
 #include "lib/base/error.h"
 #include "lib/base/file.h"
 
@@ -65,15 +66,9 @@ class RawReader {
   void read_index() {
     indexed_ = true;
     try {
-      Json json = parse_json(read_text_file(dir_.full(index_), kMaxJson), index_);
-      if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object()) {
-        throw input_error("has no 'weight_map'").file(index_);
-      }
-      if (auto meta = json.find("metadata"); meta != json.end() && meta->is_object()) {
-        auto total = meta->find("total_size");
-        if (total != meta->end() && total->is_number()) total_size_ = total->get<double>();
-      }
-      for (const auto& [tensor, file] : json["weight_map"].items()) take_entry(tensor, file);
+      WeightIndex index = parse_weight_index(read_text_file(dir_.full(index_), kMaxJson), index_);
+      total_size_ = index.total_size.value_or(-1);
+      for (auto& [tensor, file] : index.weight_map) take_entry(tensor, std::move(file));
     } catch (const Error& e) {
       if (e.kind() == ErrorKind::system) throw;
       add("index", e);
@@ -102,8 +97,7 @@ class RawReader {
     }
   }
 
-  void take_entry(const std::string& tensor, const Json& file) {
-    std::string name = file.is_string() ? file.get<std::string>() : "";
+  void take_entry(const std::string& tensor, std::string name) {
     if (name.empty() || name.find('/') != std::string::npos || name == ".." || name.find('\0') != std::string::npos) {
       add(Severity::error, "index", tensor, "the index gives it no file of this directory", "write the index anew");
       return;

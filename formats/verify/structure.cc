@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
+#include <set>
 
 #include "formats/diffusers.h"
 #include "formats/format.h"
@@ -52,6 +54,20 @@ constexpr auto kRules = std::to_array<StructureRule>({
     {"companion", Stage::companions, "companion files parse"},
     {"tokenizer", Stage::companions, "the tokenizer is there"},
     {"generation-config", Stage::companions, "generation_config.json is there"},
+    {"architecture", Stage::gguf, "the architecture is one whose keys and tensors are known"},
+    {"missing-key", Stage::gguf, "the metadata keys that llama.cpp reads are there"},
+    {"key-type", Stage::gguf, "metadata keys have the types that llama.cpp insists on"},
+    {"key-value", Stage::gguf, "metadata values are in range and fit each other"},
+    {"alignment", Stage::gguf, "the alignment is a multiple of 8"},
+    {"file-type", Stage::gguf, "a quantized file says its file type and quantization version"},
+    {"token-list", Stage::gguf, "tokens, their scores, types and merges fit each other"},
+    {"token-id", Stage::gguf, "special tokens are in the vocabulary"},
+    {"vocabulary", Stage::gguf, "embedding and head have a row for each token"},
+    {"block-count", Stage::gguf, "the layers that block_count promises are there"},
+    {"absent-tensor", Stage::gguf, "every tensor that llama.cpp asks for is there"},
+    {"unknown-tensor", Stage::gguf, "there is no tensor that llama.cpp does not expect"},
+    {"tensor-shape", Stage::gguf, "tensors have the shapes of the metadata"},
+    {"tensor-type", Stage::gguf, "norms and biases are F32"},
 });
 
 void check_json_files(const Directory& d, std::vector<Finding>& out) {
@@ -87,8 +103,9 @@ void check_undeclared(const RawCheckpoint& raw, std::vector<Finding>& out) {
   for (const RawTensor& t : raw.tensors) {
     auto dot = t.name.rfind('.');
     std::string_view suffix = std::string_view(t.name).substr(dot == std::string::npos ? 0 : dot + 1);
-    static constexpr std::array<std::string_view, 6> kOnlyQuantized = {
-        "weight_scale", "weight_scale_inv", "weight_packed", "qweight", "qzeros", "weight_zero_point"};
+    static constexpr std::array<std::string_view, 8> kOnlyQuantized = {
+        "weight_scale", "weight_scale_inv", "weight_packed", "qweight", "qzeros", "weight_zero_point", "_weight_qdata",
+        "_weight_scale"};
     bool small = t.dtype == DType::f8_e4m3 || t.dtype == DType::i8 || t.dtype == DType::f8_e5m2;
     bool codes = suffix == "weight" && t.shape.rank() >= 2 && small;
     if (!codes && std::ranges::find(kOnlyQuantized, suffix) == kOnlyQuantized.end()) continue;
@@ -96,6 +113,31 @@ void check_undeclared(const RawCheckpoint& raw, std::vector<Finding>& out) {
                    "is " + std::string(dtype_name(t.dtype)) + " of a quantized model, but config.json declares no quantization",
                    "restore quantization_config"});
   }
+}
+
+// Parts of a quantized module whose codes are not there, in any family's names. Readers that look for
+// codes first pass over them, and the module is silently gone.
+void check_orphans(const RawCheckpoint& raw, std::vector<Finding>& out) {
+  static constexpr std::array<std::string_view, 14> kParts = {
+      "weight_scale", "weight_scale_inv", "weight_scale_2", "weight_global_scale", "weight_zero_point", "weight_offset",
+      "weight_shape", "scales", "qzeros", "g_idx", "SCB", "_weight_scale", "_weight_zero_point", "absmax"};
+  std::set<std::string_view> names, reported;
+  for (const RawTensor& t : raw.tensors) names.insert(t.name);
+  for (const Finding& f : out) {
+    if (f.rule == "orphan-scale") reported.insert(f.tensor);
+  }
+  std::vector<Finding> found;
+  for (const RawTensor& t : raw.tensors) {
+    auto dot = t.name.rfind('.');
+    if (dot == std::string::npos || reported.contains(t.name)) continue;
+    if (std::ranges::find(kParts, std::string_view(t.name).substr(dot + 1)) == kParts.end()) continue;
+    std::string module = t.name.substr(0, dot);
+    bool has = names.contains(module);  // bitsandbytes: NAME.weight and NAME.weight.absmax
+    for (const char* codes : {".weight", ".weight_packed", ".qweight", "._weight_qdata"}) has = has || names.contains(module + codes);
+    if (has) continue;
+    found.push_back({Severity::error, "orphan-scale", t.name, "there is no weight of this module", "the checkpoint is incomplete; fetch it again"});
+  }
+  std::ranges::move(found, std::back_inserter(out));
 }
 
 void check_quantization(const Directory& d, const RawCheckpoint& raw, std::vector<Finding>& out) {
@@ -129,6 +171,7 @@ void check_stored(const Directory& d, std::vector<Finding>& out) {
   RawCheckpoint raw = read_raw(d.path, out);
   try {
     check_quantization(d, raw, out);
+    check_orphans(raw, out);
   } catch (const Error& e) {
     if (e.kind() == ErrorKind::system || e.kind() == ErrorKind::defect) throw;
     out.push_back({Severity::error, "quantization-config", e.tensor(), e.reason(), e.hint()});

@@ -26,7 +26,7 @@ DirectoryCheck check_directory(const std::string& path);
 std::vector<Finding> check_promises(const Model& model);
 
 // Every rule these checks report, with what it checks: the testcases of a report.
-enum class Stage : uint8_t { load, companions, stored, promises };
+enum class Stage : uint8_t { load, companions, stored, promises, gguf };
 struct StructureRule {
   std::string_view id;
   Stage stage;  // a rule was checked when its stage was

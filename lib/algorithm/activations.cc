@@ -69,7 +69,11 @@ float ActivationScales::range_of(const PlanEntry& e) const {
   if (it->second > 0) return it->second;
   auto other = experts_.find(e.info.agree);
   if (other != experts_.end() && other->second > 0) return other->second;
-  no_statistics(store_, "no token with a value other than zero reached it", e.tensor->name);
+  no_statistics(store_,
+                store_.model().calibration->windows == 0
+                    ? "has no range of its input: an importance matrix does not say it"
+                    : "no token with a value other than zero reached it",
+                e.tensor->name);
 }
 
 std::vector<ComputedPart> ActivationScales::parts(const PlanEntry& e, const Scheme& scheme) const {

@@ -10,6 +10,7 @@
 #include "lib/algorithm/read_matrix.h"
 #include "lib/base/error.h"
 #include "lib/base/interrupt.h"
+#include "lib/base/random.h"
 #include "lib/base/parallel.h"
 #include "lib/engine/ops/rows.h"
 
@@ -105,6 +106,7 @@ class Tuning {
       error = evaluate(nullptr);
       if (error < out.error) keep("autoround", error, i + 1, out);
     }
+    out.passes = static_cast<double>(forward_) / static_cast<double>(quantized_.rows());
     if (out.algorithm == "rtn") {
       out.note = std::isfinite(error) ? "the layer's output would be worse than with rtn"
                                       : "the layer's output is not finite";
@@ -151,6 +153,7 @@ class Tuning {
       read(full_, windows.subspan(first, last - first), target_);
       body(batch, ConstMatrix{x_.data(), batch.rows(), hidden_});
       progress_.add(batch.rows());
+      forward_ += batch.rows();
       first = last;
     }
   }
@@ -217,6 +220,7 @@ class Tuning {
   Progress& progress_;
   std::vector<float> x_, target_;
   std::vector<double> row_errors_;
+  uint64_t forward_ = 0;  // tokens that went through
 };
 
 const AlgorithmStep& step_of(const std::vector<AlgorithmStep>& steps) { return steps.back(); }

@@ -45,6 +45,7 @@ struct Outcome {
   // Of the layer's output: squares relative to those of the unquantized one's, mean of the tokens.
   double error = 0, error_rtn = 0;
   size_t iterations = 0, best = 0;  // steps made, and after how many it was best
+  double passes = 0;                // of all tokens forward through the layer
 };
 
 class Tuner {

@@ -19,7 +19,8 @@ constexpr size_t kFar = 1024;   // and columns before the far rest does: fewer p
 
 // Falling diagonal, of equals the first.
 void sort_falling(const std::vector<float>& diagonal, std::span<uint32_t> columns) {
-  std::stable_sort(columns.begin(), columns.end(), [&](uint32_t a, uint32_t b) { return diagonal[a] > diagonal[b]; });
+  std::stable_sort(columns.begin(), columns.end(),
+                   [&](uint32_t a, uint32_t b) { return diagonal[a] > diagonal[b]; });
 }
 
 std::vector<uint32_t> order_of(const std::vector<float>& diagonal, size_t group, Order order) {
@@ -37,7 +38,9 @@ std::vector<uint32_t> order_of(const std::vector<float>& diagonal, size_t group,
     groups[g] = static_cast<uint32_t>(g);
   }
   sort_falling(largest, groups);
-  auto append = [&](std::span<const uint32_t> some) { result.insert(result.end(), some.begin(), some.end()); };
+  auto append = [&](std::span<const uint32_t> some) {
+    result.insert(result.end(), some.begin(), some.end());
+  };
   for (uint32_t g : groups) append(std::span(columns).subspan(g * group, group));
   append(std::span(columns).subspan(whole * group));
   return result;
@@ -69,8 +72,9 @@ class Sweep {
   // w[:, first..last) -= e * u[begin..end, first..last), errors of which lie from `at` on in e_.
   void spread(size_t begin, size_t end, size_t at, size_t first, size_t last) {
     if (first >= last) return;
-    gemm::product(gemm::Precision::f32, rows_, last - first, end - begin, -1, {e_.data() + at, kFar},
-                  {f_.u.data() + begin * k_ + first, k_}, w_ + first, k_, true);
+    gemm::product(gemm::Precision::f32, rows_, last - first, end - begin, -1,
+                  {e_.data() + at, kFar}, {f_.u.data() + begin * k_ + first, k_}, w_ + first, k_,
+                  true);
   }
 
   // Group of the i-th column: of the original columns, or of the order with desc_act.
@@ -110,11 +114,13 @@ class Sweep {
     }
     k.from_strip(q, count, n, rows + begin, k_);
     k.from_strip(w, count, n, e_.data() + row * kFar + at, kFar);
-    for (size_t lane = 0; lane < count; ++lane) loss_[row / kStrip] += static_cast<double>(loss[lane]);
+    for (size_t lane = 0; lane < count; ++lane)
+      loss_[row / kStrip] += static_cast<double>(loss[lane]);
   }
 
   // The group's columns as they are now: those of this block from the strip, later ones from w_.
-  void fit(size_t row, size_t count, size_t begin, size_t i, size_t n, size_t g, const float* w, float* group) {
+  void fit(size_t row, size_t count, size_t begin, size_t i, size_t n, size_t g, const float* w,
+           float* group) {
     size_t size = 0;
     std::vector<float> weight;
     for (size_t c = begin + i; c < k_ && size < grid_.group() && group_at(c) == g; ++c, ++size) {
@@ -146,8 +152,10 @@ void permute(float* w, size_t rows, const std::vector<uint32_t>& order, bool bac
     std::vector<float>& row = room[static_cast<size_t>(worker)];
     row.assign(w + r * k, w + (r + 1) * k);
     for (size_t i = 0; i < k; ++i) {
-      if (back) w[r * k + order[i]] = row[i];
-      else w[r * k + i] = row[order[i]];
+      if (back)
+        w[r * k + order[i]] = row[i];
+      else
+        w[r * k + i] = row[order[i]];
     }
   });
 }
@@ -237,10 +245,13 @@ double output_error(const Moments& m, const float* difference, size_t rows) {
   for (size_t first = 0; first < rows; first += kRows) {
     size_t n = std::min(kRows, rows - first);
     t.resize(n * k);
-    gemm::product(gemm::Precision::f32, n, k, k, 1, {difference + first * k, k}, {h.data(), k}, t.data(), k, false);
+    gemm::product(gemm::Precision::f32, n, k, k, 1, {difference + first * k, k}, {h.data(), k},
+                  t.data(), k, false);
     parallel_for(n, [&](size_t r, int) {
       double sum = 0;
-      for (size_t c = 0; c < k; ++c) sum += static_cast<double>(t[r * k + c]) * static_cast<double>(difference[(first + r) * k + c]);
+      for (size_t c = 0; c < k; ++c)
+        sum += static_cast<double>(t[r * k + c]) *
+               static_cast<double>(difference[(first + r) * k + c]);
       sums[first + r] = sum;
     });
   }

@@ -1,5 +1,6 @@
-// GPTQ: codes chosen column by column, the error of each spread over the columns that follow so that
-// the layer's output changes least (Frantar et al., arXiv 2210.17323; reference/int4-formats.md 2.2).
+// GPTQ: codes chosen column by column, the error of each spread over the columns that follow so
+// that the layer's output changes least (Frantar et al., arXiv 2210.17323;
+// reference/int4-formats.md 2.2).
 #pragma once
 
 #include <cstddef>
@@ -17,16 +18,17 @@ namespace qp::gptq {
 enum class Order { none, desc_act, group_aware };
 
 struct Options {
-  double damp = 0.01;  // of the mean of diag(H), added to it; doubled while H is not positive definite
+  double damp =
+      0.01;  // of the mean of diag(H), added to it; doubled while H is not positive definite
   Order order = Order::group_aware;
   Fit fit = Fit::search;       // of scales, weighted with diag(H)
   bool static_groups = false;  // scales from the weights as they were
   double alpha = 0;            // the share of the inputs' drift that weights make up for
 };
 
-// Second moments of a linear's inputs, H = sum x x^T [k, k], any positive factor: the lower triangle.
-// And for asymmetric calibration D = sum (x_full - x) x^T [k, k] in the same measure, x_full being what
-// enters where no weight is quantized; else empty.
+// Second moments of a linear's inputs, H = sum x x^T [k, k], any positive factor: the lower
+// triangle. And for asymmetric calibration D = sum (x_full - x) x^T [k, k] in the same measure,
+// x_full being what enters where no weight is quantized; else empty.
 struct Moments {
   size_t k = 0;
   std::vector<float> h, drift;
@@ -34,21 +36,22 @@ struct Moments {
 
 // What linears that read one input share.
 struct Factor {
-  std::vector<float> u;               // [k, k] upper, in processing order: H^-1 = u^T u
-  std::vector<uint32_t> order;        // column processed i-th
-  std::vector<uint32_t> dead;         // columns without input: their weights become 0
-  std::vector<float> importance;      // diag(H), by column
-  double damp = 0;                    // that worked
+  std::vector<float> u;           // [k, k] upper, in processing order: H^-1 = u^T u
+  std::vector<uint32_t> order;    // column processed i-th
+  std::vector<uint32_t> dead;     // columns without input: their weights become 0
+  std::vector<float> importance;  // diag(H), by column
+  double damp = 0;                // that worked
 };
 
-// None when H has nothing to say: no positive finite diagonal, or no damping helps. `group`: columns
-// of a group (order group_aware).
+// None when H has nothing to say: no positive finite diagonal, or no damping helps. `group`:
+// columns of a group (order group_aware).
 std::optional<Factor> factor(const Moments& moments, size_t group, const Options& options);
 
 // Asymmetric calibration: w [rows, k] += alpha w D (H')^-1, with alpha 1 the weights that
 // make of the inputs as they are what w made of the full ones, in least squares (QEP, Arai and
 // Ichikawa, 2025; what GPTAQ, Li et al., 2025, aims at). Needs moments.drift.
-void follow_drift(const Moments& moments, const Factor& factor, double alpha, float* w, size_t rows);
+void follow_drift(const Moments& moments, const Factor& factor, double alpha, float* w,
+                  size_t rows);
 
 // Quantizes w [rows, k], which becomes the rounded quotients for Grid::encode. Returns the sum of
 // squared errors over the diagonal: tr((Q - W) H' (Q - W)^T), H' the damped H.

@@ -25,7 +25,7 @@ class Matrix {
  public:
   Matrix(const Store& store, const PlanEntry& entry, const Scheme& scheme, float range,
          const Moments& moments, uint64_t tokens)
-      : scheme_(scheme), tensor_(*entry.tensor), range_(range), moments_(moments), tokens_(tokens),
+      : scheme_(scheme), tensor_(*entry.source), range_(range), moments_(moments), tokens_(tokens),
         w_(read_matrix(store, tensor_)) {}
 
   void follow_drift(const Factor& factor, double alpha) {
@@ -92,7 +92,8 @@ Options options_of(const AlgorithmStep& step) {
   return o;
 }
 
-std::vector<PartSpec> parts_of(const AlgorithmStep& step, const Scheme& scheme, const Shape& shape) {
+std::vector<PartSpec> parts_of(const AlgorithmStep& step, const Scheme& scheme,
+                               const Shape& shape) {
   Options o = options_of(step);
   bool sorted = o.order == Order::desc_act && !o.static_groups;
   if (!sorted || scheme.weights.strategy != Strategy::group) return {};
@@ -107,8 +108,8 @@ void check(const AlgorithmStep& step, const Scheme& scheme) {
   }
 }
 
-Outcome quantize_matrix(const Store& store, const PlanEntry& entry, const Scheme& scheme, float range,
-                        const Moments& moments, const std::optional<Factor>& factor,
+Outcome quantize_matrix(const Store& store, const PlanEntry& entry, const Scheme& scheme,
+                        float range, const Moments& moments, const std::optional<Factor>& factor,
                         const Options& options, bool clip, uint64_t tokens) {
   Matrix matrix(store, entry, scheme, range, moments, tokens);
   Outcome out;
@@ -119,8 +120,8 @@ Outcome quantize_matrix(const Store& store, const PlanEntry& entry, const Scheme
   } else if (factor) {
     chosen.emplace(matrix.compensated(*factor, options));
   } else {
-    out.note = tokens == 0 ? "no token came to its input"
-                           : "the moments of its input cannot be factored";
+    out.note =
+        tokens == 0 ? "no token came to its input" : "the moments of its input cannot be factored";
   }
   Choice rtn = matrix.rounded("rtn", Fit::range);
   out.error_rtn = rtn.error;

@@ -33,12 +33,13 @@ struct Outcome {
   double error = 0, error_rtn = 0;
 };
 
-// Quantizes the entry's matrix, over `tokens` rows of input whose moments these are: by GPTQ, or with
-// `clip` by clip search (Grid::fit_by_moments), which needs no factor. Without a factor, or when the result is worse than rtn's or not finite, the better of mse and rtn stands in for GPTQ.
-// Works on the matrix in f32 five times over, and moments.h three times. Errors: input (NaN or Inf in
-// the weights).
-Outcome quantize_matrix(const Store& store, const PlanEntry& entry, const Scheme& scheme, float range,
-                        const Moments& moments, const std::optional<Factor>& factor,
+// Quantizes the entry's matrix, over `tokens` rows of input whose moments these are: by GPTQ, or
+// with `clip` by clip search (Grid::fit_by_moments), which needs no factor. Without a factor, or
+// when the result is worse than rtn's or not finite, the better of mse and rtn stands in for GPTQ.
+// Works on the matrix in f32 five times over, and moments.h three times. Errors: input (NaN or Inf
+// in the weights).
+Outcome quantize_matrix(const Store& store, const PlanEntry& entry, const Scheme& scheme,
+                        float range, const Moments& moments, const std::optional<Factor>& factor,
                         const Options& options, bool clip, uint64_t tokens);
 
 }  // namespace qp::gptq

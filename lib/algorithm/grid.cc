@@ -7,6 +7,7 @@
 #include "lib/base/checked.h"
 #include "lib/base/parallel.h"
 #include "lib/kernels/kernels.h"
+#include "lib/kernels/source.h"
 
 namespace qp {
 namespace {
@@ -27,11 +28,6 @@ kernels::Rounding rounding_of(const Scheme& scheme) {
   return r;
 }
 
-kernels::Src src_of(DType dtype) {
-  if (dtype == DType::bf16) return kernels::Src::bf16;
-  return dtype == DType::f16 ? kernels::Src::f16 : kernels::Src::f32;
-}
-
 }  // namespace
 
 Grid::Grid(const Scheme& scheme, DType source, size_t rows, size_t cols, float range)
@@ -48,6 +44,7 @@ Grid::Grid(const Scheme& scheme, DType source, size_t rows, size_t cols, float r
 }
 
 std::string Grid::why_not(const Scheme& scheme) {
+  if (!scheme.ggml.empty()) return "ggml's types have searches of their own";
   const QuantArgs& w = scheme.weights;
   if (scheme.code_kind() == CodeKind::codebook || w.strategy == Strategy::flat || w.amax_scale) {
     return "its codes are bitsandbytes' own";
@@ -66,7 +63,8 @@ bool Grid::fixed() const { return spans_rows() || groups_ == 1; }
 
 size_t Grid::at(size_t row, size_t g) const {
   if (args_.strategy == Strategy::tensor) return 0;
-  if (args_.strategy == Strategy::block) return row / static_cast<size_t>(args_.block_rows) * groups_ + g;
+  if (args_.strategy == Strategy::block)
+    return row / static_cast<size_t>(args_.block_rows) * groups_ + g;
   return row * groups_ + g;
 }
 
@@ -84,14 +82,17 @@ void Grid::set(size_t row, size_t count, size_t g, const float* lo, const float*
   }
   std::span<const float> ranges(amax, count);
   const auto& k = kernels::active();
-  kernels::Src src = numerics::in_f32(rules_, args_) ? kernels::Src::f32 : src_of(source_);
+  kernels::Src src = numerics::in_f32(rules_, args_) ? kernels::Src::f32 : *kernel_source(source_);
   if (scheme_.scale_kind() == ScaleKind::source) {
     numerics::scales_of(rules_, args_, source_, ranges, scale);
   } else if (scheme_.scale_kind() == ScaleKind::e8m0) {
     int emax = args_.num_bits == 4 ? 2 : 8;
-    for (float& a : amax) a = numerics::round_to(numerics::in_f32(rules_, args_) ? DType::f32 : source_, a);
-    if (rules_.mx == numerics::MxScale::carry) k.mx_scales(src, amax, count, emax, code, scale);
-    else numerics::mx_scales(rules_, ranges, emax, code, scale);
+    for (float& a : amax)
+      a = numerics::round_to(numerics::in_f32(rules_, args_) ? DType::f32 : source_, a);
+    if (rules_.mx == numerics::MxScale::carry)
+      k.mx_scales(src, amax, count, emax, code, scale);
+    else
+      numerics::mx_scales(rules_, ranges, emax, code, scale);
   } else if (rules_.f32) {
     numerics::nvfp4_scales(ranges, second_stage_, code, scale);
   } else {
@@ -125,16 +126,18 @@ void Grid::fit(const float* w, size_t n, size_t row, size_t count, size_t g, con
   set(row, count, g, lo, hi);
 }
 
-void Grid::search(const float* w, size_t n, size_t row, size_t count, size_t g,
-                  const float* weight, float* lo, float* hi) {
-  search_by([&](const float* scale, const float* zero, float* error) {
-    kernels::lanes().error(rounding_, w, n, scale, zero, weight, error);
-  }, w, n, row, count, g, lo, hi);
+void Grid::search(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight,
+                  float* lo, float* hi) {
+  search_by(
+      [&](const float* scale, const float* zero, float* error) {
+        kernels::lanes().error(rounding_, w, n, scale, zero, weight, error);
+      },
+      w, n, row, count, g, lo, hi);
 }
 
 template <class Error>
-void Grid::search_by(const Error& error_of, const float* w, size_t n, size_t row, size_t count, size_t g,
-                     float* lo, float* hi) {
+void Grid::search_by(const Error& error_of, const float* w, size_t n, size_t row, size_t count,
+                     size_t g, float* lo, float* hi) {
   float scale[kStrip], zero[kStrip], error[kStrip];
   float best[kStrip] = {}, kept[kStrip] = {};
   kernels::lanes().range(w, n, lo, hi);
@@ -161,7 +164,8 @@ void Grid::search_by(const Error& error_of, const float* w, size_t n, size_t row
 }
 
 void Grid::shrink(const float* w, size_t n, size_t row, size_t count, size_t g) {
-  float lo[kStrip], hi[kStrip], scale[kStrip], zero[kStrip], num[kStrip], den[kStrip], error[kStrip];
+  float lo[kStrip], hi[kStrip], scale[kStrip], zero[kStrip], num[kStrip], den[kStrip],
+      error[kStrip];
   float best_scale[kStrip] = {}, best_zero[kStrip] = {}, best[kStrip];
   kernels::lanes().range(w, n, lo, hi);
   set(row, count, g, lo, hi);
@@ -181,9 +185,11 @@ void Grid::shrink(const float* w, size_t n, size_t row, size_t count, size_t g) 
     if (!better) break;
     for (size_t i = 0; i < count; ++i) {
       if (!args_.symmetric) {
-        zero[i] = std::clamp(std::nearbyint(num[i] / static_cast<float>(n)), rounding_.lo, rounding_.hi);
+        zero[i] =
+            std::clamp(std::nearbyint(num[i] / static_cast<float>(n)), rounding_.lo, rounding_.hi);
       } else if (den[i] > 0 && num[i] > 0) {
-        scale[i] = numerics::round_to(numerics::in_f32(rules_, args_) ? DType::f32 : source_, num[i] / den[i]);
+        scale[i] = numerics::round_to(numerics::in_f32(rules_, args_) ? DType::f32 : source_,
+                                      num[i] / den[i]);
       }
     }
   }
@@ -194,7 +200,8 @@ void Grid::shrink(const float* w, size_t n, size_t row, size_t count, size_t g) 
 }
 
 // Squared error of a block of rows under the scale that it has now.
-float Grid::block_error(const float* w, size_t cols, size_t n, size_t count, size_t row, size_t g) const {
+float Grid::block_error(const float* w, size_t cols, size_t n, size_t count, size_t row,
+                        size_t g) const {
   const kernels::LaneTable& k = kernels::lanes();
   std::vector<float> strip(n * kStrip);
   float scale[kStrip], error[kStrip];
@@ -218,7 +225,8 @@ void Grid::fit_blocks(const float* w, size_t first, size_t count, Fit how) {
       size_t begin = g * width, n = std::min(width, cols_ - begin);
       float amax = 0, best = 0, kept = 1;
       for (size_t r = row; r < end; ++r) {
-        for (size_t c = begin; c < begin + n; ++c) amax = std::max(amax, std::fabs(w[r * cols_ + c]));
+        for (size_t c = begin; c < begin + n; ++c)
+          amax = std::max(amax, std::fabs(w[r * cols_ + c]));
       }
       for (int step = 0; how == Fit::search && step < kSearchSteps; ++step) {
         float factor = 1 - 0.01f * static_cast<float>(step), range = amax * factor;
@@ -250,9 +258,12 @@ void Grid::fit_by_moments(const float* w, const float* h) {
       size_t begin = g * group_, n = std::min(group_, cols_ - begin);
       kernels::lanes().to_strip(w + row * cols_ + begin, cols_, count, n, strip);
       float lo[kStrip], hi[kStrip];
-      search_by([&](const float* scale, const float* zero, float* error) {
-        kernels::lanes().quadratic(rounding_, strip, n, scale, zero, h + begin * cols_ + begin, cols_, rest, error);
-      }, strip, n, row, count, g, lo, hi);
+      search_by(
+          [&](const float* scale, const float* zero, float* error) {
+            kernels::lanes().quadratic(rounding_, strip, n, scale, zero, h + begin * cols_ + begin,
+                                       cols_, rest, error);
+          },
+          strip, n, row, count, g, lo, hi);
     }
   });
 }
@@ -318,9 +329,7 @@ std::optional<size_t> Grid::overflow() const {
   return std::nullopt;
 }
 
-size_t Grid::code_bytes() const {
-  return ceil_div(cols_ * static_cast<size_t>(args_.num_bits), 8);
-}
+size_t Grid::code_bytes() const { return ceil_div(cols_ * static_cast<size_t>(args_.num_bits), 8); }
 
 // Quotients are exact codes: a scale of 1 encodes them.
 void Grid::encode(const float* q, size_t count, uint8_t* codes) const {
@@ -349,7 +358,8 @@ void Grid::values(const float* q, size_t row, float* out) const {
 }
 
 SmallParts Grid::finish() const {
-  SmallParts parts = encode_small_parts(scheme_, rules_, source_, scale_, zero_, small_codes_, second_stage_);
+  SmallParts parts =
+      encode_small_parts(scheme_, rules_, source_, scale_, zero_, small_codes_, second_stage_);
   if (!g_idx_.empty()) {
     auto bytes = std::as_bytes(std::span(g_idx_));
     parts.others.emplace_back(Role::g_idx, std::vector<std::byte>(bytes.begin(), bytes.end()));

@@ -1,5 +1,6 @@
-// The numbers that a scheme can give the weights of one matrix: fits scales to groups, a strip of 16
-// rows at a time, for algorithms that go on to choose codes their own way (GPTQ, clip search ..).
+// The numbers that a scheme can give the weights of one matrix: fits scales to groups, a strip of
+// 16 rows at a time, for algorithms that go on to choose codes their own way (GPTQ, clip search
+// ..).
 #pragma once
 
 #include <cstddef>
@@ -38,26 +39,28 @@ class Grid {
   kernels::Rounding rounding() const { return rounding_; }
 
   // Fits group g of `count` rows from `row` on, a strip, to n columns w [n][16]; weight [n]:
-  // importance of the columns, or null (all alike; `search` alone heeds it). Different strips may be
-  // fitted at once.
-  void fit(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight, Fit how);
+  // importance of the columns, or null (all alike; `search` alone heeds it). Different strips may
+  // be fitted at once.
+  void fit(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight,
+           Fit how);
   // The same by `range` or `search`, and the ranges that the scales come from, a lane each.
-  void fit(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight, Fit how,
-           float* lo, float* hi);
+  void fit(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight,
+           Fit how, float* lo, float* hi);
   // Scales of these rows from ranges lo <= 0 <= hi.
   void set(size_t row, size_t count, size_t g, const float* lo, const float* hi);
-  // All scales of rows [first, first + count), w [count, cols]: whole blocks where scales span rows.
-  // weight [cols], or empty.
+  // All scales of rows [first, first + count), w [count, cols]: whole blocks where scales span
+  // rows. weight [cols], or empty.
   void fit_rows(const float* w, size_t first, size_t count, std::span<const float> weight, Fit how,
                 std::vector<float>& room);
   // Rounded quotients of these rows under their scales; q may be w.
-  void round_rows(const float* w, size_t first, size_t count, float* q, std::vector<float>& room) const;
+  void round_rows(const float* w, size_t first, size_t count, float* q,
+                  std::vector<float>& room) const;
   // The same of the whole matrix, in parallel.
   void fit_all(const float* w, std::span<const float> weight, Fit how);
   void round_all(const float* w, float* q) const;
   // All scales by search, for the least error of the output, d^T H d summed over groups (AWQ's clip
-  // search): h [cols, cols], the second moments of the inputs, lower triangle. Of groups of more than
-  // 256 columns and scales that span rows the diagonal alone counts.
+  // search): h [cols, cols], the second moments of the inputs, lower triangle. Of groups of more
+  // than 256 columns and scales that span rows the diagonal alone counts.
   void fit_by_moments(const float* w, const float* h);
   // The first row with a scale that is not finite: weights too large for the dtype of the scales.
   std::optional<size_t> overflow() const;
@@ -79,11 +82,12 @@ class Grid {
   void search(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight,
               float* lo, float* hi);
   template <class Error>
-  void search_by(const Error& error_of, const float* w, size_t n, size_t row, size_t count, size_t g,
-                 float* lo, float* hi);
+  void search_by(const Error& error_of, const float* w, size_t n, size_t row, size_t count,
+                 size_t g, float* lo, float* hi);
   void shrink(const float* w, size_t n, size_t row, size_t count, size_t g);
   void fit_blocks(const float* w, size_t first, size_t count, Fit how);
-  float block_error(const float* w, size_t cols, size_t n, size_t count, size_t row, size_t g) const;
+  float block_error(const float* w, size_t cols, size_t n, size_t count, size_t row,
+                    size_t g) const;
 
   const Scheme& scheme_;
   const QuantArgs& args_;

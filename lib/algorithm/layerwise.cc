@@ -8,11 +8,14 @@
 #include "lib/algorithm/gptq_matrix.h"
 #include "lib/algorithm/moments.h"
 #include "lib/algorithm/ranges.h"
+#include "lib/algorithm/read_matrix.h"
 #include "lib/base/error.h"
 #include "lib/base/interrupt.h"
+#include "lib/base/parallel.h"
 #include "lib/config/algorithms.h"
 #include "lib/engine/ops/linear.h"
 #include "lib/engine/ops/moe.h"
+#include "lib/qmap/rows.h"
 #include "lib/stream/capture.h"
 
 namespace qp {
@@ -30,8 +33,8 @@ bool drift_counts(const PlanEntry& entry) {
 
 // One input of linears, and those that read it.
 struct Input {
-  Value value = 0;               // of the graph; unused for experts
-  std::vector<size_t> entries;   // of the plan
+  Value value = 0;              // of the graph; unused for experts
+  std::vector<size_t> entries;  // of the plan
   std::vector<WeightUse> uses;
   std::unique_ptr<MomentSum> sum;
 };
@@ -39,10 +42,11 @@ struct Input {
 class Layerwise : public LayerWork, public LinearHook {
  public:
   // `moments`: bytes that the moments of experts' inputs may take at a time.
-  Layerwise(const Store& store, const Plan& plan, const QuantizedWeights& weights, const LayerwiseOptions& options,
-            uint64_t moments, size_t rows, ResultStore& results)
-      : store_(store), plan_(plan), weights_(weights), options_(options), moments_memory_(moments),
-        results_(results), full_(rows) {}
+  // `full`: inputs as the unquantized model has them, where expect() asked for them.
+  Layerwise(const LayerwiseRun& run, const QuantizedWeights& weights, gemm::Precision precision,
+            uint64_t moments, const Capture& full, std::function<void(const TensorLog&)> log)
+      : store_(*run.store), plan_(*run.plan), weights_(weights), log_(std::move(log)),
+        precision_(precision), moments_memory_(moments), results_(*run.results), full_(full) {}
 
   std::vector<size_t> cuts(size_t, const Graph& graph) override {
     inputs_.clear();
@@ -66,14 +70,13 @@ class Layerwise : public LayerWork, public LinearHook {
     return {at.begin(), at.end()};
   }
 
-  // What the unquantized model is to be seen at, too, when it runs the layer: inputs whose drift counts.
-  Capture& expect(size_t layer, const Graph& graph) {
-    full_.clear();
+  // What the unquantized model is to be seen at, too, when it runs the layer: inputs whose drift
+  // counts.
+  void expect(size_t layer, const Graph& graph, Capture& full) {
     cuts(layer, graph);
     for (const auto& [node, input] : inputs_) {
-      if (drifts(input)) full_.want(graph, input.value, node);
+      if (drifts(input)) full.want(graph, input.value, node);
     }
-    return full_;
   }
 
   void enter(size_t node, const Graph&, const Values& values) override {
@@ -81,9 +84,11 @@ class Layerwise : public LayerWork, public LinearHook {
     if (it == inputs_.end()) return;
     engine::ConstMatrix x = values.get(it->second.value);
     Input& input = it->second;
-    if (!input.sum) input.sum = std::make_unique<MomentSum>(x.cols, kDenseRows, options_.stream.precision);
-    if (!full_.has(input.value)) input.sum->add(x);
-    else input.sum->add(x, full_.read(input.value, input.sum->rows(), x.rows));
+    if (!input.sum) input.sum = std::make_unique<MomentSum>(x.cols, kDenseRows, precision_);
+    if (!full_.has(input.value) || !drifts(input))  // wanted by another result, maybe
+      input.sum->add(x);
+    else
+      input.sum->add(x, full_.read(input.value, input.sum->rows(), x.rows));
   }
 
   void settle(size_t node) override {
@@ -112,13 +117,14 @@ class Layerwise : public LayerWork, public LinearHook {
       of->input.sum.reset();
     }
   }
-  engine::ConstMatrix before(const engine::LinearUse& linear, engine::ConstMatrix x, std::span<const uint32_t>,
-                             std::vector<float>&) override {
+  engine::ConstMatrix before(const engine::LinearUse& linear, engine::ConstMatrix x,
+                             std::span<const uint32_t>, std::vector<float>&) override {
     auto it = watched_.find(linear.input);
     // An input has several readers and is seen once, with the first.
-    if (it == watched_.end() || it->second->stage != stage_ || linear.module != linear.input) return x;
+    if (it == watched_.end() || it->second->stage != stage_ || linear.module != linear.input)
+      return x;
     Input& input = it->second->input;
-    if (!input.sum) input.sum = std::make_unique<MomentSum>(x.cols, kExpertRows, options_.stream.precision);
+    if (!input.sum) input.sum = std::make_unique<MomentSum>(x.cols, kExpertRows, precision_);
     input.sum->add(x);
     return x;
   }
@@ -151,7 +157,8 @@ class Layerwise : public LayerWork, public LinearHook {
     if (!any) return;
     uint64_t need = 0;
     for (const WeightUse& use : op.weights) {
-      if (use.form == engine::Form::matrix) need = std::max(need, MomentSum::bytes(use.cols, kExpertRows));
+      if (use.form == engine::Form::matrix)
+        need = std::max(need, MomentSum::bytes(use.cols, kExpertRows));
     }
     bool follows = n > 0 && last_expert_ == n - 1;
     if (!follows || expert_bytes_ + need > moments_memory_) {
@@ -160,6 +167,23 @@ class Layerwise : public LayerWork, public LinearHook {
     }
     expert_bytes_ += need;
     last_expert_ = n;
+  }
+
+  // By which a matrix' input is multiplied; empty: by nothing.
+  std::vector<float> pre_scale(const std::string& tensor) const {
+    auto it = pre_scales_.find(tensor);
+    return it == pre_scales_.end() ? std::vector<float>()
+                                   : read_f32(RowSource(store_, *it->second), 0, 1);
+  }
+  static gptq::Moments times(const gptq::Moments& moments, const std::vector<float>& scale) {
+    gptq::Moments result = moments;
+    parallel_for(moments.h.empty() ? 0 : moments.k, [&](size_t r, int) {
+      for (std::vector<float>* m : {&result.h, &result.drift}) {
+        for (size_t c = 0; c < moments.k && !m->empty(); ++c)
+          (*m)[r * moments.k + c] *= scale[r] * scale[c];
+      }
+    });
+    return result;
   }
 
   void quantize(Input& input) {
@@ -171,7 +195,9 @@ class Layerwise : public LayerWork, public LinearHook {
       rows = input.sum->rows();
       moments = input.sum->take();
     }
-    std::map<std::string, std::optional<gptq::Factor>> factors;  // by what they depend on beside the moments
+    std::map<std::vector<float>, gptq::Moments> scaled;  // by pre_scale
+    std::map<std::pair<std::string, std::vector<float>>, std::optional<gptq::Factor>>
+        factors;  // by what they depend on beside the moments
     for (size_t i = 0; i < input.entries.size(); ++i) {
       throw_if_interrupted();
       const PlanEntry& entry = plan_.entries[input.entries[i]];
@@ -181,32 +207,42 @@ class Layerwise : public LayerWork, public LinearHook {
       bool clip = step.algorithm->name == "clip";
       size_t group = scheme.group_of(input.uses[i].cols);
       auto start = std::chrono::steady_clock::now();
-      auto [it, fresh] = factors.try_emplace(entry.algorithm + " " + std::to_string(group));
-      if (fresh && rows > 0 && !clip) it->second = gptq::factor(moments, group, options);
-      gptq::Outcome outcome = gptq::quantize_matrix(store_, entry, scheme, ranges_.of(entry), moments,
+      std::vector<float> pre = pre_scale(entry.tensor->name);
+      if (!pre.empty() && !scaled.contains(pre)) scaled[pre] = times(moments, pre);
+      const gptq::Moments& seen = pre.empty() ? moments : scaled[pre];
+      auto [it, fresh] =
+          factors.try_emplace({entry.algorithm + " " + std::to_string(group), std::move(pre)});
+      if (fresh && rows > 0 && !clip) it->second = gptq::factor(seen, group, options);
+      gptq::Outcome outcome = gptq::quantize_matrix(store_, entry, scheme, ranges_.of(entry), seen,
                                                     it->second, options, clip, rows);
       results_.put(input.entries[i], outcome.codes, outcome.small);
-      if (!options_.log) continue;
       std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-      options_.log({.tensor = entry.tensor->name, .algorithm = outcome.algorithm, .note = outcome.note,
-                    .rows = rows, .error = outcome.error, .error_rtn = outcome.error_rtn,
-                    .damp = it->second ? it->second->damp : 0, .seconds = took.count()});
+      log_({.tensor = entry.tensor->name,
+            .algorithm = outcome.algorithm,
+            .note = outcome.note,
+            .rows = rows,
+            .error = outcome.error,
+            .error_rtn = outcome.error_rtn,
+            .damp = it->second ? it->second->damp : 0,
+            .seconds = took.count()});
     }
   }
 
   const Store& store_;
   const Plan& plan_;
   const QuantizedWeights& weights_;
-  const LayerwiseOptions& options_;
+  const std::function<void(const TensorLog&)> log_;
+  gemm::Precision precision_;
   uint64_t moments_memory_;
   ResultStore& results_;
-  Capture full_;  // inputs in the unquantized model
-  std::map<size_t, Input> inputs_;             // of linears, by the node their part begins at
+  const Capture& full_;
+  std::map<size_t, Input> inputs_;              // of linears, by the node their part begins at
   std::map<std::string, ExpertInput> experts_;  // by the module that names the input
   std::map<std::string, ExpertInput*> watched_;
   size_t stage_ = 0, last_expert_ = 0;
   uint64_t expert_bytes_ = 0;
   Ranges ranges_{store_, plan_};
+  std::map<std::string_view, const Part*> pre_scales_ = pre_scales(store_.model());
 };
 
 }  // namespace
@@ -232,137 +268,200 @@ uint64_t beside(const Plan& plan, uint64_t memory) {
     if (e.scheme < 0) continue;
     const Algorithm& a = *parse_algorithm(e.algorithm).back().algorithm;
     if (!a.runs_model || a.name == "autoround") continue;
-    uint64_t k = e.tensor->shape.cols(), n = e.tensor->shape.rows();
+    uint64_t k = e.source->shape.cols(), n = e.source->shape.rows();
     bool drift = drift_counts(e);
-    uint64_t need = 4 * ((drift ? 7 : 5) * n * k + (drift ? 6 : 4) * k * k + (drift ? 3 : 1) * kDenseRows * k);
+    uint64_t need =
+        4 * ((drift ? 7 : 5) * n * k + (drift ? 6 : 4) * k * k + (drift ? 3 : 1) * kDenseRows * k);
     if (need > most) most = need, largest = e.tensor;
   }
   if (most * 5 / 4 > memory) {
-    throw limit_error("needs " + std::to_string(most * 5 / 4 / 1'000'000 + 1) + "MB of memory to be quantized (allowed are " +
+    throw limit_error("needs " + std::to_string(most * 5 / 4 / 1'000'000 + 1) +
+                      "MB of memory to be quantized (allowed are " +
                       std::to_string(memory / 1'000'000) + "MB)")
         .tensor(largest->name)
-        .hint("use --max-memory " + std::to_string(most * 5 / 4 / 1'000'000 + 1) + "MB or more, or -a mse");
+        .hint("use --max-memory " + std::to_string(most * 5 / 4 / 1'000'000 + 1) +
+              "MB or more, or -a mse");
   }
   return memory - most;
 }
 
 }  // namespace
 
-Json to_json(const LayerLog& log) {
-  Json j = {{"tensor", log.tensor}, {"algorithm", log.algorithm}, {"tokens", log.rows}, {"error_rtn", log.error_rtn},
-            {"error", log.error}, {"damp", log.damp}, {"seconds", log.seconds}};
+Json to_json(const TensorLog& log) {
+  Json j = {{"tensor", log.tensor},       {"algorithm", log.algorithm}, {"tokens", log.rows},
+            {"error_rtn", log.error_rtn}, {"error", log.error},         {"damp", log.damp},
+            {"seconds", log.seconds}};
   if (log.iterations) j["iterations"] = *log.iterations;
   if (log.best_iteration) j["best_iteration"] = *log.best_iteration;
   if (!log.note.empty()) j["note"] = log.note;
   return j;
 }
 
+Json to_json(const LayerLog& log) {
+  return {{"layer", log.layer}, {"tensors", log.tensors},       {"error_rtn", log.error_rtn},
+          {"error", log.error}, {"forward_passes", log.passes}, {"seconds", log.seconds}};
+}
+
 std::vector<size_t> layerwise_entries(const Plan& plan, const arch::Architecture& model) {
-  std::set<std::string> reached;
+  std::set<std::string> reached, turned;  // turned: Conv1D, [in, out], which are not learned
   for (size_t i = 0; i < model.layers; ++i) {
     Graph graph = model.layer(i);
     for (const engine::Node& node : graph.nodes()) {
       for (size_t k = 0; k < node.op->linears.size(); ++k) {
         const WeightUse& use = node.op->weights[k];
-        if (!use.part && !use.transposed) reached.insert(use.tensor);
+        if (!use.part) (use.transposed ? turned : reached).insert(use.tensor);
       }
     }
   }
   std::vector<size_t> entries;
   for (size_t i = 0; i < plan.entries.size(); ++i) {
     const PlanEntry& e = plan.entries[i];
-    if (e.scheme < 0 || !parse_algorithm(e.algorithm).back().algorithm->runs_model) continue;
-    if (reached.contains(e.tensor->name)) entries.push_back(i);
+    if (e.scheme < 0) continue;
+    const Algorithm& a = *parse_algorithm(e.algorithm).back().algorithm;
+    bool here = reached.contains(e.tensor->name) ||
+                (turned.contains(e.tensor->name) && a.name != "autoround");
+    if (a.runs_model && here) entries.push_back(i);
   }
   return entries;
 }
 
 namespace {
 
-// Layers whose rounding is learned, of what both streams make of them.
-class Learning {
+// One result on its way through the layers.
+class Result {
  public:
-  Learning(const Store& store, const Plan& plan, const arch::Architecture& model,
-           const QuantizedWeights& weights, const Windows& windows, const LayerwiseOptions& options,
-           ResultStore& results)
-      : model_(model), options_(options), results_(results),
-        tuner_(store, plan, model, weights, windows, options.stream), plan_(plan), plain_(store) {
-    for (size_t i = 0; i < model.layers; ++i) {
+  Result(const LayerwiseRun& run, const Windows& windows, StreamOptions options,
+         const Capture& full)
+      : run_(run), moments_(moments_of_experts(*run.plan, options.memory)),
+        options_(within(run, options, moments_)), weights_(*run.store, *run.plan, *run.results),
+        stream_(*run.model, weights_, windows, options_, spill_states()),
+        work_(run, weights_, options_.precision, moments_, full,
+              [this](const TensorLog& line) { add(line); }),
+        tuner_(*run.store, *run.plan, *run.model, weights_, windows, options_) {
+    for (size_t i = 0; i < run.model->layers; ++i) {
       std::vector<size_t> of = tuner_.entries(i);
-      if (std::ranges::all_of(of, [&](size_t e) { return results.has(e); })) of.clear();
-      if (!of.empty()) layers_ = i + 1;
-      entries_.push_back(std::move(of));
+      if (std::ranges::all_of(of, [&](size_t e) { return run_.results->has(e); })) of.clear();
+      if (!of.empty()) full_layers_ = i + 1;
+      learned_.push_back(std::move(of));
     }
-    for (size_t i = 0; i < plan.entries.size(); ++i) {
-      const PlanEntry& e = plan.entries[i];
-      if (e.scheme >= 0 && drift_counts(e) && !results.has(i)) layers_ = model.layers;
+    for (size_t i = 0; i < run.plan->entries.size(); ++i) {
+      const PlanEntry& e = run.plan->entries[i];
+      bool drifts = e.scheme >= 0 && drift_counts(e) && !run.results->has(i);
+      if (drifts) full_layers_ = run.model->layers;
     }
-    if (layers_ > 0) full_.emplace(model, plain_, windows, options.stream, spill_states());
   }
 
+  const StreamOptions& options() const { return options_; }
+  // Of so many layers it wants to know what the unquantized model makes of them.
+  size_t full_layers() const { return full_layers_; }
   uint64_t steps() const {
-    uint64_t sum = 0;
-    for (size_t i = 0; i < layers_; ++i) {
-      sum += full_->rows() + (entries_[i].empty() ? 0 : tuner_.steps(i));
-    }
+    uint64_t sum = uint64_t{stream_.rows()} * run_.model->layers;
+    for (size_t i = 0; i < full_layers_; ++i) sum += learned_[i].empty() ? 0 : tuner_.steps(i);
     return sum;
   }
 
-  void embed() {
-    if (full_) full_->embed();
-  }
+  void embed() { stream_.embed(); }
+  void expect(size_t i, Capture& full) { work_.expect(i, run_.model->layer(i), full); }
 
-  // Before the quantized stream runs layer i.
-  void layer(size_t i, Layerwise& work, Stream& quantized, Progress& progress) {
-    if (i >= layers_) return;
-    full_->layer(i, work.expect(i, model_.layer(i)), progress);
-    full_->release();
-    if (entries_[i].empty()) return;
-    quantized.release();
+  // `full` has run layer i, if it runs that far.
+  void layer(size_t i, const Stream* full, Progress& progress) {
     auto start = std::chrono::steady_clock::now();
-    autoround::Outcome out = tuner_.tune(i, *full_, quantized, progress);
-    std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    for (const auto& m : out.matrices) {
-      if (!results_.has(m.entry)) results_.put(m.entry, m.rounded.codes, m.rounded.small);
-      if (!options_.log) continue;
-      options_.log({.tensor = plan_.entries[m.entry].tensor->name, .algorithm = out.algorithm, .note = out.note,
-                    .rows = out.rows, .error = out.error, .error_rtn = out.error_rtn, .seconds = took.count(),
-                    .iterations = out.iterations, .best_iteration = out.best});
+    line_ = {};
+    line_.layer = run_.model->layer_name(i);
+    if (i < full_layers_) line_.passes += full->passes();
+    if (!learned_[i].empty()) {
+      stream_.release();
+      learn(i, *full, progress);
     }
+    stream_.layer(i, work_, progress);
+    line_.passes += stream_.passes();
+    std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    line_.seconds = took.count();
+    if (run_.log && line_.tensors > 0) run_.log(to_json(line_));
   }
+  void release() { stream_.release(); }
 
  private:
-  const arch::Architecture& model_;
-  const LayerwiseOptions& options_;
-  ResultStore& results_;
+  static StreamOptions within(const LayerwiseRun& run, StreamOptions options, uint64_t moments) {
+    options.memory = beside(*run.plan, options.memory - moments);
+    return options;
+  }
+
+  void add(const TensorLog& line, double share = 1) {
+    ++line_.tensors;
+    line_.error += share * line.error;
+    line_.error_rtn += share * line.error_rtn;
+    if (run_.log) run_.log(to_json(line));
+  }
+
+  void learn(size_t i, const Stream& full, Progress& progress) {
+    auto start = std::chrono::steady_clock::now();
+    autoround::Outcome out = tuner_.tune(i, full, stream_, progress);
+    std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    for (const auto& m : out.matrices) {
+      if (!run_.results->has(m.entry)) {
+        run_.results->put(m.entry, m.rounded.codes, m.rounded.small);
+      }
+      add({.tensor = run_.plan->entries[m.entry].tensor->name,
+           .algorithm = out.algorithm,
+           .note = out.note,
+           .rows = out.rows,
+           .error = out.error,
+           .error_rtn = out.error_rtn,
+           .seconds = took.count(),
+           .iterations = out.iterations,
+           .best_iteration = out.best},
+          &m == &out.matrices.front() ? 1 : 0);
+    }
+    line_.passes += out.passes;
+  }
+
+  const LayerwiseRun& run_;
+  uint64_t moments_;
+  StreamOptions options_;
+  QuantizedWeights weights_;
+  Stream stream_;
+  Layerwise work_;
   autoround::Tuner tuner_;
-  const Plan& plan_;
-  engine::WeightSource plain_;
-  std::optional<Stream> full_;
-  size_t layers_ = 0;                        // the last one to be learned, and those before it
-  std::vector<std::vector<size_t>> entries_;  // to be learned, by layer
+  LayerLog line_;  // of the layer that runs
+  size_t full_layers_ = 0;
+  std::vector<std::vector<size_t>> learned_;  // entries, by layer
 };
 
 }  // namespace
 
-void run_layerwise(const Store& store, const Plan& plan, const arch::Architecture& model,
-                   const Windows& windows, const LayerwiseOptions& options, ResultStore& results,
-                   Progress& progress) {
-  LayerwiseOptions within = options;
-  uint64_t moments = moments_of_experts(plan, options.stream.memory);
-  within.stream.memory = beside(plan, options.stream.memory - moments);
-  QuantizedWeights weights(store, plan, results);
-  Stream stream(model, weights, windows, within.stream, spill_states());
-  Layerwise work(store, plan, weights, within, moments, stream.rows(), results);
-  Learning learning(store, plan, model, weights, windows, within, results);
-  progress.begin("quantizing by layers", uint64_t{stream.rows()} * model.layers + learning.steps(),
+void run_layerwise(std::span<const LayerwiseRun> runs, const Windows& windows,
+                   const StreamOptions& options, Progress& progress) {
+  size_t rows = windows.tokens(), full_layers = 0;
+  Capture seen(rows);
+  std::vector<std::unique_ptr<Result>> results;
+  uint64_t steps = 0;
+  for (const LayerwiseRun& run : runs) {
+    results.push_back(std::make_unique<Result>(run, windows, options, seen));
+    full_layers = std::max(full_layers, results.back()->full_layers());
+    steps += results.back()->steps();
+  }
+  const arch::Architecture& model = *runs.front().model;
+  engine::WeightSource plain(*runs.front().store);
+  std::optional<Stream> full;
+  if (full_layers > 0)
+    full.emplace(model, plain, windows, results.front()->options(), spill_states());
+  progress.begin("quantizing by layers", steps + uint64_t{rows} * full_layers,
                  Progress::Unit::steps);
-  stream.embed();
-  learning.embed();
+  for (auto& r : results) r->embed();
+  if (full) full->embed();
   for (size_t i = 0; i < model.layers; ++i) {
     progress.item(model.layer_name(i));
-    learning.layer(i, work, stream, progress);
-    stream.layer(i, work, progress);
+    if (i < full_layers) {
+      seen.clear();
+      for (auto& r : results) r->expect(i, seen);
+      full->layer(i, seen, progress);
+      full->release();
+    }
+    for (auto& r : results) {
+      r->layer(i, full ? &*full : nullptr, progress);
+      if (results.size() > 1) r->release();  // one layer in memory, whatever the number of results
+    }
   }
   progress.end();
 }

@@ -47,10 +47,11 @@ void MomentSum::add(engine::ConstMatrix x, const std::vector<float>& full) {
 }
 
 void MomentSum::flush() {
-  if (held_ > 0) gemm::rank_update_lower(precision_, room_.data(), k_, held_, k_, moments_.h.data(), k_);
+  if (held_ > 0)
+    gemm::rank_update_lower(precision_, room_.data(), k_, held_, k_, moments_.h.data(), k_);
   if (held_ > 0 && !moments_.drift.empty()) {
-    gemm::product(precision_, k_, k_, held_, 1, {drift_.data(), k_, true}, {room_.data(), k_}, moments_.drift.data(),
-                  k_, true);
+    gemm::product(precision_, k_, k_, held_, 1, {drift_.data(), k_, true}, {room_.data(), k_},
+                  moments_.drift.data(), k_, true);
   }
   held_ = 0;
 }

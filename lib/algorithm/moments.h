@@ -9,7 +9,8 @@ namespace qp {
 
 class MomentSum {
  public:
-  // Rows are summed `block` at a time from the first on, however they come, so batches change no bit.
+  // Rows are summed `block` at a time from the first on, however they come, so batches change no
+  // bit.
   MomentSum(size_t k, size_t block, gemm::Precision precision);
   void add(engine::ConstMatrix x);
   // And of (full - x) x^T: `full` is what would enter if no weight were quantized.

@@ -1,69 +1,41 @@
 #include "lib/algorithm/quantize.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
 #include <map>
-#include <memory>
-#include <optional>
-#include <set>
 #include <unordered_map>
 
-#include "lib/algorithm/activations.h"
 #include "lib/algorithm/autoround.h"
 #include "lib/algorithm/gptq_matrix.h"
-#include "lib/algorithm/journal.h"
-#include "lib/algorithm/layerwise.h"
-#include "lib/algorithm/quantizer.h"
-#include "lib/algorithm/ranges.h"
-#include "lib/arch/arch.h"
+#include "lib/algorithm/plan_output.h"
 #include "lib/base/error.h"
 #include "lib/base/interrupt.h"
-#include "lib/base/parallel.h"
-#include "lib/calibration/calibrate.h"
 #include "lib/config/algorithms.h"
-#include "lib/kernels/kernels.h"
-#include "lib/model/modules.h"
-#include "lib/qmap/copy.h"
-#include "lib/qmap/decode.h"
-#include "lib/qmap/identity.h"
-#include "lib/qmap/row_jobs.h"
-#include "lib/qmap/stacks.h"
-#include "lib/qmap/writer.h"
 
 namespace qp {
 namespace {
 
-constexpr uint64_t kBigCompanion = 64 << 20;
-
-class Run : public ResultStore {
+// Several results of one source, in step: at each of its tensors all take what they want of it.
+class Run {
  public:
-  Run(const Store& store, const Plan& plan, const QuantizeOptions& options, QmapOutput& output,
-      Progress& progress)
-      : store_(store), plan_(plan), options_(options), output_(output), progress_(progress),
-        activations_(store, plan), writer_(output.fd(), output.label()) {}
+  Run(const Store& store, std::span<const PlanRun> runs, Progress& progress)
+      : store_(store), progress_(progress) {
+    for (const PlanRun& run : runs) {
+      outputs_.push_back(
+          std::make_unique<PlanOutput>(store, run, progress, maxima_, [this] { batch_.run(); }));
+    }
+  }
 
-  QuantizeResult run() {
-    output_.keep_partial(output_.resuming());  // until it is known to be of no use
-    prepare_layers();
-    lay_out();
-    writer_.reserve();
-    open_journal();
-    QuantizeResult result;
-    progress_.begin("quantizing", plan_.input_bytes);
+  std::vector<QuantizeResult> run() {
+    for (auto& o : outputs_) o->begin();
+    std::vector<QuantizeResult> results;
     try {
-      for (size_t i = 0; i < plan_.entries.size(); ++i) {
-        if (!take_over(i, result) && !by_layers_.contains(i)) add(i);
-      }
-      run_batch();
-      progress_.end();
-      if (!by_layers_.empty()) run_by_layers();
+      walk_rows();
+      walk_layers();
       store_.throw_if_changed();
-      if (journal_) journal_->stop_sync();
-      result.id = writer_.finish(model_, output_.base(), output_.unnamed(), output_.sync());
+      for (auto& o : outputs_) results.push_back(o->finish());
     } catch (Error& e) {
       if (e.kind() != ErrorKind::system) {
-        give_up();  // trying again would fail again
+        for (auto& o : outputs_) o->give_up();  // trying again would fail again
         throw;
       }
       if (keep_partial() && e.hint().empty()) throw std::move(e).hint("continue with --resume");
@@ -72,392 +44,101 @@ class Run : public ResultStore {
       keep_partial();
       throw;
     }
-    result.output_bytes = writer_.end();
-    if (journal_) journal_->remove();
-    return result;
+    return results;
   }
 
  private:
-  // Every offset is fixed here, before any weight is read.
-  void lay_out() {
-    const Model& from = store_.model();
-    model_.format = from.format;
-    model_.architecture = from.architecture;
-    model_.schemes = from.schemes;
-    model_.dropped = from.dropped;
-    model_.kv_cache = from.kv_cache;
-    model_.provenance = from.provenance;
-    model_.provenance.push_back(options_.provenance);
-    auto refers = [&](const Companion& c) {
-      return options_.refer || (options_.refer_big_companions && c.extent.length >= kBigCompanion);
+  // Where in the first plan each entry of another has its turn: beside the entry of the same name,
+  // or behind what comes before it.
+  std::vector<size_t> turns(const PlanOutput& of) const {
+    std::unordered_map<std::string_view, size_t> places;
+    const auto& first = outputs_.front()->plan().entries;
+    for (size_t i = 0; i < first.size(); ++i) places.emplace(first[i].tensor->name, i);
+    std::vector<size_t> result;
+    for (const PlanEntry& e : of.plan().entries) {
+      auto it = places.find(e.tensor->name);
+      size_t before = result.empty() ? 0 : result.back();
+      result.push_back(it == places.end() ? before : std::max(before, it->second));
+    }
+    return result;
+  }
+
+  void walk_rows() {
+    struct Cursor {
+      PlanOutput* output;
+      std::vector<size_t> turns;
+      size_t next = 0;
     };
-    if (options_.refer || std::ranges::any_of(from.companions, refers)) model_.files = from.files;
-    for (const Companion& c : from.companions) {
-      Companion to = c;
-      if (!refers(c) || refer_extent(store_, model_, to.extent)) {
-        copy_companion(store_, c, to, writer_);
-      }
-      model_.companions.push_back(std::move(to));
+    std::vector<Cursor> cursors;
+    uint64_t bytes = 0;
+    for (auto& o : outputs_) {
+      cursors.push_back({o.get(), turns(*o)});
+      bytes += o->plan().input_bytes;
     }
-    model_.tensors.reserve(plan_.entries.size());
-    for (const PlanEntry& e : plan_.entries) {
-      Tensor t = *e.tensor;
-      if (e.scheme >= 0) {
-        const Scheme& scheme = plan_.schemes[static_cast<size_t>(e.scheme)];
-        t.scheme = model_.scheme_index(scheme);
-        t.dequantize = false;
-        if (e.source != e.tensor) t.transposed = true;
-        t.parts.clear();
-        for (const PartSpec& spec : part_specs(scheme, e.source->shape, t.dtype)) {
-          Part p{spec.role, spec.dtype, spec.shape, {}, nullptr};
-          p.extent = writer_.place(*byte_size(spec.dtype, spec.shape));
-          t.parts.push_back(std::move(p));
-        }
-        size_t index = model_.tensors.size();
-        for (const PartSpec& spec : layer_parts(index, scheme)) {
-          Part p{spec.role, spec.dtype, spec.shape, {}, nullptr};
-          p.extent = writer_.place(*byte_size(spec.dtype, spec.shape));
-          t.parts.push_back(std::move(p));
-        }
-        for (const ComputedPart& c : activations_.parts(e, scheme)) t.parts.push_back(computed(c.spec, c.bytes));
-      } else {
-        bool copy = !options_.refer;
-        if (!copy) {
-          for (Part& p : t.parts) copy = refer_extent(store_, model_, p.extent) || copy;
-        }
-        if (copy) t = place_copy(*e.tensor, writer_);
-        if (e.retag >= 0) {
-          const Scheme& scheme = plan_.schemes[static_cast<size_t>(e.retag)];
-          t.scheme = model_.scheme_index(scheme);
-          for (const ComputedPart& c : activations_.parts(e, scheme)) t.parts.push_back(computed(c.spec, c.bytes));
-        }
-      }
-      model_.tensors.push_back(std::move(t));
-    }
-    if (options_.kv_cache) add_cache_scales();
-    // So that the activation side and the scales of the cache can be changed later.
-    model_.calibration = from.calibration;
-    carry_calibration(store_, model_, writer_, !options_.refer);
-  }
-
-  // What tensor i holds beside part_specs().
-  std::vector<PartSpec> layer_parts(size_t i, const Scheme& scheme) const {
-    const PlanEntry& e = plan_.entries[i];
-    if (!by_layers_.contains(i)) return {};
-    AlgorithmStep step = parse_algorithm(e.algorithm).back();
-    if (step.algorithm->name != "gptq") return {};
-    return gptq::parts_of(step, scheme, e.tensor->shape);
-  }
-
-  // A part whose bytes are known before any weight is read.
-  Part computed(const PartSpec& spec, std::span<const std::byte> bytes) {
-    return Part{spec.role, spec.dtype, spec.shape, writer_.append(bytes), nullptr};
-  }
-
-  void add_cache_scales() {
-    DType dtype = DType::bf16;
-    std::string numerics = "compressed-tensors";
-    std::map<std::string_view, size_t> index;
-    for (size_t i = 0; i < model_.tensors.size(); ++i) {
-      const Tensor& t = model_.tensors[i];
-      index[t.name] = i;
-      if (t.scheme < 0) continue;
-      dtype = t.dtype;
-      numerics = model_.schemes[static_cast<size_t>(t.scheme)].numerics;
-    }
-    for (const CacheScale& c : cache_scales(store_, numerics, dtype)) {
-      Tensor t;
-      t.name = c.name;
-      t.dtype = DType::f32;
-      t.shape = Shape{1};
-      t.parts = {computed({Role::data, DType::f32, t.shape}, std::as_bytes(std::span(&c.scale, 1)))};
-      auto old = index.find(c.name);
-      if (old == index.end()) {
-        model_.tensors.push_back(std::move(t));
-        continue;
-      }
-      replaced_.insert(old->second);
-      model_.tensors[old->second] = std::move(t);
-    }
-    model_.kv_cache = QuantArgs{.num_bits = 8, .type = NumType::floating, .strategy = Strategy::tensor, .scale_dtype = {}};
-  }
-
-  void open_journal() {
-    if (output_.unnamed() || output_.label() == "standard output") return;
-    Hasher128 h;
-    std::string text = to_json(plan_, identity(store_.model())).dump();
-    h.update(std::as_bytes(std::span(text)));
-    if (!windows_.ids.empty()) h.update(std::as_bytes(std::span(windows_.ids)));
-    h.update(std::as_bytes(std::span(&options_.edits, 1)));
-    std::string run = h.digest().hex() + " " + QP_VERSION + " " + kernels::active_isa();
-    if (!windows_.ids.empty()) run += std::string(" ") + gemm::backend(options_.precision);
-    journal_.emplace(output_.label() + ".partial", run, output_.resuming(), output_.fd(), output_.sync());
-    if (output_.resuming()) {
-      journal_->check([this](size_t i, const Journal::Hashes& hashes) { return intact(i, hashes); });
-    }
-    for (const PlanEntry& e : plan_.entries) ++left_[layer_prefix(e.tensor->name)];
-  }
-
-  // The bytes that an earlier run wrote for tensor i are what its journal says.
-  bool intact(size_t i, const Journal::Hashes& hashes) {
-    if (i >= model_.tensors.size() || hashes.size() != model_.tensors[i].parts.size()) return false;
-    for (size_t k = 0; k < hashes.size(); ++k) {
-      const Extent& e = model_.tensors[i].parts[k].extent;
-      if (e.file == 0 && writer_.hash(e) != hashes[k]) return false;
-    }
-    return true;
-  }
-
-  // The model that runs has the experts of a stack apart where the plan has them apart.
-  void take_experts_apart() {
-    std::set<std::string_view> planned;
-    for (const PlanEntry& e : plan_.entries) planned.insert(e.tensor->name);
-    auto apart = [&](const ExpertStack& s) { return !planned.contains(s.gate_up->name); };
-    auto stacks = find_stacks(store_.model());
-    if (std::ranges::none_of(stacks, [&](const auto& s) { return apart(s.second); })) return;
-    apart_ = store_.with(with_experts_apart(store_.model(), apart));
-  }
-  const Store& running() const { return apart_ ? *apart_ : store_; }
-
-  // Which tensors are quantized by running the model, and what does it.
-  void prepare_layers() {
-    bool any = false;
-    for (const PlanEntry& e : plan_.entries) {
-      if (e.scheme < 0) continue;
-      any = any || parse_algorithm(e.algorithm).back().algorithm->runs_model;
-    }
-    done_.resize(plan_.entries.size());
-    if (!any) return;
-    windows_ = read_windows(store_);
-    take_experts_apart();
-    weights_ = std::make_unique<engine::WeightSource>(running());
-    arch_ = arch::make_architecture(running().model(), *weights_);
-    for (size_t i : layerwise_entries(plan_, *arch_)) by_layers_.insert(i);
-    std::vector<std::string> others;
-    for (size_t i = 0; i < plan_.entries.size(); ++i) {
-      const PlanEntry& e = plan_.entries[i];
-      bool runs = e.scheme >= 0 && parse_algorithm(e.algorithm).back().algorithm->runs_model;
-      if (runs && !by_layers_.contains(i)) others.push_back(e.tensor->name);
-    }
-    if (others.empty() || !options_.warn) return;
-    options_.warn(std::to_string(others.size()) + " tensors are no matrices of layers that are run (" +
-                  printable(others.front()) + (others.size() > 1 ? ", .." : "") + "): a data-free algorithm quantizes them");
-  }
-
-  // The algorithm of a tensor when the model is not run for it.
-  std::string data_free(size_t i) const {
-    const PlanEntry& e = plan_.entries[i];
-    const Algorithm& a = *parse_algorithm(e.algorithm).back().algorithm;
-    if (!a.runs_model) return std::string(a.name);
-    return why_not("mse", plan_.schemes[static_cast<size_t>(e.scheme)]).empty() ? "mse" : "rtn";
-  }
-
-  void run_by_layers() {
-    LayerwiseOptions options;
-    options.stream.memory = options_.memory;
-    options.stream.precision = options_.precision;
-    options.log = options_.log;
-    run_layerwise(running(), plan_, *arch_, windows_, options, *this, progress_);
-  }
-
-  bool has(size_t entry) const override { return done_[entry]; }
-
-  void put(size_t entry, std::span<const std::byte> codes, const SmallParts& small) override {
-    Tensor& t = model_.tensors[entry];
-    writer_.write(t.parts[0].extent.offset, codes);
-    t.parts[0].extent.xxh3 = xxh3_64(codes);
-    SmallParts all = small;
-    if (t.part(Role::g_idx) != nullptr && small.find(Role::g_idx) == nullptr) {  // another algorithm came in
-      uint64_t cols = t.shape.cols(), group = model_.schemes[static_cast<size_t>(t.scheme)].group_of(cols);
-      std::vector<int32_t> plain(cols);
-      for (uint64_t c = 0; c < cols; ++c) plain[c] = static_cast<int32_t>(c / group);
-      auto bytes = std::as_bytes(std::span(plain));
-      all.others.emplace_back(Role::g_idx, std::vector<std::byte>(bytes.begin(), bytes.end()));
-    }
-    write_small(t, all);
-    finished(entry);
-  }
-
-  Tensor get(size_t entry, Model& model) const override {
-    Tensor t = model_.tensors[entry];
-    for (Part& p : t.parts) {
-      model.blobs.push_back(writer_.read(p.extent));
-      p.extent = {.file = kBlob, .offset = model.blobs.size() - 1, .length = p.extent.length};
-    }
-    return t;
-  }
-
-  // Whether an earlier run has finished tensor i.
-  bool take_over(size_t i, QuantizeResult& result) {
-    if (!journal_) return false;
-    Tensor& t = model_.tensors[i];
-    const auto* hashes = journal_->finished(i);
-    if (hashes == nullptr || hashes->size() != t.parts.size()) return false;
-    for (size_t k = 0; k < t.parts.size(); ++k) t.parts[k].extent.xxh3 = (*hashes)[k];
-    progress_.add(plan_.entries[i].tensor->stored_bytes());
-    --left_[layer_prefix(t.name)];
-    done_[i] = true;
-    ++result.resumed;
-    return true;
-  }
-
-  // Tensors are added to a batch, whose rows are walked as one stream.
-  void add(size_t i) {
-    const PlanEntry& e = plan_.entries[i];
-    Tensor& t = model_.tensors[i];
-    size_t first = 0;
-    if (replaced_.contains(i)) return finished(i);
-    try {
-      float range = e.scheme >= 0 ? ranges_.of(e) : 0;  // may run the batch
-      first = batch_.size();
-      e.scheme >= 0 ? add_quantize(e, t, data_free(i), range) : add_copy(e, t);
-    } catch (Error& error) {
-      explain(error, i);
-    }
-    if (batch_.size() == first) return finished(i);
-    auto verify = [this, &e] {
-      for (const Part& p : e.tensor->parts) store_.verify(*e.tensor, p);
-    };
-    batch_[first].open = [verify, open = std::move(batch_[first].open)] {
-      verify();
-      if (open) open();
-    };
-    batch_.back().close = [this, i, close = std::move(batch_.back().close)] {
-      close();
-      finished(i);
-    };
-    for (size_t k = first; k < batch_.size(); ++k) guard(batch_[k], i);
-  }
-
-  // Errors of a job name its tensor.
-  void guard(RowJob& job, size_t i) {
-    auto guarded = [this, i](auto step) {
-      return [this, i, step = std::move(step)](const auto&... c) {
-        try {
-          step(c...);
-        } catch (Error& error) {
-          explain(error, i);
-        }
+    progress_.begin("quantizing", bytes);
+    for (size_t at = 0, n = outputs_.front()->plan().entries.size(); at < n; ++at) {
+      struct Wanted {
+        PlanOutput* output;
+        size_t entry;
+        float range;
       };
-    };
-    if (job.open) job.open = guarded(std::move(job.open));
-    job.work = guarded(std::move(job.work));
-    job.retire = guarded(std::move(job.retire));
-    job.close = guarded(std::move(job.close));
-  }
-  [[noreturn]] void explain(Error& error, size_t i) const {
-    const Tensor& from = *plan_.entries[i].tensor;
-    store_.throw_if_changed(from);  // the cause behind whatever was noticed first
-    throw std::move(error).file(store_.where(from)).tensor(from.name);
-  }
-
-  void run_batch() {
-    run_row_jobs(batch_);
-    batch_.clear();
+      std::vector<Wanted> wanted;
+      for (Cursor& c : cursors) {
+        for (; c.next < c.turns.size() && (c.turns[c.next] <= at || at + 1 == n); ++c.next) {
+          if (c.output->take_over(c.next) || c.output->by_layers(c.next)) continue;
+          wanted.push_back({c.output, c.next, c.output->range(c.next)});
+        }
+      }
+      for (const Wanted& w : wanted) w.output->add(w.entry, w.range, batch_);
+    }
+    batch_.run();
+    progress_.end();
   }
 
-  // Everything of tensor i is written.
-  void finished(size_t i) {
-    const PlanEntry& e = plan_.entries[i];
-    const Tensor& t = model_.tensors[i];
-    store_.throw_if_changed(*e.tensor);
-    progress_.item(t.name);
-    done_[i] = true;
-    if (!journal_) return;
-    std::vector<uint64_t> hashes;
-    for (const Part& p : t.parts) hashes.push_back(p.extent.xxh3.value_or(0));
-    journal_->add(i, hashes);
-    // A finished layer is durable; so is what belongs to none, such as embeddings.
-    std::string_view layer = layer_prefix(t.name);
-    if (--left_[layer] == 0 || layer.empty()) journal_->sync();
+  // Models that are run must be alike to share the unquantized one: results whose experts are apart
+  // where those of others are not go on their own.
+  static bool alike(const PlanOutput& a, const PlanOutput& b) {
+    return std::ranges::equal(
+        a.plan().entries, b.plan().entries,
+        [](const PlanEntry& x, const PlanEntry& y) { return x.tensor->name == y.tensor->name; });
   }
 
-  void add_copy(const PlanEntry& e, Tensor& t) {
-    if (t.parts.front().extent.file != 0) return;  // --refer
-    add_copy_jobs(store_, *e.tensor, t, writer_, advance_, batch_);
-  }
-
-  void add_quantize(const PlanEntry& e, Tensor& t, const std::string& algorithm, float range) {
-    const Scheme& scheme = plan_.schemes[static_cast<size_t>(e.scheme)];
-    struct State {
-      std::unique_ptr<Quantizer> quantizer;
-      Hasher64 hasher;
-    };
-    auto state = std::make_shared<State>();
-    uint64_t begin = t.parts[0].extent.offset;
-    batch_.push_back(
-        {.source = RowSource(store_, *e.source),
-         .chunk_bytes = Quantizer::kChunkBytes,
-         .unit = rows_unit(scheme, e.source->shape),
-         .open = [this, &e, &scheme, algorithm, range, state] {
-           state->quantizer = make_quantizer(algorithm, store_, *e.source, scheme, range);
-         },
-         .work = [this, state](const RowChunk& c) {
-           state->quantizer->chunk(c.rows.data(), c.first, c.count, scratch_[c.slot]);
-         },
-         .retire = [this, state, begin](const RowChunk& c) {
-           const auto& codes = scratch_[c.slot].codes;
-           state->hasher.update(codes);
-           writer_.write(begin + c.first * state->quantizer->code_bytes(), codes);
-           progress_.add(c.rows.size());
-         },
-         .close = [this, &t, state] {
-           t.parts[0].extent.xxh3 = state->hasher.digest();
-           write_small(t, state->quantizer->finish());
-           state->quantizer.reset();
-         }});
-  }
-
-  void write_small(Tensor& t, const SmallParts& small) {
-    for (Part& p : t.parts) {
-      const std::vector<std::byte>* bytes = small.find(p.role);
-      if (bytes == nullptr) continue;
-      if (bytes->size() != p.extent.length) throw defect_error("a part has another size than planned");
-      writer_.write(p.extent.offset, *bytes);
-      p.extent.xxh3 = xxh3_64(*bytes);
+  void walk_layers() {
+    std::vector<PlanOutput*> left;
+    for (auto& o : outputs_) {
+      if (o->runs_model()) left.push_back(o.get());
+    }
+    while (!left.empty()) {
+      std::vector<LayerwiseRun> together;
+      std::vector<PlanOutput*> others;
+      const PlanOutput& first = *left.front();
+      for (PlanOutput* o : left) {
+        if (!alike(first, *o)) {
+          others.push_back(o);
+          continue;
+        }
+        together.push_back({&o->running(), &o->plan(), &o->architecture(), o->options().log, o});
+      }
+      StreamOptions stream;
+      stream.memory = first.options().memory;
+      stream.precision = first.options().precision;
+      run_layerwise(together, first.windows(), stream, progress_);
+      left = std::move(others);
     }
   }
 
   // True when there is something to resume.
   bool keep_partial() {
-    if (!journal_) return false;
-    try {
-      if (!journal_->empty()) {
-        journal_->finish();
-        output_.keep_partial(true);
-        return true;
-      }
-    } catch (const Error&) {  // a disk that is full for the result is full for the journal
-    }
-    give_up();
-    return false;
-  }
-  void give_up() {
-    if (journal_) journal_->remove();
-    output_.keep_partial(false);
+    bool any = false;
+    for (auto& o : outputs_) any = o->keep_partial() || any;
+    return any;
   }
 
   const Store& store_;
-  const Plan& plan_;
-  const QuantizeOptions& options_;
-  QmapOutput& output_;
   Progress& progress_;
-  ActivationScales activations_;
-  Ranges ranges_{store_, plan_, [this] { run_batch(); }};
-  QmapWriter writer_;
-  Model model_;
-  std::vector<bool> done_;     // by entry
-  std::set<size_t> by_layers_;  // entries that are quantized by running the model ..
-  std::set<size_t> replaced_;  // scales of the cache that were there before
-  Windows windows_;             // .. over these
-  std::unique_ptr<Store> apart_;
-  std::unique_ptr<engine::WeightSource> weights_;
-  std::unique_ptr<arch::Architecture> arch_;
-  std::optional<Journal> journal_;
-  const std::function<void(uint64_t)> advance_ = [this](uint64_t n) { progress_.add(n); };
-  std::vector<RowsScratch> scratch_{static_cast<size_t>(ordered_slots())};
-  std::vector<RowJob> batch_;
-  std::unordered_map<std::string_view, size_t> left_;  // unfinished tensors of a layer
+  std::map<std::string, float> maxima_;
+  RowBatch batch_;
+  std::vector<std::unique_ptr<PlanOutput>> outputs_;
 };
 
 }  // namespace
@@ -468,11 +149,20 @@ void check_algorithms(const Store& store, const Plan& plan) {
     const Scheme& scheme = plan.schemes[static_cast<size_t>(e.scheme)];
     std::string_view name = parse_algorithm(e.algorithm).back().algorithm->name;
     if (std::string why = why_not(name, scheme); !why.empty()) {
-      throw usage_error(std::string(name) + " cannot choose the codes of " + scheme.name + ": " + why)
+      throw usage_error(std::string(name) + " cannot choose the codes of " + scheme.name + ": " +
+                        why)
           .file(store.label())
           .tensor(e.tensor->name);
     }
     if (name == "gptq") gptq::check(parse_algorithm(e.algorithm).back(), scheme);
+    if (name == "imatrix" && !store.model().calibration) {
+      throw usage_error("imatrix weighs by statistics of what a matrix reads, and there are none")
+          .file(store.label())
+          .tensor(e.tensor->name)
+          .hint(
+              "run qcalibrate on the model first, with --text or with --imatrix FILE, and quantize "
+              "its result");
+    }
     for (const AlgorithmStep& step : parse_algorithm(e.algorithm)) {
       if (!step.algorithm->runs_model || store.model().calibration) continue;
       throw usage_error(std::string(step.algorithm->name) +
@@ -484,9 +174,15 @@ void check_algorithms(const Store& store, const Plan& plan) {
   autoround::check(plan);
 }
 
+std::vector<QuantizeResult> run_plans(const Store& store, std::span<const PlanRun> runs,
+                                      Progress& progress) {
+  return Run(store, runs, progress).run();
+}
+
 QuantizeResult run_plan(const Store& store, const Plan& plan, const QuantizeOptions& options,
                         QmapOutput& output, Progress& progress) {
-  return Run(store, plan, options, output, progress).run();
+  PlanRun run{&plan, options, &output};
+  return run_plans(store, {&run, 1}, progress).front();
 }
 
 }  // namespace qp

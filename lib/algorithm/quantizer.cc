@@ -1,6 +1,7 @@
 #include "lib/algorithm/quantizer.h"
 
 #include "lib/algorithm/codebook.h"
+#include "lib/algorithm/ggml_blocks.h"
 #include "lib/algorithm/grid.h"
 #include "lib/algorithm/rtn.h"
 #include "lib/algorithm/search.h"
@@ -10,7 +11,8 @@
 namespace qp {
 
 std::unique_ptr<Quantizer> make_quantizer(std::string_view algorithm, const Store& store, const Tensor& t,
-                                          const Scheme& scheme, float range) {
+                                          const Scheme& scheme, float range, std::vector<float> importance) {
+  if (!scheme.ggml.empty()) return std::make_unique<BlockQuantizer>(store, t, scheme, std::move(importance));
   if (algorithm == "rtn") return std::make_unique<RtnQuantizer>(store, t, scheme, range);
   if (algorithm == "mse") return std::make_unique<SearchQuantizer>(store, t, scheme, range, Fit::search);
   if (algorithm == "hqq") return std::make_unique<SearchQuantizer>(store, t, scheme, range, Fit::shrink);
@@ -18,13 +20,17 @@ std::unique_ptr<Quantizer> make_quantizer(std::string_view algorithm, const Stor
 }
 
 uint64_t rows_unit(const Scheme& scheme, const Shape& shape) {
+  if (!scheme.ggml.empty()) return 16;  // lanes of the kernels
   if (scheme.code_kind() == CodeKind::codebook) return CodebookQuantizer::unit_of(scheme, shape);
   if (scheme.weights.strategy != Strategy::block) return 1;
   return static_cast<uint64_t>(scheme.weights.block_rows);
 }
 
 std::string why_not(std::string_view algorithm, const Scheme& scheme) {
-  if (algorithm == "rtn") return "";
+  bool ggml = !scheme.ggml.empty();
+  if (algorithm == "rtn" || (algorithm == "imatrix" && ggml)) return "";
+  if (ggml) return "ggml's types have searches of their own; use rtn, or imatrix after qcalibrate";
+  if (algorithm == "imatrix") return "it weighs the searches of ggml's types; use clip or gptq";
   std::string why = Grid::why_not(scheme);
   bool one = scheme.weights.strategy == Strategy::tensor;
   if (why.empty() && one && !find_algorithm(algorithm).runs_model) {

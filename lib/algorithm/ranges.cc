@@ -6,8 +6,9 @@
 
 namespace qp {
 
-Ranges::Ranges(const Store& store, const Plan& plan, std::function<void()> before)
-    : store_(store), plan_(plan), before_(std::move(before)) {
+Ranges::Ranges(const Store& store, const Plan& plan, std::function<void()> before,
+               std::map<std::string, float>* maxima)
+    : store_(store), plan_(plan), before_(std::move(before)), maxima_(maxima) {
   for (const PlanEntry& e : plan.entries) {
     if (e.scheme >= 0 && !e.info.fused.empty()) fused_[e.info.fused].members.push_back(&e);
   }
@@ -15,6 +16,7 @@ Ranges::Ranges(const Store& store, const Plan& plan, std::function<void()> befor
 
 float Ranges::of(const PlanEntry& e) {
   const Scheme& scheme = plan_.schemes[static_cast<size_t>(e.scheme)];
+  if (!scheme.ggml.empty()) return 0;
   if (scheme.weights.strategy == Strategy::tensor || scheme.weights.fp8_stage) {
     return absmax(*e.tensor);
   }
@@ -30,9 +32,14 @@ float Ranges::of(const PlanEntry& e) {
 }
 
 float Ranges::absmax(const Tensor& t) {
+  if (maxima_ != nullptr) {
+    if (auto it = maxima_->find(t.name); it != maxima_->end()) return it->second;
+  }
   before_();
   for (const Part& p : t.parts) store_.verify(t, p);
-  return tensor_absmax(store_, t);
+  float max = tensor_absmax(store_, t);
+  if (maxima_ != nullptr) maxima_->emplace(t.name, max);
+  return max;
 }
 
 }  // namespace qp

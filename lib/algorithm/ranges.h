@@ -15,8 +15,11 @@ namespace qp {
 class Ranges {
  public:
   // `before` runs before a pass over a tensor: what else is to be read comes first, while the pages
-  // that the pass reads are near.
-  Ranges(const Store& store, const Plan& plan, std::function<void()> before = [] {});
+  // that the pass reads are near. `maxima`, of tensors by name, are shared by several results of
+  // one store.
+  Ranges(
+      const Store& store, const Plan& plan, std::function<void()> before = [] {},
+      std::map<std::string, float>* maxima = nullptr);
 
   // tensor_absmax() of the entry's tensor, or for NVFP4 of all tensors that engines fuse with it; 0
   // where the scheme has no scale that spans a tensor. Errors: input (NaN or Inf in the weights).
@@ -32,6 +35,7 @@ class Ranges {
   const Store& store_;
   const Plan& plan_;
   std::function<void()> before_;
+  std::map<std::string, float>* maxima_;
   std::map<std::string, Fused> fused_;
 };
 

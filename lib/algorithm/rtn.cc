@@ -8,16 +8,12 @@
 #include "lib/algorithm/codebook.h"
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
+#include "lib/kernels/source.h"
 #include "lib/qmap/row_jobs.h"
 #include "lib/scheme/numerics.h"
 
 namespace qp {
 namespace {
-
-kernels::Src src_of(DType dtype) {
-  if (dtype == DType::bf16) return kernels::Src::bf16;
-  return dtype == DType::f16 ? kernels::Src::f16 : kernels::Src::f32;
-}
 
 // Nibbles of 8 become 0.
 void drop_negative_zeros(std::span<uint8_t> codes) {
@@ -38,7 +34,7 @@ float tensor_absmax(const Store& store, const Tensor& t) {
       [&](const RowChunk& c) {
         float m = 0;
         uint64_t n = c.count * source.cols();
-        kernels::active().group_absmax(src_of(t.dtype), c.rows.data(), n, std::max<uint64_t>(n, 1), &m);
+        kernels::active().group_absmax(*kernel_source(t.dtype), c.rows.data(), n, std::max<uint64_t>(n, 1), &m);
         if (!std::isfinite(m)) refuse_nonfinite(store, t, c.first);
         std::lock_guard lock(mutex);
         amax = std::max(amax, m);
@@ -78,7 +74,7 @@ void RtnQuantizer::chunk(const std::byte* rows, uint64_t first, uint64_t count, 
   w.codes.resize(count * code_bytes_);
   if (codebook_) {
     w.values.resize(count * cols_);
-    k_.to_f32(src_of(t_.dtype), rows, count * cols_, w.values.data());
+    k_.to_f32(*kernel_source(t_.dtype), rows, count * cols_, w.values.data());
     if (!codebook_->chunk(w.values, first, reinterpret_cast<uint8_t*>(w.codes.data()))) refuse_nonfinite(store_, t_, first);
     return;
   }
@@ -110,7 +106,7 @@ SmallParts RtnQuantizer::finish() const {
   }
   for (const auto& [numbers, role] : {std::pair(&scale_, Role::scale), std::pair(&zero_, Role::offset)}) {
     std::vector<std::byte> bytes(numbers->size() * dtype_bits(t_.dtype) / 8);
-    k_.from_f32(src_of(t_.dtype), numbers->data(), numbers->size(), bytes.data());
+    k_.from_f32(*kernel_source(t_.dtype), numbers->data(), numbers->size(), bytes.data());
     if (role == Role::scale) parts.scale = std::move(bytes);
     else parts.others.emplace_back(role, std::move(bytes));
   }
@@ -137,7 +133,7 @@ const float* RtnQuantizer::row_scales(const std::byte* row, uint64_t r, RowsScra
   if (!w_.symmetric) {
     w.lo.resize(groups_);
     w.zero.resize(groups_);
-    k_.group_minmax(src_of(t_.dtype), row, cols_, group_, w.lo.data(), w.hi.data());
+    k_.group_minmax(*kernel_source(t_.dtype), row, cols_, group_, w.lo.data(), w.hi.data());
     for (uint64_t g = 0; g < groups_; ++g) {
       if (!std::isfinite(w.lo[g]) || !std::isfinite(w.hi[g])) refuse_nonfinite(store_, t_, r);
       auto sz = numerics::scale_zero_of(rules_, w_, t_.dtype, w.lo[g], w.hi[g]);
@@ -147,7 +143,7 @@ const float* RtnQuantizer::row_scales(const std::byte* row, uint64_t r, RowsScra
     }
     return scale;
   }
-  k_.group_absmax(src_of(t_.dtype), row, cols_, group_, w.hi.data());
+  k_.group_absmax(*kernel_source(t_.dtype), row, cols_, group_, w.hi.data());
   for (uint64_t g = 0; g < groups_; ++g) {
     if (!std::isfinite(w.hi[g])) refuse_nonfinite(store_, t_, r);
   }
@@ -157,7 +153,7 @@ const float* RtnQuantizer::row_scales(const std::byte* row, uint64_t r, RowsScra
       if (rules_.f32) {
         numerics::nvfp4_scales(w.hi, global_, &small_codes_[r * groups_], w.scale.data());
       } else {
-        k_.nvfp4_scales(src_of(t_.dtype), w.hi.data(), groups_, global_,
+        k_.nvfp4_scales(*kernel_source(t_.dtype), w.hi.data(), groups_, global_,
                         &small_codes_[r * groups_], w.scale.data());
       }
       return w.scale.data();
@@ -182,7 +178,7 @@ void RtnQuantizer::block_scales(const std::byte* rows, uint64_t first, uint64_t 
   w.hi.resize(groups_);
   std::fill_n(scale, groups_, 0.0f);
   for (uint64_t i = r; i < end; ++i) {
-    k_.group_absmax(src_of(t_.dtype), rows + i * source_bytes_, cols_, group_, w.hi.data());
+    k_.group_absmax(*kernel_source(t_.dtype), rows + i * source_bytes_, cols_, group_, w.hi.data());
     for (uint64_t g = 0; g < groups_; ++g) {
       if (!std::isfinite(w.hi[g])) refuse_nonfinite(store_, t_, first + i);
       scale[g] = std::max(scale[g], w.hi[g]);
@@ -207,7 +203,7 @@ void RtnQuantizer::mx_scales(uint64_t r, RowsScratch& w) {
   int emax = w_.num_bits == 4 ? 2 : 8;
   uint8_t* code = &small_codes_[r * groups_];
   if (rules_.mx == numerics::MxScale::carry) {
-    k_.mx_scales(src_of(numerics::in_f32(rules_, w_) ? DType::f32 : t_.dtype), w.hi.data(), groups_,
+    k_.mx_scales(*kernel_source(numerics::in_f32(rules_, w_) ? DType::f32 : t_.dtype), w.hi.data(), groups_,
                  emax, code, w.scale.data());
   } else {
     numerics::mx_scales(rules_, w.hi, emax, code, w.scale.data());
@@ -216,10 +212,10 @@ void RtnQuantizer::mx_scales(uint64_t r, RowsScratch& w) {
 
 void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* zero, RowsScratch& w,
                          uint8_t* out) const {
-  if (!numerics::in_f32(rules_, w_)) return codes_of(src_of(t_.dtype), row, scale, zero, out);
+  if (!numerics::in_f32(rules_, w_)) return codes_of(*kernel_source(t_.dtype), row, scale, zero, out);
   if (w_.amax_scale) {  // bitsandbytes: the weight times 127 / SCB
     w.values.resize(cols_);
-    k_.to_f32(src_of(t_.dtype), row, cols_, w.values.data());
+    k_.to_f32(*kernel_source(t_.dtype), row, cols_, w.values.data());
     float factor = *scale == 0 ? 0.0f : 1.0f / *scale * 127.0f, one = 1.0f;  // as torch divides 127
     for (float& v : w.values) v = numerics::round_to(DType::f16, v) * factor;
     k_.int_codes(kernels::Src::f32, w.values.data(), cols_, cols_, &one, nullptr, 8, out);
@@ -228,7 +224,7 @@ void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* 
   bool floats = w_.type == NumType::floating && scheme_.scale_kind() == ScaleKind::source;
   bool divides = rules_.apply == numerics::Apply::divide;
   if (floats && divides && rules_.tensor_in_source && w_.strategy == Strategy::tensor) {
-    return codes_of(src_of(t_.dtype), row, scale, zero, out);
+    return codes_of(*kernel_source(t_.dtype), row, scale, zero, out);
   }
   if (floats && !divides) {
     const float* x = scaled(row, scale, w);
@@ -236,7 +232,7 @@ void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* 
     return codes_of(kernels::Src::f32, x, w.factor.data(), zero, out);
   }
   w.values.resize(cols_);
-  k_.to_f32(src_of(t_.dtype), row, cols_, w.values.data());
+  k_.to_f32(*kernel_source(t_.dtype), row, cols_, w.values.data());
   if (rules_.mxfp4_ties_to_zero && scheme_.code_kind() == CodeKind::e2m1 && scheme_.scale_kind() == ScaleKind::e8m0) {
     for (uint64_t c = 0; c < cols_; c += 2) {
       uint8_t low = numerics::e2m1_ties_to_zero(w.values[c] / scale[c / group_]);
@@ -262,7 +258,7 @@ void RtnQuantizer::codes(const std::byte* row, const float* scale, const float* 
 // torchao's plain int4: a group's own least weight and range in F32, the zero point in the middle.
 void RtnQuantizer::tinygemm(const std::byte* row, uint64_t r, RowsScratch& w, uint8_t* out) {
   w.values.resize(cols_);
-  k_.to_f32(src_of(t_.dtype), row, cols_, w.values.data());
+  k_.to_f32(*kernel_source(t_.dtype), row, cols_, w.values.data());
   std::fill_n(out, code_bytes_, uint8_t{0});
   float top = static_cast<float>((1 << w_.num_bits) - 1);
   for (uint64_t g = 0; g < groups_; ++g) {
@@ -288,7 +284,7 @@ void RtnQuantizer::tinygemm(const std::byte* row, uint64_t r, RowsScratch& w, ui
 const float* RtnQuantizer::scaled(const std::byte* row, const float* scale, RowsScratch& w) const {
   bool in_source = rules_.tensor_in_source && w_.strategy == Strategy::tensor;
   w.values.resize(cols_);
-  k_.to_f32(src_of(t_.dtype), row, cols_, w.values.data());
+  k_.to_f32(*kernel_source(t_.dtype), row, cols_, w.values.data());
   for (uint64_t c = 0; c < cols_; c += group_) {
     const float* s = scale + c / group_;
     float factor = ratio_.empty() ? 1.0f / *s : ratio_[static_cast<size_t>(s - scale_.data())];

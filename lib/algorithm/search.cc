@@ -2,6 +2,7 @@
 
 #include "lib/kernels/forward.h"
 #include "lib/kernels/kernels.h"
+#include "lib/kernels/source.h"
 
 namespace qp {
 
@@ -10,9 +11,7 @@ SearchQuantizer::SearchQuantizer(const Store& store, const Tensor& t, const Sche
 
 void SearchQuantizer::chunk(const std::byte* rows, uint64_t first, uint64_t count, RowsScratch& w) {
   size_t cols = grid_.cols();
-  auto src = t_.dtype == DType::bf16  ? kernels::Src::bf16
-             : t_.dtype == DType::f16 ? kernels::Src::f16
-                                      : kernels::Src::f32;
+  kernels::Src src = *kernel_source(t_.dtype);
   w.values.resize(count * cols);
   w.codes.resize(count * grid_.code_bytes());
   kernels::active().to_f32(src, rows, count * cols, w.values.data());

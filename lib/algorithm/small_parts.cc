@@ -1,6 +1,7 @@
 #include "lib/algorithm/small_parts.h"
 
 #include "lib/kernels/kernels.h"
+#include "lib/kernels/source.h"
 
 namespace qp {
 namespace {
@@ -9,9 +10,7 @@ std::vector<std::byte> copy(std::span<const std::byte> bytes) { return {bytes.be
 
 std::vector<std::byte> rounded(DType dtype, std::span<const float> x) {
   std::vector<std::byte> bytes(x.size() * dtype_bits(dtype) / 8);
-  auto src = dtype == DType::bf16  ? kernels::Src::bf16
-             : dtype == DType::f16 ? kernels::Src::f16
-                                   : kernels::Src::f32;
+  kernels::Src src = *kernel_source(dtype);
   kernels::active().from_f32(src, x.data(), x.size(), bytes.data());
   return bytes;
 }

@@ -15,16 +15,6 @@ Json with_match(const Json& rule, Json match) {
   return out;
 }
 
-// As read_recipe() reads it.
-Json written(const Recipe& recipe) {
-  Json out = recipe.to_json();
-  for (size_t i = 0; i < recipe.rules.size(); ++i) {
-    if (out["rules"][i].erase("experts") > 0)
-      out["rules"][i]["scheme"] = recipe.rules[i].scheme->name;
-  }
-  return out;
-}
-
 std::string escaped(std::string_view text) {
   std::string out;
   for (char c : text) {
@@ -73,7 +63,7 @@ std::string reason_of(const Allocation& a, size_t group) {
 }  // namespace
 
 Recipe everywhere(const Recipe& first, const CandidateRule& candidate) {
-  Json json = written(first);
+  Json json = first.to_json();
   Json rule = with_match(candidate.rule, {"Linear", "Expert"});
   AlgorithmStep last = parse_algorithm(json_string(rule, "algorithm", "rtn")).back();
   std::string algorithm(last.algorithm->name);
@@ -87,7 +77,7 @@ Recipe everywhere(const Recipe& first, const CandidateRule& candidate) {
 
 Json mixed_recipe(const Recipe& first, const std::vector<CandidateRule>& rules,
                   const Allocation& a) {
-  Json json = written(first);
+  Json json = first.to_json();
   for (size_t g = 0; g < a.groups.groups.size(); ++g) {
     Json rule = with_match(rules[a.option()[g]].rule, match_of(a.groups.groups[g]));
     rule["reason"] = reason_of(a, g);

@@ -6,6 +6,7 @@
 
 #include "lib/base/error.h"
 #include "lib/base/interrupt.h"
+#include "lib/base/random.h"
 #include "lib/engine/graph.h"
 #include "lib/engine/ops/rows.h"
 #include "lib/eval/head.h"
@@ -13,23 +14,12 @@
 
 namespace qp {
 
-using engine::Matrix, engine::Node, engine::Step, engine::Values, engine::Weight, engine::WeightUse;
+using engine::Matrix, engine::Node, engine::Step, engine::Values, engine::WeightUse;
 
 namespace {
 
 constexpr size_t kHeadRows = 256;
 constexpr uint64_t kSeed = 0x51a6;  // of the labels: any number, always the same
-
-std::vector<std::vector<Weight>> load_all(const Graph& graph, const WeightSource& weights,
-                                          gemm::Precision precision) {
-  std::vector<std::vector<Weight>> loaded;
-  for (const Node& node : graph.nodes()) {
-    loaded.emplace_back();
-    for (const WeightUse& use : node.op->weights)
-      loaded.back().push_back(weights.load(use, precision));
-  }
-  return loaded;
-}
 
 }  // namespace
 
@@ -97,7 +87,7 @@ void ScoreGradient::head() {
   Head head(model_, weights_, options_.precision);
   for (size_t at = 0; at < rows(); at += kHeadRows) {
     size_t n = std::min(kHeadRows, rows() - at);
-    trail_->read(model_.layers, at, n, normed.data() + at * model_.hidden);
+    trail_->read(model_.layers, at, {normed.data() + at * model_.hidden, n, model_.hidden});
     head.norm(normed.data() + at * model_.hidden, n, normed.data() + at * model_.hidden);
   }
   softmax_.assign(rows(), {-std::numeric_limits<float>::infinity(), 0, 0});
@@ -161,7 +151,7 @@ void ScoreGradient::head_block(size_t block, const std::vector<float>& normed,
 void ScoreGradient::final_norm(std::vector<float>& dnormed) {
   size_t hidden = model_.hidden;
   Graph graph = model_.final_norm();
-  auto loaded = load_all(graph, weights_, options_.precision);
+  auto loaded = engine::load_weights(graph, weights_, options_.precision);
   engine::Pool pool, gradient_pool;
   gradient_.resize(rows() * hidden);
   for (size_t at = 0; at < rows(); at += kHeadRows) {
@@ -170,7 +160,7 @@ void ScoreGradient::final_norm(std::vector<float>& dnormed) {
     batch.tokens.resize(n);
     batch.starts = {0, n};
     Values values(graph, pool, n, true), gradients(graph, gradient_pool, n, true);
-    trail_->read(model_.layers, at, n, values.make(graph.input()).data);
+    trail_->read(model_.layers, at, values.make(graph.input()));
     Matrix dy = gradients.make(graph.output());
     std::copy_n(dnormed.data() + at * hidden, n * hidden, dy.data);
     Step step{batch, options_.precision};
@@ -183,7 +173,7 @@ void ScoreGradient::final_norm(std::vector<float>& dnormed) {
 
 void ScoreGradient::layer(size_t i, engine::GradientSink& sink, Progress& progress) {
   Graph graph = model_.layer(i);
-  auto loaded = load_all(graph, weights_, options_.precision);
+  auto loaded = engine::load_weights(graph, weights_, options_.precision);
   engine::Pool pool, gradient_pool;
   for (auto [first, last] : batches_) {
     throw_if_interrupted();
@@ -191,7 +181,7 @@ void ScoreGradient::layer(size_t i, engine::GradientSink& sink, Progress& progre
     for (size_t w = first; w < last; ++w) batch.add(windows_[w].data(), windows_[w].size());
     size_t n = batch.rows(), at = starts_[first] * model_.hidden;
     Values values(graph, pool, n, true), gradients(graph, gradient_pool, n, true);
-    trail_->read(i, starts_[first], n, values.make(graph.input()).data);
+    trail_->read(i, starts_[first], values.make(graph.input()));
     Matrix dy = gradients.make(graph.output());
     std::copy_n(gradient_.data() + at, n * model_.hidden, dy.data);
     Step step{batch, options_.precision};

@@ -10,7 +10,6 @@
 #include "lib/engine/ops/rows.h"
 #include "lib/eval/score.h"
 #include "lib/kernels/forward.h"
-#include "lib/qmap/rows.h"
 
 namespace qp {
 namespace {
@@ -25,32 +24,18 @@ std::map<std::string_view, size_t> group_of_tensor(const std::vector<SchemeGroup
   return of;
 }
 
-// Values of a tensor as [out, in].
-void values_of(const Store& store, const Tensor& tensor, const WeightUse& use,
-               std::vector<float>& out) {
-  RowSource source(store, tensor);
-  size_t rows = source.rows(), cols = source.cols();
-  out.resize(rows * cols);
-  std::vector<RowScratch> scratch(static_cast<size_t>(threads()));
-  constexpr size_t kRows = 32;
-  parallel_for((rows + kRows - 1) / kRows, [&](size_t b, int worker) {
-    size_t first = b * kRows, count = std::min(kRows, rows - first);
-    const float* data = source.get_f32(first, count, scratch[static_cast<size_t>(worker)], false);
-    for (size_t r = 0; r < count; ++r) {
-      for (size_t c = 0; c < cols; ++c) {
-        size_t at = use.transposed ? c * rows + first + r : (first + r) * cols + c;
-        out[at] = data[r * cols + c];
-      }
-    }
-  });
-}
-
 // Sums (dw_row . error_row)^2 over rows and batches, for each group and candidate.
 class FisherSink : public engine::GradientSink {
  public:
   explicit FisherSink(const SensitivityInput& input)
-      : input_(input), group_(group_of_tensor(input.groups)),
-        sums_(input.groups.size(), std::vector<double>(input.variants.size())) {}
+      : group_(group_of_tensor(input.groups)),
+        sums_(input.groups.size(), std::vector<double>(input.variants.size())),
+        base_(input.variants.base()) {
+    for (size_t j = 0; j < input.variants.size(); ++j) {
+      const Store* s = input.variants.variant(j);
+      weights_.push_back(s == nullptr ? nullptr : std::make_unique<engine::WeightSource>(*s));
+    }
+  }
 
   void begin_layer() { errors_.clear(); }
   bool wants(const WeightUse& use) override { return group_.contains(use.tensor); }
@@ -76,23 +61,19 @@ class FisherSink : public engine::GradientSink {
   const std::vector<std::vector<float>>& errors_of(const WeightUse& use) {
     auto [it, fresh] = errors_.try_emplace(use.tensor);
     if (!fresh) return it->second;
-    const Variants& v = input_.variants;
-    std::vector<float> base;
-    values_of(v.base(), v.base_tensor(use.tensor), use, base);
-    it->second.resize(v.size());
-    for (size_t j = 0; j < v.size(); ++j) {
-      std::vector<float>& e = it->second[j];
-      if (v.variant(j) == nullptr) continue;
-      values_of(*v.variant(j), v.tensor(j, use.tensor), use, e);
-      for (size_t i = 0; i < e.size(); ++i) e[i] -= base[i];
+    std::vector<float> base = base_.matrix(use);
+    for (const auto& variant : weights_) {
+      it->second.push_back(variant ? variant->matrix(use) : std::vector<float>());
+      for (size_t i = 0; i < it->second.back().size(); ++i) it->second.back()[i] -= base[i];
     }
     return it->second;
   }
 
-  const SensitivityInput& input_;
   std::map<std::string_view, size_t> group_;
   std::map<std::string, std::vector<std::vector<float>>, std::less<>> errors_;  // of the layer
   Sensitivities sums_;
+  engine::WeightSource base_;
+  std::vector<std::unique_ptr<engine::WeightSource>> weights_;  // by candidate; null: as the base
 };
 
 // The first layer that reads a tensor of each group; the number of layers where none does.

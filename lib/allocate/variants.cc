@@ -29,12 +29,10 @@ Variants::Variants(const Store& store, const std::vector<Candidate>& candidates,
     apart_ = store.with(with_experts_apart(store.model(), apart));
     break;
   }
-  base_index_ = base().model().index();
 }
 
 void Variants::add(const Candidate& candidate, const VariantOptions& options, Progress& progress) {
   variants_.emplace_back();
-  index_.emplace_back();
   if (keeps(candidate)) return;
   OutputOptions o;
   o.spill = true;
@@ -50,25 +48,6 @@ void Variants::add(const Candidate& candidate, const VariantOptions& options, Pr
   if (!fd) throw system_error("cannot open again", errno).file(output.label());
   auto file = MappedFile::adopt(std::move(fd), output.label());
   variants_.back() = std::make_unique<Store>(read_qmap(file, output.base()), file, output.label());
-  index_.back() = variants_.back()->model().index();
-}
-
-namespace {
-
-const Tensor& find(const std::map<std::string_view, const Tensor*>& index,
-                   const std::string& name) {
-  auto it = index.find(name);
-  if (it == index.end()) throw defect_error("is in no variant of the model").tensor(name);
-  return *it->second;
-}
-
-}  // namespace
-
-const Tensor& Variants::base_tensor(const std::string& name) const {
-  return find(base_index_, name);
-}
-const Tensor& Variants::tensor(size_t candidate, const std::string& name) const {
-  return find(index_[candidate], name);
 }
 
 MixedWeights::MixedWeights(const Variants& variants) : WeightSource(variants.base()) {

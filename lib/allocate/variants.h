@@ -32,9 +32,6 @@ class Variants {
   const Store& base() const { return apart_ ? *apart_ : store_; }
   // Null: the candidate leaves tensors as they are.
   const Store* variant(size_t candidate) const { return variants_[candidate].get(); }
-  // A tensor of the base or a variant. Errors: defect, when there is none of that name.
-  const Tensor& base_tensor(const std::string& name) const;
-  const Tensor& tensor(size_t candidate, const std::string& name) const;
 
  private:
   void add(const Candidate& candidate, const VariantOptions& options, Progress& progress);
@@ -42,8 +39,6 @@ class Variants {
   const Store& store_;
   std::unique_ptr<Store> apart_;
   std::vector<std::unique_ptr<Store>> variants_;
-  std::vector<std::map<std::string_view, const Tensor*>> index_;
-  std::map<std::string_view, const Tensor*> base_index_;
 };
 
 // The base's weights, but those of chosen tensors as a variant has them.

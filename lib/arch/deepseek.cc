@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "lib/engine/ops/latent_keys.h"
+
 namespace qp::arch {
 
 DeepSeek::DeepSeek(const ModelConfig& config, const engine::WeightSource& weights)
@@ -36,6 +38,19 @@ Value DeepSeek::queries(Graph& g, Value x, const std::string& module) const {
   return linear(g, latent, module + ".q_b_proj", width);
 }
 
+// Keys and values of the heads: of one matrix, or of two as llama.cpp has them, apart.
+std::pair<Value, Value> DeepSeek::spread(Graph& g, Value latent, const std::string& module) const {
+  size_t both = nope_ + value_;
+  if (weights_.has(module + ".key.weight")) {
+    Value keys =
+        g.make<engine::LatentKeys>({latent}, module + ".key.weight", heads_, kv_rank_, nope_);
+    return {keys, linear(g, latent, module + ".value", heads_ * value_)};
+  }
+  Value kv = linear(g, latent, module, heads_ * both);
+  return {g.make<engine::SliceHeads>({kv}, heads_, both, size_t{0}, nope_),
+          g.make<engine::SliceHeads>({kv}, heads_, both, nope_, value_)};
+}
+
 Value DeepSeek::attention(Graph& g, Value x, size_t i) const {
   engine::AttentionSpec spec = attention_;
   spec.name = layer_name(i) + ".self_attn";
@@ -47,9 +62,7 @@ Value DeepSeek::attention(Graph& g, Value x, size_t i) const {
                                        rope_, size_t{0}, interleaved_);
   Value latent = g.make<engine::Norm>({columns(g, both, 0, kv_rank_)}, module + ".kv_a_layernorm",
                                       kv_rank_, kv_rank_, latent_norm_);
-  Value kv = linear(g, latent, module + ".kv_b_proj", heads_ * (nope_ + value_));
-  Value still = g.make<engine::SliceHeads>({kv}, heads_, nope_ + value_, size_t{0}, nope_);
-  Value v = g.make<engine::SliceHeads>({kv}, heads_, nope_ + value_, nope_, value_);
+  auto [still, v] = spread(g, latent, module + ".kv_b_proj");
   Value k = g.make<engine::ConcatHeads>({still, turning}, heads_, nope_, rope_, true);
   return linear(g, g.make<engine::Attention>({q, k, v}, spec), module + ".o_proj", hidden,
                 attention_bias_);

@@ -2,6 +2,8 @@
 // dense first layers. The layer behind the last, which predicts several tokens, is not run.
 #pragma once
 
+#include <utility>
+
 #include "lib/arch/moe.h"
 
 namespace qp::arch {
@@ -19,6 +21,7 @@ class DeepSeek : public MoeDecoder {
 
  private:
   Value queries(Graph& g, Value x, const std::string& module) const;
+  std::pair<Value, Value> spread(Graph& g, Value latent, const std::string& module) const;
 
   size_t dense_, shared_experts_;
   size_t q_rank_, kv_rank_;          // of the latents; q_rank_ 0: queries have none

@@ -179,6 +179,16 @@ void write_all(int fd, std::span<const std::byte> bytes, uint64_t offset, const 
   }
 }
 
+void read_all(int fd, std::span<std::byte> bytes, uint64_t offset, const std::string& path) {
+  while (!bytes.empty()) {
+    ssize_t n = pread(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) throw system_error("cannot read", n < 0 ? errno : EIO).file(path);
+    bytes = bytes.subspan(static_cast<size_t>(n));
+    offset += static_cast<uint64_t>(n);
+  }
+}
+
 namespace {
 
 [[noreturn]] void refuse_space(int error, uint64_t bytes, const std::string& path) {

@@ -67,6 +67,8 @@ void install_fault_handler();
 
 // Positioned write of all bytes; throws a system error (ENOSPC, EFBIG, EIO ..) naming `path`.
 void write_all(int fd, std::span<const std::byte> bytes, uint64_t offset, const std::string& path);
+// Positioned read that fills all of `bytes`; a file that ends before is a system error (EIO), too.
+void read_all(int fd, std::span<std::byte> bytes, uint64_t offset, const std::string& path);
 // Reserves the space of a file before it is written, so that a full disk or RLIMIT_FSIZE is an
 // error now and not a death later. Falls back to ftruncate where fallocate is not supported. A file
 // that write_all() alone fills (`mapped` false) has nothing to die of: in a memory file system the

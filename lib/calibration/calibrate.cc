@@ -193,6 +193,9 @@ Windows read_windows(const Store& store) {
     throw usage_error("holds no token windows").file(store.label()).hint("make it with qcalibrate");
   }
   const Calibration& c = *store.model().calibration;
+  if (c.windows == 0) {
+    throw usage_error("holds statistics, but no token windows").file(store.label()).hint("run qcalibrate --text on the model");
+  }
   store.verify(c.tokens, "token windows");
   std::span<const std::byte> bytes = store.stored(c.tokens);
   Windows windows;

@@ -13,15 +13,31 @@ const Algorithm kAlgorithms[] = {
     {"rtn", "round to nearest: scales from the range of each group", false, false, {}},
     {"mse", "clip search: the scale of each group that rounds its weights with the least error", false, false, {}},
     {"hqq", "half-quadratic: zero points (or scales) that spare outliers, by turns with the codes", false, false, {}},
+    {"imatrix", "ggml's types: their searches, weighed with the mean squares of what each column reads", false, false, {}},
     {"clip", "clip search by inputs: the scale of each group that spoils the output least", true, false, {}},
     {"gptq", "errors are made up for in the columns that follow, by the inputs' second moments", true, false,
-     {"damp", "order", "clip", "static_groups", "alpha"}},
+     {{"damp", "what is added to the moments' diagonal, in parts of its mean (0.01; doubled while they cannot be factored)"},
+      {"order", "of columns: group (group-aware, the default), desc_act, none"},
+      {"clip", "search each group's scale (true), or take its range"},
+      {"static_groups", "with desc_act: scales are fitted before the walk (false)"},
+      {"alpha", "0 to 1: how far weights move towards what the unquantized model's inputs ask for (0)"}}},
     {"autoround", "rounding and ranges of a layer are learned together, by the signs of gradients", true, false,
-     {"iters", "batch_size", "lr", "minmax_lr", "minmax", "best", "seed"}},
-    {"rotate", "first: Hadamard rotations, fused into the weights, spread outliers", false, true, {"seed", "values"}},
-    {"smoothquant", "first: outliers of activations move into the weights that read them", false, true, {"alpha"}},
+     {{"iters", "steps per layer (200); 0: ranges alone, no gradients"},
+      {"batch_size", "windows per step (8)"},
+      {"lr", "of the roundings (1 / iters)"},
+      {"minmax_lr", "of the ranges (as lr)"},
+      {"minmax", "learn the ranges, too (true)"},
+      {"best", "keep the best state measured, not the last (true)"},
+      {"seed", "of the order of windows (42)"}}},
+    {"rotate", "first: Hadamard rotations, fused into the weights, spread outliers", false, true,
+     {{"seed", "of the signs (0)"}, {"values", "rotate the values of attention, too (true)"}}},
+    {"smoothquant", "first: outliers of activations move into the weights that read them", false, true,
+     {{"alpha", "how much of them moves, 0 to 1 (0.8 behind norms; behind linears 0.5, or 0.9 for static scales)"}}},
     {"awq", "first: channels with large inputs are scaled up before rounding; then clip", true, true,
-     {"ratios", "duo", "tokens"}},
+     {{"ratios", "candidates of the search (20)"},
+      {"duo", "weigh with the weights' shares, too (true)"},
+      {"tokens", "that outputs are compared over (16384)"},
+      {"pre_scale", "where no weight before can take factors, store them as pre_quant_scale (false)"}}},
 };
 
 std::string short_number(double x) {
@@ -94,7 +110,8 @@ std::vector<AlgorithmStep> parse_algorithm(std::string_view text) {
     for (size_t i = 1; i < words.size(); ++i) {
       size_t eq = words[i].find('=');
       std::string key = words[i].substr(0, eq);
-      const auto& known = step.algorithm->options;
+      std::vector<std::string_view> known;
+      for (const AlgorithmOption& o : step.algorithm->options) known.push_back(o.name);
       if (eq == std::string::npos || std::ranges::find(known, key) == known.end()) {
         std::string all;
         for (std::string_view k : known) all += (all.empty() ? "" : ", ") + std::string(k);

@@ -9,11 +9,15 @@
 
 namespace qp {
 
+struct AlgorithmOption {
+  std::string_view name, summary;  // the summary says the default
+};
+
 struct Algorithm {
   std::string_view name, summary;
   bool runs_model;  // needs the token windows that qcalibrate stored
   bool edits;       // changes the model before codes are chosen (lib/transform)
-  std::vector<std::string_view> options;
+  std::vector<AlgorithmOption> options;
 };
 
 std::span<const Algorithm> algorithms();

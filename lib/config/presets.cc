@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdio>
 
 #include "lib/base/error.h"
 #include "lib/scheme/numerics.h"
+#include "lib/tensor/ggml_type.h"
 
 namespace qp {
 namespace {
@@ -47,10 +49,18 @@ Scheme make(std::string_view name, QuantArgs weights, std::optional<QuantArgs> i
   return {.name = std::string(name), .weights = weights, .input_activations = input};
 }
 
+bool same(std::string_view a, std::string_view b) {
+  // '-' and '_' are alike: fp8_dynamic, FP8-DYNAMIC.
+  return std::ranges::equal(a, b, [](char x, char y) {
+    auto fold = [](char c) { return c == '_' ? '-' : (c >= 'A' && c <= 'Z') ? char(c + 32) : c; };
+    return fold(x) == fold(y);
+  });
+}
+
 std::vector<Preset> build() {
   std::vector<Preset> p;
   auto add = [&](std::string_view summary, Scheme scheme, std::vector<std::string_view> aliases) {
-    p.push_back({"", summary, std::move(scheme), std::move(aliases), "", {}});
+    p.push_back({scheme.name, std::string(summary), scheme, std::move(aliases), {}});
   };
   QuantArgs f8 = fp8(Strategy::tensor), i8 = int_channel(8);
   add("FP8 weights per channel, FP8 activations per token at run time",
@@ -146,26 +156,22 @@ std::vector<Preset> build() {
       quark_fp8, {"int4fp8_moe", "quark_int4_fp8_moe"});
   p.back().experts = int4fp8;
 
-  auto refuse = [&](std::string_view name, std::string_view summary, std::string_view why,
-                    std::vector<std::string_view> aliases) {
-    p.push_back({name, summary, Scheme{}, std::move(aliases), why, {}});
-  };
-  refuse("ggml", "llama.cpp's types and mixes", "ggml schemes come with the gguf exporter",
-         {"GGUF:Q4_K_M", "Q4_K_M", "GGUF:Q4_0", "Q4_0", "GGUF:Q8_0", "Q8_0", "GGUF:Q5_K_M", "Q5_K_M",
-          "GGUF:Q6_K", "Q6_K", "GGUF:Q2_K", "Q2_K", "GGUF:Q3_K_M", "Q3_K_M", "IQ4_XS"});
-  // Last: a name points into its row, and rows move while the table grows.
-  for (Preset& preset : p) {
-    if (preset.name.empty()) preset.name = preset.scheme.name;
+  for (const GgmlType& type : ggml_types()) {
+    if (type.block == 1 && !type.is_float()) continue;
+    if (type.name == "q8_1" || type.name == "q8_k") continue;  // of run time
+    Scheme scheme;
+    // Two of them are others' names, too.
+    bool others = std::ranges::any_of(p, [&](const Preset& o) { return same(o.scheme.name, type.name); });
+    scheme.name = (others || type.is_float() ? "gguf:" : "") +
+                  std::string(type.name);
+    scheme.ggml = type.name;
+    char bits[16];
+    std::snprintf(bits, sizeof bits, "%g", 8.0 * type.bytes / type.block);
+    std::string what = "ggml's " + std::string(type.name) + ": ";
+    what += type.is_float() ? "floats, nothing more" : std::string(bits) + " bits per weight in blocks of " + std::to_string(type.block);
+    p.push_back({scheme.name, what, scheme, {}, {}});
   }
   return p;
-}
-
-bool same(std::string_view a, std::string_view b) {
-  // '-' and '_' are alike: fp8_dynamic, FP8-DYNAMIC.
-  return std::ranges::equal(a, b, [](char x, char y) {
-    auto fold = [](char c) { return c == '_' ? '-' : (c >= 'A' && c <= 'Z') ? char(c + 32) : c; };
-    return fold(x) == fold(y);
-  });
 }
 
 }  // namespace
@@ -176,6 +182,12 @@ std::span<const Preset> presets() {
 }
 
 Scheme find_scheme(std::string_view name) {
+  if (name.size() > 5 && same(name.substr(0, 5), "gguf:")) {
+    const GgmlType* type = ggml_type(name.substr(5));
+    for (const Preset& p : presets()) {
+      if (type != nullptr && p.scheme.ggml == type->name) return p.scheme;
+    }
+  }
   const Preset* found = nullptr;
   std::vector<std::string_view> names;
   for (const Preset& p : presets()) {
@@ -193,10 +205,6 @@ Scheme find_scheme(std::string_view name) {
     throw usage_error("unknown scheme '" + printable(name) + "'")
         .hint(hint + (hint.empty() ? "" : " ") + "qquantize --list-schemes shows all");
   }
-  if (!found->refusal.empty()) {
-    throw usage_error("scheme '" + printable(name) + "' cannot be made: " +
-                      std::string(found->refusal));
-  }
   return found->scheme;
 }
 
@@ -209,6 +217,7 @@ std::optional<Scheme> expert_scheme(std::string_view name) {
 }
 
 bool accepts(const Scheme& scheme, ModuleKind kind) {
+  if (!scheme.ggml.empty() && kind == ModuleKind::embedding) return true;
   if (kind == ModuleKind::linear || kind == ModuleKind::expert || kind == ModuleKind::head ||
       kind == ModuleKind::conditioning) {
     return true;
@@ -225,7 +234,7 @@ Scheme compose_scheme(std::string_view base, const SchemeOverrides& o) {
   if (!o.numerics.empty()) s.numerics = numerics::rules(o.numerics).name;
   if (!o.any()) return s;
   QuantArgs& w = s.weights;
-  if (w.type != NumType::integer || w.amax_scale) {
+  if (w.type != NumType::integer || w.amax_scale || !s.ggml.empty()) {
     throw usage_error("scheme '" + s.name + "' has a fixed layout")
         .hint("--num-bits, --group-size and --symmetric compose integer schemes");
   }

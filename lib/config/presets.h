@@ -13,12 +13,10 @@
 namespace qp {
 
 struct Preset {
-  std::string_view name;
-  std::string_view summary;
+  std::string name;
+  std::string summary;
   Scheme scheme;
   std::vector<std::string_view> aliases;  // what peers call it, matched without case
-  // Why it cannot be used yet, and what to use instead; "" when it can.
-  std::string_view refusal;
   std::optional<Scheme> experts = {};  // what experts get instead
 };
 

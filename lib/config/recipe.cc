@@ -60,18 +60,39 @@ std::optional<Scheme> read_scheme(const Json& rule, const std::string& where) {
   return compose_scheme(it->get<std::string>(), o);
 }
 
+// "q4_k_m", or an object with `name`, `pure`, `output` and `embedding`.
+MixRule read_mix(const Json& json, const std::string& where) {
+  Json object = json.is_string() ? Json{{"name", json}} : json;
+  constexpr std::array<std::string_view, 4> known = {"name", "pure", "output", "embedding"};
+  check_keys(object, known, where + " mix");
+  MixRule m;
+  std::string name = json_string(object, "name", "");
+  m.mix = find_mix(name);
+  if (m.mix == nullptr) throw usage_error(where + ": unknown mix '" + printable(name) + "'");
+  m.pure = json_bool(object, "pure", false);
+  m.output = block_type(json_string(object, "output", ""), where + ": 'output'");
+  m.embedding = block_type(json_string(object, "embedding", ""), where + ": 'embedding'");
+  return m;
+}
+
 Rule read_rule(const Json& json, const std::string& where) {
-  constexpr std::array<std::string_view, 7> known = {"match", "targets", "scheme", "algorithm",
-                                                     "options", "reason", "kind"};
+  constexpr std::array<std::string_view, 9> known = {
+      "match", "targets", "scheme", "experts", "mix", "algorithm", "options", "reason", "kind"};
   check_keys(json, known, where);
   Rule rule;
+  rule.algorithm = json_string(json, "algorithm", "rtn");
+  rule.source = where;
+  if (json.contains("mix")) {
+    rule.mix = read_mix(json.at("mix"), where);
+    if (json.contains("match")) rule.match = read_matches(json.at("match"), where);
+    return rule;
+  }
   const char* key = json.contains("match") ? "match" : "targets";
   if (!json.contains(key)) throw usage_error(where + " has no 'match'");
   rule.match = read_matches(json.at(key), where);
   rule.scheme = read_scheme(json, where);
   if (json.at("scheme").is_string()) rule.experts = expert_scheme(json.at("scheme").get<std::string>());
-  rule.algorithm = json_string(json, "algorithm", "rtn");
-  rule.source = where;
+  if (auto experts = json.find("experts"); experts != json.end()) rule.experts = scheme_from_json(*experts);
   return rule;
 }
 
@@ -129,11 +150,31 @@ Rule scheme_rule(std::optional<Scheme> scheme, const std::string& source) {
   return rule;
 }
 
+Rule mix_rule(MixRule mix, const std::string& source) {
+  Rule rule;
+  rule.mix = std::move(mix);
+  rule.source = source;
+  return rule;
+}
+
+Json to_json(const MixRule& m) {
+  Json json = {{"name", m.mix->name}};
+  if (m.pure) json["pure"] = true;
+  if (!m.output.empty()) json["output"] = m.output;
+  if (!m.embedding.empty()) json["embedding"] = m.embedding;
+  return json;
+}
+
 Json Recipe::to_json() const {
   Json out = {{"rules", Json::array()}, {"ignore", Json::array()}};
   for (const Rule& rule : rules) {
     Json match = Json::array();
     for (const Match& m : rule.match) match.push_back(m.text());
+    if (rule.mix) {
+      out["rules"].push_back({{"mix", qp::to_json(*rule.mix)}, {"algorithm", rule.algorithm}});
+      if (!match.empty()) out["rules"].back()["match"] = match;
+      continue;
+    }
     out["rules"].push_back({{"match", match},
                             {"scheme", rule.scheme ? qp::to_json(*rule.scheme) : Json()},
                             {"algorithm", rule.algorithm}});

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lib/base/regex.h"
+#include "lib/config/mixes.h"
 #include "lib/model/modules.h"
 #include "lib/scheme/scheme.h"
 
@@ -34,6 +35,8 @@ struct Rule {
   std::vector<Match> match;
   std::optional<Scheme> scheme;  // none: keep unquantized
   std::optional<Scheme> experts;  // what experts get instead (quark_int4fp8_moe)
+  // Instead of a scheme: llama-quantize's choice for each tensor. No match: all that it quantizes.
+  std::optional<MixRule> mix;
   std::string algorithm = "rtn";
   std::string source;            // for messages: "--scheme w4a16", "recipe.json rule 2"
 };
@@ -51,5 +54,7 @@ Recipe read_recipe(const std::string& path);
 Recipe recipe_from_json(const Json& json);
 // The rule of `-s NAME`: every linear and expert.
 Rule scheme_rule(std::optional<Scheme> scheme, const std::string& source);
+// The same of a file type.
+Rule mix_rule(MixRule mix, const std::string& source);
 
 }  // namespace qp

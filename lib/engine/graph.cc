@@ -91,6 +91,19 @@ Matrix Values::make(Value v) {
   return {at(v), rows_, graph_.width(v)};
 }
 
+std::vector<Weight> load_weights(const Node& node, const WeightSource& source, gemm::Precision precision) {
+  std::vector<Weight> loaded;
+  for (const WeightUse& use : node.op->weights) loaded.push_back(source.load(use, precision));
+  return loaded;
+}
+
+std::vector<std::vector<Weight>> load_weights(const Graph& graph, const WeightSource& source,
+                                              gemm::Precision precision) {
+  std::vector<std::vector<Weight>> loaded;
+  for (const Node& node : graph.nodes()) loaded.push_back(load_weights(node, source, precision));
+  return loaded;
+}
+
 void run(const Graph& graph, size_t first, size_t last, Step step,
          const std::vector<std::vector<Weight>>& weights, Values& values, bool keep) {
   gemm::Left left;  // packed once for all linears that read it

@@ -100,6 +100,11 @@ class Values {
   std::vector<bool> alive_;
 };
 
+// The weights of a node, of all nodes.
+std::vector<Weight> load_weights(const Node& node, const WeightSource& source, gemm::Precision precision);
+std::vector<std::vector<Weight>> load_weights(const Graph& graph, const WeightSource& source,
+                                              gemm::Precision precision);
+
 // Runs nodes [first, last). weights[i]: the weights of node first + i. Values whose last reader has
 // run are dropped, unless `keep` (a backward pass will want them; `values` then keep, too).
 void run(const Graph& graph, size_t first, size_t last, Step step,

@@ -130,17 +130,13 @@ std::vector<float> WeightSource::matrix(const WeightUse& use) const {
   RowSource source(store_, t);
   for (const Part& part : t.parts) store_.verify(t, part);
   size_t rows = use.transposed ? use.cols : use.rows, cols = source.cols();
-  std::vector<float> values(rows * cols);
-  std::vector<RowScratch> scratch(static_cast<size_t>(threads()));
-  parallel_for(rows, [&](size_t r, int worker) {
-    const float* row = source.get_f32(use.first_row + r, 1, scratch[static_cast<size_t>(worker)], false);
-    if (!use.transposed) {
-      std::copy(row, row + cols, values.data() + r * cols);
-    } else {
-      for (size_t c = 0; c < cols; ++c) values[c * rows + r] = row[c];
-    }
-  });
+  std::vector<float> stored = read_f32(source, use.first_row, rows);
   store_.throw_if_changed(t);
+  if (!use.transposed) return stored;
+  std::vector<float> values(rows * cols);
+  parallel_for(rows, [&](size_t r, int) {
+    for (size_t c = 0; c < cols; ++c) values[c * rows + r] = stored[r * cols + c];
+  });
   return values;
 }
 

@@ -7,6 +7,8 @@
 #include <bit>
 #include <cstring>
 
+#include "lib/kernels/ggml_codebook_decode.h"
+
 namespace qp {
 namespace {
 
@@ -199,74 +201,166 @@ void from_q8_k(const uint8_t* in, size_t n, float* out) {
   }
 }
 
+// Trit n of a byte that holds five as a fraction of 243: the whole part of three times what is
+// left.
+int trit(uint8_t byte, int n) {
+  constexpr int kPower[] = {1, 3, 9, 27, 81};
+  return ((byte * kPower[n]) & 255) * 3 >> 8;
+}
+
+void from_tq1_0(const uint8_t* in, size_t n, float* out) {
+  for (; n > 0; n -= kSuper, in += 54, out += kSuper) {
+    float d = load_half(in + 52);
+    for (int i = 0; i < 160; ++i) out[i] = as_float(trit(in[i % 32], i / 32) - 1) * d;
+    for (int i = 0; i < 80; ++i) out[160 + i] = as_float(trit(in[32 + i % 16], i / 16) - 1) * d;
+    for (int i = 0; i < 16; ++i) out[240 + i] = as_float(trit(in[48 + i % 4], i / 4) - 1) * d;
+  }
+}
+
+void from_tq2_0(const uint8_t* in, size_t n, float* out) {
+  for (; n > 0; n -= kSuper, in += 66, out += kSuper) {
+    float d = load_half(in + 64);
+    for (int i = 0; i < 256; ++i) {
+      out[i] = as_float(two_bits(in + 32 * (i / 128), i % 128) - 1) * d;
+    }
+  }
+}
+
+void from_q1_0(const uint8_t* in, size_t n, float* out) {
+  for (; n > 0; n -= 128, in += 18, out += 128) {
+    float d = load_half(in);
+    for (int i = 0; i < 128; ++i) out[i] = (in[2 + i / 8] >> (i % 8) & 1) != 0 ? d : -d;
+  }
+}
+
+void from_q2_0(const uint8_t* in, size_t n, float* out) {
+  for (; n > 0; n -= 64, in += 18, out += 64) {
+    float d = load_half(in);
+    for (int i = 0; i < 64; ++i) out[i] = as_float((in[2 + i / 4] >> (2 * (i % 4)) & 3) - 1) * d;
+  }
+}
+
+// Twice the numbers of E2M1.
+constexpr int kE2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+void from_mxfp4(const uint8_t* in, size_t n, float* out) {
+  for (; n > 0; n -= 32, in += 17, out += 32) {
+    uint32_t e = in[0];  // 2^(e - 128)
+    float d = std::bit_cast<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23);
+    for (int j = 0; j < 16; ++j) {
+      out[j] = as_float(kE2m1[in[1 + j] & 15]) * d;
+      out[j + 16] = as_float(kE2m1[in[1 + j] >> 4]) * d;
+    }
+  }
+}
+
+// Half of an E4M3 number without its sign; NaN is 0.
+float half_of_ue4m3(uint8_t code) {
+  uint32_t e = code >> 3 & 15, m = code & 7;
+  if ((code & 127) == 127) return 0;
+  if (e == 0) return static_cast<float>(m) * 0x1p-10f;
+  return std::bit_cast<float>((e + 119) << 23 | m << 20);
+}
+
+void from_nvfp4(const uint8_t* in, size_t n, float* out) {
+  for (; n > 0; n -= 64, in += 36, out += 64) {
+    for (int group = 0; group < 4; ++group) {
+      float d = half_of_ue4m3(in[group]);
+      const uint8_t* q = in + 4 + 8 * group;
+      for (int j = 0; j < 8; ++j) {
+        out[16 * group + j] = as_float(kE2m1[q[j] & 15]) * d;
+        out[16 * group + j + 8] = as_float(kE2m1[q[j] >> 4]) * d;
+      }
+    }
+  }
+}
+
+constexpr int kIq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+void from_iq4_nl(const uint8_t* in, size_t n, float* out) {
+  for (; n > 0; n -= 32, in += 18, out += 32) {
+    float d = load_half(in);
+    for (int j = 0; j < 16; ++j) {
+      out[j] = d * as_float(kIq4[in[2 + j] & 15]);
+      out[j + 16] = d * as_float(kIq4[in[2 + j] >> 4]);
+    }
+  }
+}
+
+void from_iq4_xs(const uint8_t* in, size_t n, float* out) {
+  for (; n > 0; n -= kSuper, in += 136, out += kSuper) {
+    float d = load_half(in);
+    for (int group = 0; group < 8; ++group) {
+      int low = in[4 + group / 2] >> (4 * (group % 2)) & 15;
+      int high = static_cast<int>(load_u16(in + 2) >> (2 * group) & 3);
+      float scale = d * as_float((low | high << 4) - 32);
+      const uint8_t* q = in + 8 + 16 * group;
+      for (int j = 0; j < 16; ++j) {
+        out[32 * group + j] = scale * as_float(kIq4[q[j] & 15]);
+        out[32 * group + j + 16] = scale * as_float(kIq4[q[j] >> 4]);
+      }
+    }
+  }
+}
+
+// Numbers as they are.
+template <class T>
+void from_plain(const uint8_t* in, size_t n, float* out) {
+  for (size_t i = 0; i < n; ++i) {
+    T v;
+    std::memcpy(&v, in + i * sizeof(T), sizeof(T));
+    out[i] = static_cast<float>(v);
+  }
+}
+
 // Ids are on disk: never renumber.
-constexpr GgmlType kTypes[] = {
-    {0, "f32", 1, 4, from_f32},
-    {1, "f16", 1, 2, from_f16},
-    {2, "q4_0", 32, 18, from_q4_0},
-    {3, "q4_1", 32, 20, from_q4_1},
-    {6, "q5_0", 32, 22, from_q5_0},
-    {7, "q5_1", 32, 24, from_q5_1},
-    {8, "q8_0", 32, 34, from_q8_0},
-    {9, "q8_1", 32, 36, nullptr},
-    {10, "q2_k", 256, 84, from_q2_k},
-    {11, "q3_k", 256, 110, from_q3_k},
-    {12, "q4_k", 256, 144, from_q4_k},
-    {13, "q5_k", 256, 176, from_q5_k},
-    {14, "q6_k", 256, 210, from_q6_k},
-    {15, "q8_k", 256, 292, from_q8_k},
-    {16, "iq2_xxs", 256, 66, nullptr},
-    {17, "iq2_xs", 256, 74, nullptr},
-    {18, "iq3_xxs", 256, 98, nullptr},
-    {19, "iq1_s", 256, 50, nullptr},
-    {20, "iq4_nl", 32, 18, nullptr},
-    {21, "iq3_s", 256, 110, nullptr},
-    {22, "iq2_s", 256, 82, nullptr},
-    {23, "iq4_xs", 256, 136, nullptr},
-    {24, "i8", 1, 1, nullptr},
-    {25, "i16", 1, 2, nullptr},
-    {26, "i32", 1, 4, nullptr},
-    {27, "i64", 1, 8, nullptr},
-    {28, "f64", 1, 8, nullptr},
-    {29, "iq1_m", 256, 56, nullptr},
-    {30, "bf16", 1, 2, from_bf16},
-    {34, "tq1_0", 256, 54, nullptr},
-    {35, "tq2_0", 256, 66, nullptr},
-    {39, "mxfp4", 32, 17, nullptr},
-    {40, "nvfp4", 64, 36, nullptr},
-    {41, "q1_0", 128, 18, nullptr},
-    {42, "q2_0", 64, 18, nullptr},
+struct Decoder {
+  uint32_t id;  // of the type
+  GgmlDecoder decode;
 };
 
-constexpr uint32_t kIdEnd = 43;
-constexpr auto kIndexOfId = [] {
-  std::array<int8_t, kIdEnd> index{};
-  index.fill(-1);
-  for (size_t i = 0; i < std::size(kTypes); ++i) index[kTypes[i].id] = static_cast<int8_t>(i);
-  return index;
-}();
-
-bool same_name(std::string_view lower, std::string_view given) {
-  if (lower.size() != given.size()) return false;
-  for (size_t i = 0; i < lower.size(); ++i) {
-    char c = given[i] >= 'A' && given[i] <= 'Z' ? static_cast<char>(given[i] + 32) : given[i];
-    if (c != lower[i]) return false;
-  }
-  return true;
-}
+constexpr Decoder kDecoders[] = {
+    {0, from_f32},
+    {1, from_f16},
+    {2, from_q4_0},
+    {3, from_q4_1},
+    {6, from_q5_0},
+    {7, from_q5_1},
+    {8, from_q8_0},
+    {10, from_q2_k},
+    {11, from_q3_k},
+    {12, from_q4_k},
+    {13, from_q5_k},
+    {14, from_q6_k},
+    {15, from_q8_k},
+    {16, from_iq2_xxs},
+    {17, from_iq2_xs},
+    {18, from_iq3_xxs},
+    {19, from_iq1_s},
+    {20, from_iq4_nl},
+    {21, from_iq3_s},
+    {22, from_iq2_s},
+    {23, from_iq4_xs},
+    {24, from_plain<int8_t>},
+    {25, from_plain<int16_t>},
+    {26, from_plain<int32_t>},
+    {27, from_plain<int64_t>},
+    {28, from_plain<double>},
+    {29, from_iq1_m},
+    {30, from_bf16},
+    {34, from_tq1_0},
+    {35, from_tq2_0},
+    {39, from_mxfp4},
+    {40, from_nvfp4},
+    {41, from_q1_0},
+    {42, from_q2_0},
+};
 
 }  // namespace
 
-std::span<const GgmlType> ggml_types() { return kTypes; }
-
-const GgmlType* ggml_type(uint32_t id) {
-  if (id >= kIdEnd || kIndexOfId[id] < 0) return nullptr;
-  return &kTypes[kIndexOfId[id]];
-}
-
-const GgmlType* ggml_type(std::string_view name) {
-  for (const GgmlType& type : kTypes) {
-    if (same_name(type.name, name)) return &type;
+GgmlDecoder ggml_decoder(uint32_t id) {
+  for (const Decoder& d : kDecoders) {
+    if (d.id == id) return d.decode;
   }
   return nullptr;
 }

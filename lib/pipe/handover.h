@@ -22,12 +22,17 @@ struct OutputOptions {
   bool resumable = false;  // FILE.partial is kept when the work is interrupted
   bool stream = false;  // the qmap itself through the pipe
   bool sync = true;
+  bool many = false;  // one of several results: its handle is left to the caller
   bool spill = false;  // an unnamed file for this process alone, never handed over
   std::vector<std::string> inputs;  // files the output must not overwrite
 };
 
+// What can be refused before long work: FILE is no regular file, an input, there already, or begun by
+// an unfinished run. Errors: usage, system.
+void check_output(const OutputOptions& options);
+
 // Where a qmap goes. Write to fd(), then commit(). Destroyed without commit, it leaves nothing
-// under the final name and, unless told to keep it, no partial file.
+// under the final name and, unless told to keep it, no partial file and no journal of one.
 class QmapOutput {
  public:
   // Errors: usage (nowhere to write), system (exists, cannot create), limit.
@@ -42,6 +47,8 @@ class QmapOutput {
   bool unnamed() const { return unnamed_; }
   bool resuming() const { return resuming_; }
   bool sync() const;
+  // The line that hands over what has a name, with its newline.
+  std::string handle(const Hash128& id) const;
   // FILE.partial stays when commit() is never reached (its content is worth resuming).
   void keep_partial(bool keep) { keep_ = keep; }
 

@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -62,6 +63,15 @@ std::string read_line(int fd, std::string line, const std::string& label) {
   }
   if (auto end = line.find('\n'); end != std::string::npos) line.resize(end);
   return line;
+}
+
+// A program that made several results hands all of them over at once.
+void refuse_more(int fd, const std::string& label) {
+  int unread = 0;
+  if (ioctl(fd, FIONREAD, &unread) != 0 || unread == 0) return;
+  throw usage_error("carries several handles (expected one)")
+      .file(label)
+      .hint("read them line by line, as `while read -r handle` does, or name the files");
 }
 
 bool is_handle(std::string_view text) {
@@ -158,7 +168,11 @@ QmapInput from_descriptor(int fd, const std::string& label) {
         .file(label)
         .hint("the program before it in the pipe failed; see its message");
   }
-  if (is_handle(first)) return from_handle(read_line(fd, first, label), label);
+  if (is_handle(first)) {
+    std::string line = read_line(fd, first, label);
+    refuse_more(fd, label);
+    return from_handle(line, label);
+  }
   if (has_qmap_magic(std::as_bytes(std::span(first)))) return from_stream(fd, first, label);
   throw input_error("is neither a qmap nor a handle (starts with '" + printable(first) + "')")
       .file(label)

@@ -178,31 +178,37 @@ QmapOutput::QmapOutput(OutputOptions options) : options_(std::move(options)) {
 
 bool QmapOutput::sync() const { return options_.sync && !unnamed_; }
 
+void check_output(const OutputOptions& options) {
+  if (options.path.empty()) return;
+  struct stat st {};
+  bool exists = stat(options.path.c_str(), &st) == 0;
+  if (exists && !S_ISREG(st.st_mode)) {
+    throw usage_error("is no regular file").file(options.path).hint("name a file");
+  }
+  for (const std::string& in : options.inputs) {
+    if (same_file(in, options.path)) {
+      throw usage_error("is also an input").file(options.path).hint("write to another file");
+    }
+  }
+  if (exists && !options.force) {
+    throw system_error("exists", EEXIST).file(options.path).hint("use --force to replace it");
+  }
+  std::string partial = options.path + ".partial";
+  if (options.resumable && !options.resume && !options.force && stat(partial.c_str(), &st) == 0) {
+    throw system_error("an unfinished run left it", EEXIST)
+        .file(partial)
+        .hint("use --resume to continue it or --force to start again");
+  }
+}
+
 void QmapOutput::open_file() {
+  check_output(options_);
   fs::path path = fs::absolute(options_.path).lexically_normal();
   label_ = options_.path;
   base_ = path.parent_path();
   partial_ = options_.path + ".partial";
   struct stat st {};
-  bool exists = stat(options_.path.c_str(), &st) == 0;
-  if (exists && !S_ISREG(st.st_mode)) {
-    throw usage_error("is no regular file").file(options_.path).hint("name a file");
-  }
-  for (const std::string& in : options_.inputs) {
-    if (same_file(in, options_.path)) {
-      throw usage_error("is also an input").file(options_.path).hint("write to another file");
-    }
-  }
-  if (exists && !options_.force) {
-    throw system_error("exists", EEXIST).file(options_.path).hint("use --force to replace it");
-  }
-  bool left = stat(partial_.c_str(), &st) == 0;
-  if (left && options_.resumable && !options_.resume && !options_.force) {
-    throw system_error("an unfinished run left it", EEXIST)
-        .file(partial_)
-        .hint("use --resume to continue it or --force to start again");
-  }
-  resuming_ = left && options_.resume;
+  resuming_ = options_.resume && stat(partial_.c_str(), &st) == 0;
   fd_.reset(open(partial_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
   if (!fd_) throw system_error("cannot create", errno).file(options_.path);
   // Locked, and still the file of that name: another writer may just have finished with it.
@@ -235,7 +241,13 @@ QmapOutput::~QmapOutput() {
     [[maybe_unused]] int r = ftruncate(fd_.get(), 0);
   } else if (!partial_.empty() && !keep_ && fd_) {
     unlink(partial_.c_str());
+    unlink((partial_ + ".journal").c_str());
   }
+}
+
+std::string QmapOutput::handle(const Hash128& id) const {
+  return "qmap:" + escape_path(fs::absolute(options_.path).lexically_normal()) + " " + id.hex() +
+         "\n";
 }
 
 void QmapOutput::commit(const Hash128& id) {
@@ -244,11 +256,11 @@ void QmapOutput::commit(const Hash128& id) {
     if (rename(partial_.c_str(), options_.path.c_str()) != 0) {
       throw system_error("cannot rename into place", errno).file(options_.path);
     }
+    unlink((partial_ + ".journal").c_str());
     if (options_.sync) sync_parent(options_.path);
     done_ = true;
-    if (stdout_kind() == StdoutKind::pipe) {
-      std::string line = "qmap:" + escape_path(fs::absolute(options_.path).lexically_normal()) +
-                         " " + id.hex() + "\n";
+    if (stdout_kind() == StdoutKind::pipe && !options_.many) {
+      std::string line = handle(id);
       // The result is safe in its file: a closed pipe is no failure.
       [[maybe_unused]] ssize_t n = write(STDOUT_FILENO, line.data(), line.size());
     }

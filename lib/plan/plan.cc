@@ -7,6 +7,8 @@
 #include "lib/base/error.h"
 #include "lib/config/algorithms.h"
 #include "lib/config/presets.h"
+#include "lib/plan/mixes.h"
+#include "lib/qmap/latents.h"
 #include "lib/qmap/stacks.h"
 #include "lib/scheme/numerics.h"
 
@@ -38,11 +40,11 @@ std::string why_kept(ModuleKind kind) {
   return "no rule matches";
 }
 
-struct Use {
-  std::vector<size_t> of_rule, of_ignore;  // how many tensors each reached
-};
+}  // namespace
 
-bool rule_reaches(const Rule& rule, const std::string& name, const ModuleInfo& info) {
+// Of a mix: no name is any name; what the mix makes of the tensor is another question.
+bool reaches(const Rule& rule, const std::string& name, const ModuleInfo& info) {
+  if (rule.mix && rule.match.empty()) return true;
   return std::ranges::any_of(rule.match, [&](const Match& m) {
     if (!rule.scheme) return m(name, info);
     // A pattern is a net: it must not catch what engines cannot load. A name or kind is a wish.
@@ -52,14 +54,28 @@ bool rule_reaches(const Rule& rule, const std::string& name, const ModuleInfo& i
   });
 }
 
+namespace {
+
+struct Use {
+  std::vector<size_t> of_rule, of_ignore;  // how many tensors each reached
+};
+
 // What a recipe says about a tensor: by its own name, or as an expert by that of its stack.
 struct Named {
   const std::string& name;
   const ModuleInfo& info;
 };
 
-void decide(PlanEntry& e, std::initializer_list<Named> names, const Recipe& recipe, Plan& plan,
-            Use& use) {
+void assign(PlanEntry& e, const Scheme& scheme, const std::string& algorithm, Plan& plan) {
+  e.algorithm = algorithm;
+  auto it = std::ranges::find(plan.schemes, scheme);
+  e.scheme = static_cast<int32_t>(it - plan.schemes.begin());
+  if (it == plan.schemes.end()) plan.schemes.push_back(scheme);
+}
+
+// `mixed`: by rule, the type that a mix chose for the tensor, with the reason; absent: none.
+void decide(PlanEntry& e, std::initializer_list<Named> names, const Recipe& recipe,
+            const std::map<size_t, MixChoice>& mixed, Plan& plan, Use& use) {
   for (size_t i = 0; i < recipe.ignore.size(); ++i) {
     for (const Named& n : names) {
       if (!recipe.ignore[i](n.name, n.info)) continue;
@@ -71,8 +87,16 @@ void decide(PlanEntry& e, std::initializer_list<Named> names, const Recipe& reci
   e.reason = why_kept(e.info.kind);
   for (size_t i = 0; i < recipe.rules.size(); ++i) {
     const Rule& rule = recipe.rules[i];
-    auto reaches = [&](const Named& n) { return rule_reaches(rule, n.name, n.info); };
-    if (std::ranges::none_of(names, reaches)) continue;
+    auto named = [&](const Named& n) { return reaches(rule, n.name, n.info); };
+    if (std::ranges::none_of(names, named)) continue;
+    if (rule.mix) {
+      auto choice = mixed.find(i);
+      if (choice == mixed.end()) continue;
+      ++use.of_rule[i];
+      e.reason = rule.source + ": " + choice->second.why;
+      if (choice->second.scheme) assign(e, *choice->second.scheme, rule.algorithm, plan);
+      return;
+    }
     ++use.of_rule[i];
     e.reason = rule.source;
     if (!rule.scheme) {
@@ -81,12 +105,8 @@ void decide(PlanEntry& e, std::initializer_list<Named> names, const Recipe& reci
       }
       return;
     }
-    e.algorithm = rule.algorithm;
     bool other = e.info.kind == ModuleKind::expert && rule.experts;
-    const Scheme& scheme = other ? *rule.experts : *rule.scheme;
-    auto it = std::ranges::find(plan.schemes, scheme);
-    e.scheme = static_cast<int32_t>(it - plan.schemes.begin());
-    if (it == plan.schemes.end()) plan.schemes.push_back(scheme);
+    assign(e, other ? *rule.experts : *rule.scheme, rule.algorithm, plan);
     return;
   }
 }
@@ -100,7 +120,7 @@ void check_quantizable(const PlanEntry& e, const Scheme& scheme, const std::stri
         .tensor(t.name)
         .hint("use qload --dtype F32");
   }
-  std::string why = numerics::why_not(numerics::rules(scheme.numerics), scheme);
+  std::string why = scheme.ggml.empty() ? numerics::why_not(numerics::rules(scheme.numerics), scheme) : "";
   if (why.empty()) why = why_not(scheme, e.source->shape);
   if (!why.empty()) {
     throw usage_error("cannot be quantized with " + scheme.name + ": " + why)
@@ -111,7 +131,11 @@ void check_quantizable(const PlanEntry& e, const Scheme& scheme, const std::stri
 
 void check_agreement(const Plan& plan, const std::string& label) {
   std::map<std::string, const PlanEntry*> first;
+  auto ggml = [&](const PlanEntry& e) {
+    return e.scheme >= 0 && !plan.schemes[static_cast<size_t>(e.scheme)].ggml.empty();
+  };
   for (const PlanEntry& e : plan.entries) {
+    if (ggml(e)) continue;  // llama.cpp fuses nothing
     for (const std::string& key : {e.info.fused, e.info.agree}) {
       if (key.empty()) continue;
       auto [it, fresh] = first.emplace(key, &e);
@@ -137,12 +161,15 @@ class Planner {
         use_{std::vector<size_t>(recipe.rules.size()), std::vector<size_t>(recipe.ignore.size())} {}
 
   Plan make() {
+    choose_mixes(model_, recipe_, label_, mixed_);
     plan_.entries.reserve(model_.tensors.size());
     for (const auto& [prefix, stack] : stacks_) take_apart(stack);
     for (const Tensor& t : model_.tensors) {
       const ExpertStack* stack = stack_of(stacks_, t);
       auto it = apart_.find(stack ? &t : nullptr);
-      if (it == apart_.end()) {
+      if (auto halves = take_latents_apart(t); !halves.empty()) {
+        for (PlanEntry& e : halves) add(std::move(e));
+      } else if (it == apart_.end()) {
         add(single(t));
       } else {
         for (PlanEntry& e : it->second) add(std::move(e));
@@ -161,7 +188,7 @@ class Planner {
     DType dtype = t.quantized() ? DType::bf16 : t.dtype;
     e.info = classify(t.name, dtype, t.shape, model_.config);
     size_t schemes = plan_.schemes.size();
-    decide(e, {{t.name, e.info}}, recipe_, plan_, use_);
+    decide(e, {{t.name, e.info}}, recipe_, mixed_.of[&t], plan_, use_);
     if (e.info.kind == ModuleKind::stack && e.scheme >= 0) {
       e.scheme = -1;
       e.reason = why_kept(e.info.kind);
@@ -177,6 +204,11 @@ class Planner {
     if (beside && is_mxfp4(plan_.schemes[static_cast<size_t>(e.scheme)]) && !named(e)) {
       e.scheme = -1;
       e.reason = "engines load gpt-oss in MXFP4 with everything but its experts unquantized";
+    }
+    if (e.scheme >= 0 && t.part(Role::pre_scale) != nullptr) {
+      Tensor divided = t;  // an edited matrix, whose codes are those of its data
+      std::erase_if(divided.parts, [](const Part& p) { return p.role == Role::pre_scale; });
+      e.tensor = e.source = keep(std::move(divided));
     }
     bool turn = e.scheme >= 0 && (e.info.transposed || t.transposed);
     if (turn && (e.source = keep(turned(t)))->parts.empty()) {
@@ -224,10 +256,34 @@ class Planner {
       e.tensor = e.source = keep(std::move(linears[i]));
       e.info = classify(e.tensor->name, DType::bf16, e.tensor->shape, model_.config);
       e.input = inputs[i];
-      decide(e, {{e.tensor->name, e.info}, {t.name, whole}}, recipe_, plan_, use_);
+      decide(e, {{e.tensor->name, e.info}, {t.name, whole}}, recipe_, mixed_.of[&t], plan_, use_);
       entries.push_back(std::move(e));
     }
     return entries;
+  }
+
+  // Keys and values of kv_b_proj apart, where either becomes ggml's blocks. Empty: it stays one.
+  std::vector<PlanEntry> take_latents_apart(const Tensor& t) {
+    auto halves = latents_of(model_, t);
+    if (!halves) return {};
+    size_t views = plan_.views->size(), schemes = plan_.schemes.size();
+    ModuleInfo whole = classify(t.name, t.dtype, t.shape, model_.config);
+    std::vector<PlanEntry> entries;
+    bool any = false;
+    for (bool keys : {true, false}) {
+      PlanEntry e;
+      e.tensor = e.source = keep(std::move(keys ? halves->first : halves->second));
+      Shape rows{e.tensor->shape.rows(), e.tensor->shape.cols()};
+      e.info = classify(e.tensor->name, t.dtype, rows, model_.config);
+      const ByRule& mixed = (keys ? mixed_.keys : mixed_.values)[&t];
+      decide(e, {{e.tensor->name, e.info}, {t.name, whole}}, recipe_, mixed, plan_, use_);
+      any = any || (e.scheme >= 0 && !plan_.schemes[static_cast<size_t>(e.scheme)].ggml.empty());
+      entries.push_back(std::move(e));
+    }
+    if (any) return entries;
+    plan_.views->resize(views);
+    plan_.schemes.resize(schemes);
+    return {};
   }
 
   // A stack comes apart when any of its experts is quantized, and then wholly: engines expect the
@@ -235,8 +291,7 @@ class Planner {
   void take_apart(const ExpertStack& stack) {
     size_t views = plan_.views->size(), schemes = plan_.schemes.size();
     std::map<const Tensor*, std::vector<PlanEntry>> of;
-    bool any = false, one = true;
-    int32_t scheme = -1;
+    bool any = false, whole = true;
     for (const Tensor* t : {stack.gate_up, stack.down, stack.gate_up_bias, stack.down_bias}) {
       if (t == nullptr) continue;
       of[t] = experts_of(stack, *t);
@@ -245,8 +300,7 @@ class Planner {
         if (e.scheme >= 0 && t->quantized()) refuse_again(*t);
         if (t->shape.rank() == 2) continue;  // biases
         any = any || e.scheme >= 0;
-        if (t == stack.gate_up && &e == &of[t].front()) scheme = e.scheme;
-        one = one && e.scheme == scheme;
+        whole = whole && e.scheme == of[t].front().scheme && stays_whole(stack, e.scheme);
       }
     }
     if (!any) {
@@ -255,26 +309,27 @@ class Planner {
       for (const Tensor* t : {stack.gate_up, stack.down}) why_whole_[t] = of[t].front().reason;
       return;
     }
-    if (!one || !stays_whole(stack, plan_.schemes[static_cast<size_t>(scheme)])) {
-      return apart_.merge(of);
-    }
+    if (!whole) return apart_.merge(of);
     for (const Tensor* t : {stack.gate_up, stack.down}) {
       PlanEntry e = of[t].front();
       e.tensor = t;
-      e.source = stack.transposed ? keep(turned(*t)) : t;
+      e.source = stack.transposed && e.scheme >= 0 ? keep(turned(*t)) : t;
       e.info = classify(t->name, DType::bf16, t->shape, model_.config);
       e.input.clear();
       apart_[t].push_back(std::move(e));
     }
-    whole_ = true;
+    whole_ = whole_ || is_mxfp4(plan_.schemes[static_cast<size_t>(of[stack.gate_up].front().scheme)]);
   }
 
   static bool is_mxfp4(const Scheme& s) {
     return s.code_kind() == CodeKind::e2m1 && s.scale_kind() == ScaleKind::e8m0;
   }
-  // gpt-oss in MXFP4: so it is published, and its rows know nothing of one another.
-  static bool stays_whole(const ExpertStack& stack, const Scheme& s) {
-    return stack.interleaved && stack.transposed && is_mxfp4(s);
+  // gpt-oss in MXFP4: so it is published, and its rows know nothing of one another. ggml's blocks: in
+  // a GGUF the experts are one tensor.
+  bool stays_whole(const ExpertStack& stack, int32_t scheme) const {
+    if (scheme < 0) return false;
+    const Scheme& s = plan_.schemes[static_cast<size_t>(scheme)];
+    return !s.ggml.empty() || (stack.interleaved && stack.transposed && is_mxfp4(s));
   }
 
   // A rule asks for it by name or pattern, not by kind alone.
@@ -340,6 +395,7 @@ class Planner {
   std::map<std::string, ExpertStack> stacks_;
   Use use_;
   Plan plan_;
+  MixChoices mixed_;
   std::map<const Tensor*, std::vector<PlanEntry>> apart_;  // entries in the place of a stack
   std::map<const Tensor*, std::string> why_whole_;
   bool whole_ = false;  // some stack stays one quantized tensor
@@ -358,13 +414,9 @@ Json to_json(const Plan& plan, const Hash128& source) {
               {"warnings", plan.warnings}, {"rules", Json::array()}};
   for (const PlanEntry& e : plan.entries) {
     Json rule = {{"match", e.tensor->name}};
-    if (e.scheme >= 0) {
-      rule["scheme"] = qp::to_json(plan.schemes[static_cast<size_t>(e.scheme)]);
-      rule["algorithm"] = e.algorithm;
-    } else {
-      rule["scheme"] = nullptr;
-      if (!e.algorithm.empty()) rule["algorithm"] = e.algorithm;
-    }
+    int32_t scheme = std::max(e.scheme, e.retag);
+    rule["scheme"] = scheme < 0 ? Json() : qp::to_json(plan.schemes[static_cast<size_t>(scheme)]);
+    if (!e.algorithm.empty()) rule["algorithm"] = e.algorithm;
     rule["kind"] = name_of(e.info.kind);
     rule["reason"] = e.reason;
     out["rules"].push_back(std::move(rule));

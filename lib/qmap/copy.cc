@@ -15,6 +15,7 @@ Tensor place_copy(const Tensor& tensor, QmapWriter& writer) {
   if (tensor.dequantize) {
     to.scheme = -1;
     to.dequantize = to.transposed = false;
+    to.ggml.clear();
     to.parts = {Part{Role::data, tensor.dtype, tensor.shape, {}, nullptr}};
   }
   for (Part& p : to.parts) {

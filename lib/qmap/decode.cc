@@ -80,7 +80,7 @@ void decode_ggml_row(const Part& p, const std::byte* in, std::vector<float>& row
   const GgmlType* type = ggml_type(static_cast<uint32_t>(p.decode->ggml_type));
   uint64_t cols = p.shape.cols();
   row.resize(cols);
-  type->dequantize(reinterpret_cast<const uint8_t*>(in), cols, row.data());
+  ggml_decoder(type->id)(reinterpret_cast<const uint8_t*>(in), cols, row.data());
   cast_from_f32(p.dtype, row.data(), cols, out);
 }
 
@@ -255,7 +255,7 @@ std::optional<uint64_t> stored_bytes(const Part& p) {
     const GgmlType* type = ggml_type(static_cast<uint32_t>(d.ggml_type));
     if (type == nullptr) return std::nullopt;
     if (p.role == Role::blocks) return plain;
-    if (type->dequantize == nullptr || cols % type->block != 0 || !is_float(p.dtype)) {
+    if (ggml_decoder(type->id) == nullptr || cols % type->block != 0 || !is_float(p.dtype)) {
       return std::nullopt;
     }
     auto per_row = checked_mul(cols / type->block, type->bytes);

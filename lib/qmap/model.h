@@ -62,7 +62,7 @@ struct Tensor {
   std::string source;       // where it came from when renamed or decoded: "blk.0.attn_q.weight (q4_1)"
   std::vector<Part> parts;
 
-  bool quantized() const { return (scheme >= 0 && !dequantize) || !ggml.empty(); }
+  bool quantized() const { return (scheme >= 0 || !ggml.empty()) && !dequantize; }
   const Part* part(Role role) const;
   Shape coded_shape() const;  // [.., out, in], whose rows the parts have
   uint64_t stored_bytes() const;  // what a self-contained copy takes: decoded parts, or values

@@ -1,11 +1,13 @@
 #include "lib/qmap/rows.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numeric>
 
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
+#include "lib/base/parallel.h"
 #include "lib/kernels/ggml.h"
 #include "lib/kernels/kernels.h"
 #include "lib/qmap/decode.h"
@@ -51,11 +53,11 @@ RowSource::RowSource(const Store& store, const Part& part)
 RowSource::RowSource(const Store& store, const Tensor& t)
     : store_(store), part_(&main_part(t)), dtype_(t.dtype), rows_(t.shape.rows()),
       cols_(t.shape.cols()), row_bytes_(0) {
-  if (t.scheme >= 0 || !t.ggml.empty()) tensor_ = &t;
+  if (t.scheme >= 0 || !t.ggml.empty() || t.part(Role::pre_scale) != nullptr) tensor_ = &t;
   if (!t.ggml.empty()) {
-    dtype_ = DType::f32;
+    if (!t.dequantize) dtype_ = DType::f32;
     const GgmlType* type = ggml_type(t.ggml);
-    if (type == nullptr || type->dequantize == nullptr) {
+    if (type == nullptr || ggml_decoder(type->id) == nullptr) {
       throw input_error("is " + t.ggml + ", which this version cannot decode").tensor(t.name);
     }
   }
@@ -204,6 +206,7 @@ uint64_t RowSource::spread(const Scheme& scheme, uint64_t row, RowScratch& s) co
 
 // A multiple of whole groups and whole bytes, in columns.
 uint64_t RowSource::column_unit() const {
+  if (!tensor_->ggml.empty()) return ggml_type(tensor_->ggml)->block;
   const Scheme& scheme = store_.model().schemes[static_cast<size_t>(tensor_->scheme)];
   bool any = tensor_->part(Role::g_idx) != nullptr || scheme.weights.strategy == Strategy::flat;
   return any ? coded_cols_ : std::lcm(scheme.group_of(coded_cols_), uint64_t{8});
@@ -212,6 +215,11 @@ uint64_t RowSource::column_unit() const {
 // Columns [begin, end) of one row of the codes; begin is a multiple of column_unit().
 void RowSource::row_values(const std::byte* codes, uint64_t row, uint64_t begin, uint64_t end, RowScratch& s,
                            float* out) const {
+  if (const GgmlType* type = tensor_->ggml.empty() ? nullptr : ggml_type(tensor_->ggml)) {
+    const auto* blocks = reinterpret_cast<const uint8_t*>(codes) + begin / type->block * type->bytes;
+    ggml_decoder(type->id)(blocks, end - begin, out);
+    return;
+  }
   const auto& k = kernels::active();
   const Scheme& scheme = store_.model().schemes[static_cast<size_t>(tensor_->scheme)];
   uint64_t group = row_scales(row, s), n = end - begin, g = begin / group;
@@ -249,20 +257,20 @@ void RowSource::row_values(const std::byte* codes, uint64_t row, uint64_t begin,
 
 void RowSource::dequantize(uint64_t first, uint64_t count, RowScratch& s) const {
   s.values.resize(count * cols_);
-  const GgmlType* ggml = tensor_->ggml.empty() ? nullptr : ggml_type(tensor_->ggml);
-  const Part* pre = ggml ? nullptr : tensor_->part(Role::pre_scale);
+  const Part* pre = tensor_->part(Role::pre_scale);
   s.pre_scale.resize(pre != nullptr ? coded_cols_ : 0);
   if (pre != nullptr) scales_to_f32(pre->dtype, store_.rows(*pre, 0, 1, s.aux), coded_cols_, s.pre_scale.data());
+  if (tensor_->scheme < 0 && tensor_->ggml.empty()) {  // lib/transform's
+    kernels::active().to_f32(src_of(part_->dtype), store_.rows(*part_, first, count, s.codes), count * cols_,
+                             s.values.data());
+    for (uint64_t i = 0; i < count * cols_; ++i) s.values[i] *= s.pre_scale[i % cols_];
+    return;
+  }
   if (tensor_->transposed) return dequantize_transposed(first, count, s);
   const std::byte* codes = store_.rows(*part_, first, count, s.codes);
   uint64_t per_row = qp::row_bytes(*part_);
   for (uint64_t i = 0; i < count; ++i) {
-    float* out = s.values.data() + i * cols_;
-    if (ggml != nullptr) {
-      ggml->dequantize(reinterpret_cast<const uint8_t*>(codes + i * per_row), cols_, out);
-    } else {
-      row_values(codes + i * per_row, first + i, 0, cols_, s, out);
-    }
+    row_values(codes + i * per_row, first + i, 0, cols_, s, s.values.data() + i * cols_);
   }
 }
 
@@ -283,6 +291,19 @@ void RowSource::dequantize_transposed(uint64_t first, uint64_t count, RowScratch
     }
     done += end - begin;
   }
+}
+
+std::vector<float> read_f32(const RowSource& source, uint64_t first, uint64_t count) {
+  constexpr uint64_t kRows = 32;  // at a time
+  uint64_t cols = source.cols();
+  std::vector<float> all(count * cols);
+  std::vector<RowScratch> scratch(static_cast<size_t>(threads()));
+  parallel_for((count + kRows - 1) / kRows, [&](size_t i, int worker) {
+    uint64_t at = i * kRows, n = std::min(kRows, count - at);
+    const float* rows = source.get_f32(first + at, n, scratch[static_cast<size_t>(worker)], false);
+    std::copy_n(rows, n * cols, all.data() + at * cols);
+  });
+  return all;
 }
 
 }  // namespace qp

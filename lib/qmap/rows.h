@@ -57,4 +57,7 @@ class RowSource {
   uint64_t coded_cols_ = 0;  // columns of the codes: cols_ unless the tensor is transposed
 };
 
+// Rows [first, first + count) in f32, [count, cols], read by all threads.
+std::vector<float> read_f32(const RowSource& source, uint64_t first, uint64_t count);
+
 }  // namespace qp

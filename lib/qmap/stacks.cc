@@ -153,7 +153,7 @@ std::vector<Tensor> linears_of(const Model& m, const ExpertStack& s, const Tenso
 
 Tensor turned(const Tensor& t) {
   Tensor view = t;
-  if (t.scheme >= 0) {
+  if (t.scheme >= 0 || !t.ggml.empty()) {
     view.shape = t.coded_shape();
     view.transposed = false;
     return view;

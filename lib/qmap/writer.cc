@@ -55,12 +55,7 @@ uint64_t QmapWriter::hash(const Extent& e) const {
 
 std::string QmapWriter::read(const Extent& e) const {
   std::string bytes(e.length, 0);
-  for (uint64_t done = 0; done < e.length;) {
-    ssize_t n = pread(fd_, bytes.data() + done, e.length - done, static_cast<off_t>(e.offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) throw system_error("cannot read what was written", n == 0 ? EIO : errno).file(label_);
-    done += static_cast<uint64_t>(n);
-  }
+  read_all(fd_, std::as_writable_bytes(std::span(bytes)), e.offset, label_);
   return bytes;
 }
 

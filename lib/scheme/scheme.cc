@@ -6,6 +6,7 @@
 #include "lib/base/checked.h"
 #include "lib/base/error.h"
 #include "lib/scheme/numerics.h"
+#include "lib/tensor/ggml_type.h"
 
 namespace qp {
 namespace {
@@ -88,6 +89,9 @@ Shape scale_shape(const QuantArgs& weights, const Shape& shape) {
 std::vector<PartSpec> part_specs(const Scheme& scheme, const Shape& shape, DType source) {
   const QuantArgs& w = scheme.weights;
   uint64_t rows = shape.rows(), cols = shape.cols();
+  if (const GgmlType* type = ggml_type(scheme.ggml)) {
+    return {{Role::blocks, DType::u8, Shape{rows, cols / type->block * type->bytes}}};
+  }
   auto bits = static_cast<uint64_t>(w.num_bits);
   const numerics::Rules* rules = numerics::find_rules(scheme.numerics);
   // torchao's int4 adds a float zero point, of the dtype of the weight; everybody else subtracts an
@@ -125,6 +129,11 @@ std::string why_not(const Scheme& scheme, const Shape& shape) {
   const QuantArgs& w = scheme.weights;
   if (shape.rank() < 2) return "it has fewer than two dimensions; leave it out with --ignore";
   if (shape.rows() == 0 || shape.cols() == 0) return "it is empty; leave it out with --ignore";
+  if (const GgmlType* type = ggml_type(scheme.ggml)) {
+    if (shape.cols() % type->block == 0) return "";
+    return "its rows of " + std::to_string(shape.cols()) + " are no multiple of the " + std::to_string(type->block) +
+           " elements of a block; name another type for it, or leave it out with --ignore";
+  }
   if (w.strategy == Strategy::flat && w.num_bits == 4 && shape.cols() % 2 != 0) {
     return "its rows of " + std::to_string(shape.cols()) + " are odd: two of them would share a byte; leave it out with --ignore";
   }
@@ -160,6 +169,7 @@ Json to_json(const QuantArgs& a) {
 }
 
 Json to_json(const Scheme& s) {
+  if (!s.ggml.empty()) return {{"name", s.name}, {"ggml", s.ggml}};
   Json j = {{"name", s.name}, {"numerics", s.numerics}, {"weights", to_json(s.weights)}};
   if (s.input_activations) j["input_activations"] = to_json(*s.input_activations);
   return j;
@@ -223,6 +233,12 @@ QuantArgs quant_args_from_json(const Json& j) {
 Scheme scheme_from_json(const Json& j) {
   Scheme s;
   s.name = json_string(j, "name", "");
+  if (s.ggml = json_string(j, "ggml", ""); !s.ggml.empty()) {
+    const GgmlType* type = ggml_type(s.ggml);
+    if (type == nullptr || (type->block == 1 && !type->is_float())) throw input_error("unknown ggml type '" + printable(s.ggml) + "'");
+    s.ggml = type->name;
+    return s;
+  }
   s.numerics = json_string(j, "numerics", "compressed-tensors");
   auto weights = j.find("weights");
   if (weights == j.end()) throw input_error("scheme without 'weights'");

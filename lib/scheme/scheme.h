@@ -50,6 +50,8 @@ struct Scheme {
   std::string numerics = "compressed-tensors";  // whose arithmetic chose the numbers
   QuantArgs weights;
   std::optional<QuantArgs> input_activations;
+  // A ggml type ("q4_k"): weights are its blocks, and `weights` and `numerics` say nothing.
+  std::string ggml = {};
   bool operator==(const Scheme&) const = default;
 
   CodeKind code_kind() const;

@@ -4,23 +4,11 @@
 #include <map>
 #include <vector>
 
-#include "lib/base/file.h"
 #include "lib/engine/graph.h"
+#include "lib/stream/row_file.h"
 #include "lib/stream/stream.h"
 
 namespace qp {
-
-// Rows of f32 in a spill file.
-class RowFile {
- public:
-  explicit RowFile(size_t width);
-  void write(size_t first, engine::ConstMatrix x);
-  std::vector<float> read(size_t first, size_t count) const;
-
- private:
-  size_t width_;
-  Fd fd_;
-};
 
 class Capture : public LayerWork {
  public:

@@ -141,20 +141,11 @@ Batch Stream::batch(size_t first, size_t last) const {
 }
 
 void Stream::transfer(bool write, int fd, uint64_t at, float* data, size_t floats) const {
-  auto* p = reinterpret_cast<char*>(data);
-  for (size_t left = floats * sizeof(float); left > 0;) {
-    ssize_t n = write ? ::pwrite(fd, p, left, static_cast<off_t>(at))
-                      : ::pread(fd, p, left, static_cast<off_t>(at));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) {
-      throw system_error(write ? "cannot write hidden states" : "cannot read hidden states",
-                         n == 0 ? EIO : errno)
-          .file(spill_directory())
-          .hint("QPIPE_TMPDIR names a directory with more room");
-    }
-    p += n;
-    at += static_cast<uint64_t>(n);
-    left -= static_cast<size_t>(n);
+  auto bytes = std::as_writable_bytes(std::span(data, floats));
+  try {
+    write ? write_all(fd, bytes, at, spill_directory()) : read_all(fd, bytes, at, spill_directory());
+  } catch (Error& e) {
+    throw std::move(e).hint("QPIPE_TMPDIR names a directory with more room");
   }
 }
 
@@ -190,13 +181,7 @@ size_t Stream::next_state() const {
 
 void Stream::embed() {
   Graph graph = model_.embedding();
-  std::vector<std::vector<Weight>> weights;
-  for (const Node& node : graph.nodes()) {
-    weights.emplace_back();
-    for (const WeightUse& use : node.op->weights) {
-      weights.back().push_back(weights_.load(use, options_.precision));
-    }
-  }
+  std::vector<std::vector<Weight>> weights = engine::load_weights(graph, weights_, options_.precision);
   for (auto [first, last] : batches_) {
     throw_if_interrupted();
     Batch b = batch(first, last);
@@ -293,6 +278,7 @@ void Stream::layer(size_t i, LinearHook* hook, Progress& progress) {
   pool_.shrink(engine::Layout(graph).floats() * largest_batch_);
   if (parts.size() > 1 && !between_) between_ = make_spill();
   for (const Wave& wave : parts) run_wave(graph, wave, i, {hook}, progress);
+  passes_ = 1;
   current_ = next_state();
   ++done_;
 }
@@ -304,6 +290,7 @@ void Stream::layer(size_t i, LayerWork& work, Progress& progress) {
   std::vector<Wave> parts = waves(graph, i, cuts);
   pool_.shrink(engine::Layout(graph).floats() * largest_batch_);
   if (!between_) between_ = make_spill();
+  size_t nodes = 0;
   auto is_cut = [&](size_t node) { return std::ranges::find(cuts, node) != cuts.end(); };
   for (const Wave& wave : parts) {
     // A layer that begins with a cut has an empty first wave, in which its input is seen.
@@ -311,9 +298,12 @@ void Stream::layer(size_t i, LayerWork& work, Progress& progress) {
     for (size_t r = 0, n = work.rehearsals(wave.first, wave.last); r < n; ++r) {
       run_wave(graph, wave, i, {work.watcher(r), nullptr, true}, progress);
       work.rehearsed(r);
+      nodes += wave.last - wave.first;
     }
+    nodes += wave.last - wave.first;
     run_wave(graph, wave, i, {nullptr, is_cut(wave.last) ? &work : nullptr, false}, progress);
   }
+  passes_ = static_cast<double>(nodes) / static_cast<double>(graph.nodes().size());
   current_ = next_state();
   ++done_;
 }

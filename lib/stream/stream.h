@@ -80,6 +80,9 @@ class Stream {
   const std::vector<size_t>& starts() const { return starts_; }
   // Bytes the largest step takes with these options.
   uint64_t peak_bytes() const { return peak_; }
+  // How often the last layer's tokens went through it: 1, and what ran beforehand for its hook alone,
+  // in parts of the layer's nodes.
+  double passes() const { return passes_; }
 
  private:
   static constexpr size_t kNone = 3;
@@ -122,6 +125,7 @@ class Stream {
   size_t current_ = 0;
   size_t durable_ = kNone;
   uint64_t peak_ = 0;
+  double passes_ = 0;
 };
 
 }  // namespace qp

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "lib/base/random.h"
 #include "lib/text/windows.h"
 
 namespace qp {

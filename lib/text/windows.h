@@ -55,16 +55,4 @@ Windows text_windows(Documents& documents, const Tokenizer& tokenizer, const Win
 // Errors: as above; input, an id that is negative or not below `vocab_size`, naming where it is.
 Windows token_windows(const std::string& path, int32_t vocab_size, const WindowOptions& options);
 
-// SplitMix64 (Steele, Lea, Flood 2014): the numbers behind `seed`.
-class SplitMix64 {
- public:
-  explicit SplitMix64(uint64_t seed) : state_(seed) {}
-  uint64_t next();
-  // Uniform in [0, bound), bound > 0 (Lemire 2019, with rejection).
-  uint64_t below(uint64_t bound);
-
- private:
-  uint64_t state_;
-};
-
 }  // namespace qp

@@ -1,6 +1,8 @@
-// AWQ's scale search (Lin et al., 2023; reference/int4-formats.md 2.5), on the full-precision model:
-// per fold, the outputs of the region behind it with rounded weights are compared with those without.
+// AWQ's scale search (Lin et al., 2023; reference/int4-formats.md 2.5), on the full-precision
+// model: per fold, the outputs of the region behind it with rounded weights are compared with those
+// without.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
 
@@ -21,9 +23,11 @@ namespace {
 
 using engine::ConstMatrix, engine::Graph, engine::Weight, engine::WeightUse;
 
+constexpr size_t kSampleRows = 2048;  // but a window is never cut
+
 struct Settings {
   size_t ratios = 20, tokens = 16384;
-  bool duo = true;
+  bool duo = true, pre_scale = false;
 };
 
 // Keeps the rows that enter the down projection of an expert.
@@ -47,26 +51,40 @@ class InnerHook : public engine::LinearHook {
   size_t& rows_;
 };
 
+// Tokens that a region runs over at once.
+struct Sample {
+  engine::Batch batch;
+  size_t first_row = 0;
+  size_t end() const { return first_row + batch.rows(); }
+};
+
+// Whole windows, about `tokens` of them in all.
+std::vector<Sample> make_samples(const Windows& windows, size_t tokens) {
+  std::vector<Sample> samples;
+  for (size_t w = 0, rows = 0; w < windows.size();) {
+    Sample s;
+    s.first_row = rows;
+    do {
+      s.batch.add(windows[w].data(), windows[w].size());
+      rows += windows[w].size();
+      ++w;
+    } while (w < windows.size() && rows - s.first_row + windows[w].size() <= kSampleRows);
+    if (rows > tokens && !samples.empty()) break;
+    samples.push_back(std::move(s));
+  }
+  return samples;
+}
+
 // One fold's search.
 class Search {
  public:
-  Search(const Subject& subject, const engine::WeightSource& weights, const Windows& windows, const Capture& capture,
-         const Graph& graph, const Fold& fold, const Settings& settings, gemm::Precision precision)
-      : subject_(subject), weights_(weights), capture_(capture), graph_(graph), fold_(fold),
-        settings_(settings), precision_(precision) {
+  Search(const Subject& subject, const engine::WeightSource& weights,
+         const std::vector<Sample>& samples, const Capture& capture, const Graph& graph,
+         const Fold& fold, const Settings& settings)
+      : subject_(subject), weights_(weights), samples_(samples), capture_(capture), graph_(graph),
+        fold_(fold), settings_(settings), precision_(subject.options.precision) {
     for (const Consumer& c : fold.consumers) {
       if (subject.entry(c.module, "awq") != nullptr) seeds_.push_back(c);
-    }
-    for (size_t w = 0, rows = 0; w < windows.size();) {
-      Batch b;
-      b.first_row = rows;
-      do {
-        b.batch.add(windows[w].data(), windows[w].size());
-        rows += windows[w].size();
-        ++w;
-      } while (w < windows.size() && rows - b.first_row + windows[w].size() <= 2048);
-      if (rows > settings.tokens && !batches_.empty()) break;
-      batches_.push_back(std::move(b));
     }
   }
 
@@ -75,12 +93,14 @@ class Search {
   // The factors of the producer's channels, of least error; empty: 1 is best.
   std::vector<float> run(double& error_before, double& error_after) {
     std::vector<Region> regions = find_regions(graph_, seeds_);
+    regions_ = regions.size();
     std::vector<std::vector<float>> candidates = {std::vector<float>(fold_.channels, 1.0f)};
     inputs_.assign(fold_.channels, 0);
     weight_share();
     mean_input(regions);
     for (size_t i = 0; i < settings_.ratios; ++i) {
-      candidates.push_back(candidate(static_cast<double>(i) / static_cast<double>(settings_.ratios)));
+      candidates.push_back(
+          candidate(static_cast<double>(i) / static_cast<double>(settings_.ratios)));
     }
     std::vector<double> errors(candidates.size());
     for (const Region& region : regions) measure(region, candidates, errors);
@@ -95,18 +115,20 @@ class Search {
     return best == 0 ? std::vector<float>() : candidates[best];
   }
   double ratio() const { return ratio_; }  // -1: none
+  // How often the tokens went through what is behind the fold.
+  double passes() const {
+    return static_cast<double>(forward_) / static_cast<double>(rows() * std::max<size_t>(1, regions_));
+  }
 
  private:
-  struct Batch {
-    engine::Batch batch;
-    size_t first_row = 0;
-  };
-  size_t rows() const { return batches_.back().first_row + batches_.back().batch.rows(); }
+  size_t rows() const { return samples_.back().end(); }
 
-  std::vector<ConstMatrix> inputs(const Region& region, const Batch& b, std::vector<std::vector<float>>& room) const {
+  std::vector<ConstMatrix> inputs(const Region& region, const Sample& b,
+                                  std::vector<std::vector<float>>& room) const {
     std::vector<ConstMatrix> in;
     room.clear();
-    for (engine::Value v : region.inputs) room.push_back(capture_.read(v, b.first_row, b.batch.rows()));
+    for (engine::Value v : region.inputs)
+      room.push_back(capture_.read(v, b.first_row, b.batch.rows()));
     for (size_t i = 0; i < room.size(); ++i) {
       in.push_back({room[i].data(), b.batch.rows(), graph_.width(region.inputs[i])});
     }
@@ -123,17 +145,19 @@ class Search {
       }
     }
     for (engine::Value v : region.inputs) widths += graph_.width(v);
-    need += 12 * largest + 2048 * 4 * widths;
+    size_t most = 0;
+    for (const Sample& s : samples_) most = std::max(most, s.batch.rows());
+    need += 12 * largest + most * sizeof(float) * widths;
     if (need > subject_.options.memory / 2) {
-      throw limit_error("needs " + std::to_string(2 * need / 1'000'000 + 1) + "MB of memory for the search of its scales")
+      throw limit_error("needs " + std::to_string(2 * need / 1'000'000 + 1) +
+                        "MB of memory for the search of its scales")
+          .file(subject_.store.label())
           .tensor(seeds_.front().use.tensor)
           .hint("use --max-memory " + std::to_string(2 * need / 1'000'000 + 1) + "MB or more");
     }
     std::vector<std::vector<Weight>> loaded;
-    for (size_t n : region.nodes) {
-      loaded.emplace_back();
-      for (const WeightUse& use : graph_.nodes()[n].op->weights) loaded.back().push_back(weights_.load(use, precision_));
-    }
+    for (size_t n : region.nodes)
+      loaded.push_back(load_weights(graph_.nodes()[n], weights_, precision_));
     return loaded;
   }
 
@@ -141,10 +165,11 @@ class Search {
   void mean_input(const std::vector<Region>& regions) {
     std::vector<double> sum(fold_.of.size());
     size_t rows = 0;
-    for (const Batch& b : batches_) {
+    for (const Sample& b : samples_) {
       if (!fold_.inside) {
         std::vector<float> x = capture_.read(fold_.value, b.first_row, b.batch.rows());
-        for (size_t i = 0; i < x.size(); ++i) sum[i % sum.size()] += static_cast<double>(std::fabs(x[i]));
+        for (size_t i = 0; i < x.size(); ++i)
+          sum[i % sum.size()] += static_cast<double>(std::fabs(x[i]));
         rows += b.batch.rows();
         continue;
       }
@@ -154,6 +179,7 @@ class Search {
       engine::Step step{b.batch, precision_};
       step.hook = &hook;
       auto in = inputs(regions.front(), b, room);
+      forward_ += b.batch.rows();
       runner.run(step, loaded_.empty() ? loaded_ = load(regions.front()) : loaded_, in);
     }
     std::vector<size_t> seen(fold_.channels);
@@ -161,7 +187,8 @@ class Search {
       inputs_[fold_.of[c]] += sum[c] / static_cast<double>(std::max<size_t>(1, rows));
       ++seen[fold_.of[c]];
     }
-    for (size_t c = 0; c < fold_.channels; ++c) inputs_[c] /= static_cast<double>(std::max<size_t>(1, seen[c]));
+    for (size_t c = 0; c < fold_.channels; ++c)
+      inputs_[c] /= static_cast<double>(std::max<size_t>(1, seen[c]));
   }
 
   // mean over all rows of |w| / max |w| of its group, per channel.
@@ -177,7 +204,8 @@ class Search {
           size_t end = std::min(k, g + group);
           float most = 0;
           for (size_t i = g; i < end; ++i) most = std::max(most, std::fabs(w[r * k + i]));
-          for (size_t i = g; i < end; ++i) sum[i] += static_cast<double>(std::fabs(w[r * k + i]) / (most + 1e-6f));
+          for (size_t i = g; i < end; ++i)
+            sum[i] += static_cast<double>(std::fabs(w[r * k + i]) / (most + 1e-6f));
         }
       }
       rows += c.use.rows;
@@ -188,7 +216,8 @@ class Search {
       share_[fold_.of[c]] += sum[c] / static_cast<double>(rows);
       ++seen[fold_.of[c]];
     }
-    for (size_t c = 0; c < fold_.channels; ++c) share_[c] /= static_cast<double>(std::max<size_t>(1, seen[c]));
+    for (size_t c = 0; c < fold_.channels; ++c)
+      share_[c] /= static_cast<double>(std::max<size_t>(1, seen[c]));
   }
 
   std::vector<float> candidate(double ratio) const {
@@ -196,7 +225,8 @@ class Search {
     double most = 0, least = std::numeric_limits<double>::infinity();
     std::vector<double> raw(fold_.channels);
     for (size_t c = 0; c < s.size(); ++c) {
-      if (inputs_[c] == 0 && share_[c] == 0) continue;  // a channel of the producer that is not read
+      if (inputs_[c] == 0 && share_[c] == 0)
+        continue;  // a channel of the producer that is not read
       double x = std::pow(inputs_[c], ratio);
       raw[c] = std::max(settings_.duo ? x / (std::pow(share_[c], 1 - ratio) + 1e-4) : x, 1e-4);
       most = std::max(most, raw[c]);
@@ -223,7 +253,8 @@ class Search {
         most[r] = std::max(most[r], std::fabs(x));
       }
     });
-    Grid grid(subject_.scheme(entry), entry.tensor->dtype, c.use.rows, k, *std::ranges::max_element(most));
+    Grid grid(subject_.scheme(entry), entry.tensor->dtype, c.use.rows, k,
+              *std::ranges::max_element(most));
     grid.fit_all(w.data(), {}, Fit::range);
     std::vector<float> q(w.size());
     grid.round_all(w.data(), q.data());
@@ -238,14 +269,10 @@ class Search {
   }
 
   // Adds the squared errors of a region's outputs with each candidate's weights.
-  void measure(const Region& region, const std::vector<std::vector<float>>& candidates, std::vector<double>& errors) {
+  void measure(const Region& region, const std::vector<std::vector<float>>& candidates,
+               std::vector<double>& errors) {
     std::vector<std::vector<Weight>> weights = loaded_.empty() ? load(region) : std::move(loaded_);
     loaded_.clear();
-    for (const Consumer& c : seeds_) {
-      if (std::string why = Grid::why_not(subject_.scheme(*subject_.entry(c.module, "awq"))); !why.empty()) {
-        throw usage_error("awq cannot weigh this scheme: " + why).tensor(c.use.tensor);
-      }
-    }
     RegionRunner runner(graph_, region);
     std::vector<RowFile> base;
     for (engine::Value v : region.outputs) base.emplace_back(graph_.width(v));
@@ -254,16 +281,20 @@ class Search {
       for (size_t k = 0; i > 0 && k < seeds_.size(); ++k) {
         auto at = std::ranges::find(region.nodes, seeds_[k].node);
         if (at == region.nodes.end()) continue;
-        weights[static_cast<size_t>(at - region.nodes.begin())][seeds_[k].weight].packed = rounded(k, candidates[i - 1]);
+        weights[static_cast<size_t>(at - region.nodes.begin())][seeds_[k].weight].packed =
+            rounded(k, candidates[i - 1]);
       }
       double error = 0;
-      for (const Batch& b : batches_) {
+      for (const Sample& b : samples_) {
         std::vector<std::vector<float>> room;
         runner.run({b.batch, precision_}, weights, inputs(region, b, room));
+        forward_ += b.batch.rows();
         for (size_t o = 0; o < base.size(); ++o) {
           ConstMatrix y = runner.output(o);
-          if (i == 0) base[o].write(b.first_row, y);
-          else error += distance(y, base[o].read(b.first_row, y.rows));
+          if (i == 0)
+            base[o].write(b.first_row, y);
+          else
+            error += distance(y, base[o].read(b.first_row, y.rows));
         }
       }
       if (i > 0) errors[i - 1] += error;
@@ -287,17 +318,49 @@ class Search {
 
   const Subject& subject_;
   const engine::WeightSource& weights_;
+  const std::vector<Sample>& samples_;
   const Capture& capture_;
   const Graph& graph_;
   const Fold& fold_;
   const Settings& settings_;
   gemm::Precision precision_;
   std::vector<Consumer> seeds_;
-  std::vector<Batch> batches_;
-  std::vector<std::vector<Weight>> loaded_;   // of an expert, once its inputs were seen
+  std::vector<std::vector<Weight>> loaded_;  // of an expert, once its inputs were seen
   std::vector<double> inputs_, share_;
   double ratio_ = -1;
+  uint64_t forward_ = 0;  // tokens that went through a region, all regions together
+  size_t regions_ = 0;
 };
+
+// AWQ weighs what rounding does: there must be rounding, to a grid.
+void check_scheme(const Subject& subject, const PlanEntry& e) {
+  if (subject.entry(e.info.module, "awq") != &e) return;
+  if (subject.step("awq").flag("pre_scale", false)) {
+    std::string_view last = parse_algorithm(e.algorithm).back().algorithm->name;
+    if (last == "autoround") {
+      throw usage_error("awq: pre_scale goes with algorithms that choose codes matrix by matrix, not with autoround")
+          .file(subject.store.label())
+          .hint("leave pre_scale out, or use gptq");
+    }
+  }
+  std::string why =
+      e.scheme < 0 ? "nothing is rounded without a scheme" : Grid::why_not(subject.scheme(e));
+  if (why.empty()) return;
+  throw usage_error("awq has nothing to weigh: " + why)
+      .file(subject.store.label())
+      .tensor(e.tensor->name)
+      .hint(e.scheme < 0 ? "give -s SCHEME" : "use another scheme, or leave awq out");
+}
+
+// Linears whose input nothing before them can scale: those that are quantized get a pre_scale.
+void add_unfolded(const Subject& subject, const Graph& graph, std::vector<Fold>& folds) {
+  for (Fold& f : find_unfolded(graph, folds)) {
+    std::erase_if(f.consumers, [&](const Consumer& c) {
+      return subject.entry(c.module, "awq") == nullptr;
+    });
+    if (!f.consumers.empty()) folds.push_back(std::move(f));
+  }
+}
 
 }  // namespace
 
@@ -307,14 +370,8 @@ Edits awq(const Subject& subject) {
   settings.ratios = static_cast<size_t>(step.number("ratios", 20, 1, 1000));
   settings.tokens = static_cast<size_t>(step.number("tokens", 16384, 1, 1e9));
   settings.duo = step.flag("duo", true);
-  for (const PlanEntry& e : subject.plan.entries) {
-    if (e.scheme < 0 && subject.entry(e.info.module, "awq") == &e) {
-      throw usage_error("awq weighs what rounding to a scheme does, and there is none")
-          .file(subject.store.label())
-          .tensor(e.tensor->name)
-          .hint("give -s SCHEME");
-    }
-  }
+  settings.pre_scale = step.flag("pre_scale", false);
+  for (const PlanEntry& e : subject.plan.entries) check_scheme(subject, e);
   Windows windows = read_windows(subject.store);
   engine::WeightSource weights(subject.store);
   auto model = arch::make_architecture(subject.store.model(), weights);
@@ -323,22 +380,27 @@ Edits awq(const Subject& subject) {
   options.precision = subject.options.precision;
   Stream stream(*model, weights, windows, options, spill_states());
   ScaleJournal journal(subject, windows);
-  Capture capture(std::min(stream.rows(), settings.tokens + 2048));
+  std::vector<Sample> samples = make_samples(windows, settings.tokens);
+  Capture capture(samples.back().end());
   Edits edits;
-  subject.progress.begin("searching scales (awq)", uint64_t{stream.rows()} * model->layers, Progress::Unit::steps);
+  subject.progress.begin("searching scales (awq)", uint64_t{stream.rows()} * model->layers,
+                         Progress::Unit::steps);
   stream.embed();
   for (size_t layer = 0; layer < model->layers; ++layer) {
     subject.progress.item(model->layer_name(layer));
     Graph graph = model->layer(layer);
     std::vector<Fold> folds = find_folds(graph);
+    if (settings.pre_scale) add_unfolded(subject, graph, folds);
     std::erase_if(folds, [&](const Fold& f) {
-      return std::ranges::none_of(f.consumers, [&](const Consumer& c) { return subject.entry(c.module, "awq") != nullptr; });
+      return std::ranges::none_of(f.consumers, [&](const Consumer& c) {
+        return subject.entry(c.module, "awq") != nullptr;
+      });
     });
     capture.clear();
-    const auto* known = journal.find(layer);
+    std::optional<ScaleJournal::Factors> known = journal.find(layer, folds);
     for (const Fold& fold : folds) {
-      if (known != nullptr) break;
-      Search search(subject, weights, windows, capture, graph, fold, settings, options.precision);
+      if (known) break;
+      Search search(subject, weights, samples, capture, graph, fold, settings);
       if (!fold.inside) capture.want(graph, fold.value, fold.consumers.front().node);
       for (const Region& r : find_regions(graph, search.seeds())) {
         for (engine::Value v : r.inputs) {
@@ -350,20 +412,31 @@ Edits awq(const Subject& subject) {
     stream.layer(layer, capture, subject.progress);
     std::vector<std::vector<float>> found;
     for (size_t i = 0; i < folds.size(); ++i) {
-      if (known != nullptr) {
+      if (known) {
         found.push_back(known->at(i));
       } else {
-        Search search(subject, weights, windows, capture, graph, folds[i], settings, options.precision);
+        Search search(subject, weights, samples, capture, graph, folds[i], settings);
         double before = 0, after = 0;
+        auto start = std::chrono::steady_clock::now();
         found.push_back(search.run(before, after));
+        std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
         if (subject.options.log) {
-          subject.options.log({{"input", folds[i].consumers.front().input}, {"algorithm", "awq"},
-                               {"ratio", search.ratio()}, {"error_rtn", before}, {"error", after}});
+          subject.options.log({{"input", folds[i].consumers.front().input},
+                               {"algorithm", "awq"},
+                               {"ratio", search.ratio()},
+                               {"error_rtn", before},
+                               {"error", after},
+                               {"forward_passes", search.passes()},
+                               {"seconds", took.count()}});
         }
       }
-      if (!found.back().empty()) apply(folds[i], found.back(), weights, edits);
+      if (found.back().empty()) continue;
+      if (folds[i].kind == Fold::Kind::none)
+        apply_pre_scale(folds[i], found.back(), weights, edits);
+      else
+        apply(folds[i], found.back(), weights, edits);
     }
-    if (known == nullptr) journal.add(layer, found);
+    if (!known) journal.add(layer, found);
   }
   subject.progress.end();
   return edits;

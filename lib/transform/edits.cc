@@ -1,21 +1,18 @@
 #include "lib/transform/edits.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <set>
 
 #include "lib/base/error.h"
 #include "lib/base/file.h"
 #include "lib/base/parallel.h"
 #include "lib/calibration/collector.h"
+#include "lib/kernels/forward.h"
+#include "lib/kernels/kernels.h"
+#include "lib/kernels/source.h"
 #include "lib/pipe/handover.h"
 #include "lib/qmap/copy.h"
 #include "lib/qmap/row_jobs.h"
 #include "lib/qmap/writer.h"
-#include "lib/tensor/minifloat.h"
 
 namespace qp::transform {
 
@@ -26,27 +23,15 @@ namespace {
 constexpr uint64_t kChunkBytes = 1 << 20;
 
 void multiply(std::vector<float>& factors, const std::vector<float>& by) {
-  if (factors.empty()) factors = by;
-  else for (size_t i = 0; i < by.size(); ++i) factors[i] *= by[i];
+  if (factors.empty())
+    factors = by;
+  else
+    for (size_t i = 0; i < by.size(); ++i) factors[i] *= by[i];
 }
 
-void store_row(DType dtype, const float* values, size_t n, std::byte* out) {
-  auto* half = reinterpret_cast<uint16_t*>(out);
-  switch (dtype) {
-    case DType::f32: std::memcpy(out, values, n * 4); return;
-    case DType::bf16: for (size_t i = 0; i < n; ++i) half[i] = f32_to_bf16(values[i]); return;
-    case DType::f16: for (size_t i = 0; i < n; ++i) half[i] = f32_to_f16(values[i]); return;
-    default: throw limit_error("is " + std::string(dtype_name(dtype)) + ", whose values cannot be edited");
-  }
+bool fits(const std::vector<float>& factors, size_t n) {
+  return factors.empty() || factors.size() == n;
 }
-
-float loaded(DType dtype, const std::byte* at, size_t i) {
-  if (dtype == DType::f32) return reinterpret_cast<const float*>(at)[i];
-  uint16_t half = reinterpret_cast<const uint16_t*>(at)[i];
-  return dtype == DType::bf16 ? bf16_to_f32(half) : f16_to_f32(half);
-}
-
-bool fits(const std::vector<float>& factors, size_t n) { return factors.empty() || factors.size() == n; }
 
 }  // namespace
 
@@ -55,7 +40,8 @@ void Edits::add(const WeightUse& use, Edit edit) {
     throw defect_error("factors that do not fit " + use.tensor);
   }
   std::vector<Block>& blocks = edits_[use.tensor];
-  auto it = std::ranges::find_if(blocks, [&](const Block& b) { return b.use.first_row == use.first_row; });
+  auto it = std::ranges::find_if(blocks,
+                                 [&](const Block& b) { return b.use.first_row == use.first_row; });
   if (it == blocks.end()) {
     blocks.push_back({use, std::move(edit)});
     return;
@@ -65,6 +51,13 @@ void Edits::add(const WeightUse& use, Edit edit) {
   if (edit.turn_rows) it->edit.turn_rows = edit.turn_rows;
   if (edit.turn_cols) it->edit.turn_cols = edit.turn_cols;
   it->edit.plus = edit.plus;
+}
+
+void Edits::pre_scale(const WeightUse& use, std::vector<float> scale) {
+  std::vector<float> inverse(scale.size());
+  for (size_t c = 0; c < scale.size(); ++c) inverse[c] = 1 / scale[c];
+  add(use, {.rows = {}, .cols = std::move(inverse), .turn_rows = {}, .turn_cols = {}});
+  pre_scales_[use.tensor] = std::move(scale);
 }
 
 void Edits::inputs(const std::vector<std::string>& modules, std::vector<float> factors) {
@@ -77,7 +70,8 @@ Hash128 Edits::hash() const {
   for (const auto& [tensor, blocks] : edits_) {
     h.update(std::as_bytes(std::span(tensor)));
     for (const Block& b : blocks) {
-      uint64_t row = b.use.first_row, turned = (b.edit.turn_rows ? 1u : 0u) + (b.edit.turn_cols ? 2u : 0u);
+      uint64_t row = b.use.first_row,
+               turned = (b.edit.turn_rows ? 1u : 0u) + (b.edit.turn_cols ? 2u : 0u);
       h.update(std::as_bytes(std::span(&row, 1)));
       h.update(std::as_bytes(std::span(&turned, 1)));
       floats(b.edit.rows);
@@ -85,6 +79,10 @@ Hash128 Edits::hash() const {
       if (b.edit.turn_rows) floats(b.edit.turn_rows->signs());
       if (b.edit.turn_cols) floats(b.edit.turn_cols->signs());
     }
+  }
+  for (const auto& [tensor, scale] : pre_scales_) {
+    h.update(std::as_bytes(std::span(tensor)));
+    floats(scale);
   }
   return h.digest();
 }
@@ -113,12 +111,16 @@ class Editor {
     for (size_t i = 0; i < model_.tensors.size(); ++i) {
       Tensor& t = model_.tensors[i];
       if (!edits_.edits_.contains(t.name)) continue;
-      if (t.quantized()) throw refused(t, "is already quantized").hint("load it with qload --dequantize");
+      if (t.quantized())
+        throw refused(t, "is already quantized").hint("load it with qload --dequantize");
       t.dequantize = t.transposed = false;
       t.scheme = -1;
       t.parts = {Part{Role::data, t.dtype, t.shape, {}, nullptr}};
       t.parts[0].extent = writer_.place(*byte_size(t.dtype, t.shape));
       bytes += t.parts[0].extent.length;
+      if (auto it = edits_.pre_scales_.find(t.name); it != edits_.pre_scales_.end()) {
+        t.parts.push_back(pre_scale(t, it->second));
+      }
       edited.push_back(i);
     }
     writer_.reserve();
@@ -141,6 +143,13 @@ class Editor {
     return limit_error(why).file(store_.where(t)).tensor(t.name);
   }
 
+  // Without a quantization that keeps it, the values are data * pre_scale: the model computes as before.
+  Part pre_scale(const Tensor& t, const std::vector<float>& scale) {
+    std::vector<std::byte> bytes(scale.size() * dtype_bits(t.dtype) / 8);
+    kernels::active().from_f32(source_of(t), scale.data(), scale.size(), bytes.data());
+    return {Role::pre_scale, t.dtype, Shape{scale.size()}, writer_.append(bytes), nullptr};
+  }
+
   // Everything that stays is referred to, or copied from a qmap without a name.
   void refer() {
     Model kept = store_.model();
@@ -161,7 +170,8 @@ class Editor {
       copy_companion(store_, store_.model().companions[i], c, writer_);
     }
     writer_.reserve();
-    for (auto& [i, from] : copied) copy_tensor(store_, from, kept.tensors[i], writer_, [](uint64_t) {});
+    for (auto& [i, from] : copied)
+      copy_tensor(store_, from, kept.tensors[i], writer_, [](uint64_t) {});
     carry_calibration(store_, kept, writer_, false);
     model_ = std::move(kept);
   }
@@ -218,51 +228,64 @@ class Editor {
     return nullptr;
   }
 
-  void put(const Tensor& to, const float* x, size_t n, std::byte* out) const {
-    store_row(to.dtype, x, n, out);
-    for (size_t i = 0; i < n; ++i) {
-      if (std::isfinite(x[i]) && !std::isfinite(loaded(to.dtype, out, i))) {
-        throw limit_error("a value does not fit " + std::string(dtype_name(to.dtype)) + " once it is edited");
-      }
+  // f32 to the tensor's dtype. `values` are lost.
+  void encode(const Tensor& to, std::vector<float>& values, std::vector<std::byte>& out) const {
+    const kernels::Table& k = kernels::active();
+    kernels::Src src = source_of(to);
+    bool finite = kernels::forward().all_finite(values.data(), values.size());
+    out.resize(values.size() * dtype_bits(to.dtype) / 8);
+    k.from_f32(src, values.data(), values.size(), out.data());
+    k.to_f32(src, out.data(), values.size(), values.data());
+    if (finite && !kernels::forward().all_finite(values.data(), values.size())) {
+      throw limit_error("a value does not fit " + std::string(dtype_name(to.dtype)) +
+                        " once it is edited");
     }
+  }
+
+  static kernels::Src source_of(const Tensor& t) {
+    if (auto src = kernel_source(t.dtype)) return *src;
+    throw limit_error("is " + std::string(dtype_name(t.dtype)) + ", whose values cannot be edited");
   }
 
   void edit_rows(const Tensor& from, Tensor& to, const std::vector<Edits::Block>& blocks) {
     RowSource source(store_, from);
     size_t cols = source.cols();
-    uint64_t row_bytes = source.row_bytes(), begin = to.parts[0].extent.offset;
-    size_t chunk = std::max<size_t>(1, kChunkBytes / std::max<uint64_t>(1, row_bytes));
-    size_t chunks = (source.rows() + chunk - 1) / chunk;
+    uint64_t begin = to.parts[0].extent.offset;
+    kernels::Src src = source_of(from);
     struct Room {
-      RowScratch scratch;
-      std::vector<float> row;
+      std::vector<float> values;
       std::vector<std::byte> out;
     };
-    std::vector<Room> rooms(static_cast<size_t>(threads()));
-    parallel_for(chunks, [&](size_t i, int worker) {
-      Room& room = rooms[static_cast<size_t>(worker)];
-      size_t first = i * chunk, count = std::min<size_t>(chunk, source.rows() - first);
-      const float* data = source.get_f32(first, count, room.scratch, false);
-      room.row.resize(cols);
-      room.out.resize(count * row_bytes);
-      for (size_t r = 0; r < count; ++r) {
-        std::copy_n(data + r * cols, cols, room.row.data());
-        const Edits::Block* b = block_of(blocks, first + r);
-        if (b != nullptr) edit_row(*b, first + r - b->use.first_row, room.row.data(), cols);
-        put(to, room.row.data(), cols, room.out.data() + r * row_bytes);
+    std::vector<Room> rooms(static_cast<size_t>(ordered_slots()));
+    Hasher64 hasher;
+    auto work = [&](const RowChunk& chunk) {
+      Room& room = rooms[chunk.slot];
+      room.values.resize(chunk.count * cols);
+      kernels::active().to_f32(src, chunk.rows.data(), room.values.size(), room.values.data());
+      for (size_t r = 0; r < chunk.count; ++r) {
+        const Edits::Block* b = block_of(blocks, chunk.first + r);
+        if (b != nullptr)
+          edit_row(*b, chunk.first + r - b->use.first_row, &room.values[r * cols], cols);
       }
-      writer_.write(begin + first * row_bytes, room.out);
-      source.drop(first, count);
-    });
-    to.parts[0].extent.xxh3 = writer_.hash(to.parts[0].extent);
+      encode(to, room.values, room.out);
+    };
+    auto retire = [&](const RowChunk& chunk) {
+      const std::vector<std::byte>& out = rooms[chunk.slot].out;
+      writer_.write(begin + chunk.first * source.row_bytes(), out);
+      hasher.update(out);
+    };
+    for_row_chunks(source, kChunkBytes, work, retire);
+    to.parts[0].extent.xxh3 = hasher.digest();
     progress_.add(to.parts[0].extent.length);
   }
 
-  // Block by block (experts of a stack): all rows of one are needed at once. Rows between are copied.
+  // Block by block (experts of a stack): all rows of one are needed at once. Rows between are
+  // copied.
   void edit_whole(const Tensor& from, Tensor& to, std::vector<Edits::Block> blocks) {
     RowSource source(store_, from);
     bool vector = blocks.front().use.form == Form::values;
     size_t at = 0;
+    hasher_ = {};
     std::ranges::sort(blocks, {}, [](const Edits::Block& b) { return b.use.first_row; });
     for (const Edits::Block& b : blocks) {
       if (vector) continue;
@@ -270,64 +293,70 @@ class Editor {
       at = b.use.first_row + (b.use.transposed ? b.use.cols : b.use.rows);
       edit_part(source, to, b.use.first_row, at, &b);
     }
-    if (!vector) edit_part(source, to, at, source.rows(), nullptr);
-    else edit_vectors(source, to, blocks);
-    to.parts[0].extent.xxh3 = writer_.hash(to.parts[0].extent);
+    if (!vector)
+      edit_part(source, to, at, source.rows(), nullptr);
+    else
+      edit_vectors(source, to, blocks);
+    to.parts[0].extent.xxh3 = hasher_.digest();
     progress_.add(to.parts[0].extent.length);
   }
 
   std::vector<float> values(const RowSource& source, size_t first, size_t last) const {
     size_t cols = source.cols();
-    uint64_t need = uint64_t{last - first} * cols * (sizeof(float) + source.row_bytes() / std::max<size_t>(1, cols));
+    uint64_t need = uint64_t{last - first} * cols *
+                    (sizeof(float) + source.row_bytes() / std::max<size_t>(1, cols));
     if (need > memory_) {
       std::string least = std::to_string(need / 1'000'000 + 1) + "MB";
       throw limit_error("needs " + least + " of memory to be rotated (allowed are " +
-                        std::to_string(memory_ / 1'000'000) + "MB)").hint("use --max-memory " + least + " or more");
+                        std::to_string(memory_ / 1'000'000) + "MB)")
+          .hint("use --max-memory " + least + " or more");
     }
-    std::vector<float> all((last - first) * cols);
-    std::vector<RowScratch> scratch(static_cast<size_t>(threads()));
-    parallel_for(last - first, [&](size_t r, int worker) {
-      std::copy_n(source.get_f32(first + r, 1, scratch[static_cast<size_t>(worker)], false), cols, all.data() + r * cols);
-    });
-    return all;
+    return read_f32(source, first, last - first);
   }
 
-  void write_rows(const RowSource& source, const Tensor& to, size_t first, const std::vector<float>& all) {
-    size_t cols = source.cols(), rows = all.size() / cols, row_bytes = source.row_bytes();
-    std::vector<std::byte> out(rows * row_bytes);
-    parallel_for(rows, [&](size_t r, int) { put(to, all.data() + r * cols, cols, out.data() + r * row_bytes); });
-    writer_.write(to.parts[0].extent.offset + first * row_bytes, out);
+  // In the order of rows.
+  void write_rows(const RowSource& source, const Tensor& to, size_t first, std::vector<float> all) {
+    std::vector<std::byte> out;
+    encode(to, all, out);
+    writer_.write(to.parts[0].extent.offset + first * source.row_bytes(), out);
+    hasher_.update(out);
   }
 
   // Stored rows [first, last), by `b` or as they are.
-  void edit_part(const RowSource& source, const Tensor& to, size_t first, size_t last, const Edits::Block* b) {
+  void edit_part(const RowSource& source, const Tensor& to, size_t first, size_t last,
+                 const Edits::Block* b) {
     size_t cols = source.cols();
     if (b == nullptr) {
       size_t chunk = std::max<size_t>(1, kChunkBytes / std::max<uint64_t>(1, source.row_bytes()));
-      for (; first < last; first += chunk) write_rows(source, to, first, values(source, first, std::min(last, first + chunk)));
+      for (; first < last; first += chunk)
+        write_rows(source, to, first, values(source, first, std::min(last, first + chunk)));
       return;
     }
     std::vector<float> all = values(source, first, last);
-    parallel_for(last - first, [&](size_t r, int) { edit_row(*b, r, all.data() + r * cols, cols); });
+    parallel_for(last - first,
+                 [&](size_t r, int) { edit_row(*b, r, all.data() + r * cols, cols); });
     const auto& turn = b->use.transposed ? b->edit.turn_cols : b->edit.turn_rows;
     if (turn) turn->turn_rows(all.data(), cols);
-    write_rows(source, to, first, all);
+    write_rows(source, to, first, std::move(all));
   }
 
   // Stored as [n], [1, n], [n, 1] or in a stack of such.
-  void edit_vectors(const RowSource& source, const Tensor& to, const std::vector<Edits::Block>& blocks) {
+  void edit_vectors(const RowSource& source, const Tensor& to,
+                    const std::vector<Edits::Block>& blocks) {
     std::vector<float> all = values(source, 0, source.rows());
-    for (const Edits::Block& b : blocks) edit_row(b, 0, all.data() + b.use.first_row * b.use.cols, b.use.cols);
-    write_rows(source, to, 0, all);
+    for (const Edits::Block& b : blocks)
+      edit_row(b, 0, all.data() + b.use.first_row * b.use.cols, b.use.cols);
+    write_rows(source, to, 0, std::move(all));
   }
 
   // Sums of what enters edited linears follow.
   void statistics() {
-    if (!model_.calibration || (!edits_.drop_ && edits_.inputs_.empty())) return;
+    bool changed = edits_.drop_ || edits_.drop_caches_ || !edits_.inputs_.empty();
+    if (!model_.calibration || !changed) return;
     Calibration c = *model_.calibration;
+    if (edits_.drop_ || edits_.drop_caches_) c.caches.clear();
     if (edits_.drop_) {
       c.inputs.clear();
-      c.caches.clear();
       c.routers.clear();
     }
     std::vector<InputStatistics> inputs = std::move(c.inputs);
@@ -343,7 +372,8 @@ class Editor {
     model_.calibration = std::make_shared<const Calibration>(std::move(c));
   }
 
-  // False where the range of all channels is not their maximum: what a histogram says does not follow.
+  // False where the range of all channels is not their maximum: what a histogram says does not
+  // follow.
   bool follow(InputStatistics& s, const std::vector<float>& factors, uint64_t windows) {
     const Calibration& was = *store_.model().calibration;
     auto original = std::ranges::find(was.inputs, s.module, &InputStatistics::module);
@@ -377,9 +407,11 @@ class Editor {
   Fd fd_;
   QmapWriter writer_;
   Model model_;
+  Hasher64 hasher_;  // of the tensor that is written in parts
 };
 
-std::unique_ptr<Store> edited(const Store& store, const Edits& edits, uint64_t memory, Progress& progress) {
+std::unique_ptr<Store> edited(const Store& store, const Edits& edits, uint64_t memory,
+                              Progress& progress) {
   return Editor(store, edits, memory, progress).run();
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "lib/engine/ops/attention.h"
 #include "lib/engine/ops/linear.h"
 #include "lib/engine/ops/moe.h"
 #include "lib/engine/ops/norm.h"
@@ -50,10 +51,12 @@ class Finder {
   std::optional<Fold> producer(Value v) const {
     std::vector<uint32_t> of(graph_.width(v));
     std::iota(of.begin(), of.end(), 0u);
+    bool cached = false;
     while (v != graph_.input()) {
       const Node& node = maker(v);
       if (const Norm* norm = as<Norm>(node)) return of_norm(*norm, std::move(of));
-      if (as<Linear>(node) != nullptr) return of_linear(node, std::move(of));
+      if (as<Linear>(node) != nullptr) return of_linear(node, std::move(of), cached);
+      cached = cached || as<engine::Attention>(node) != nullptr;
       size_t input = 0;
       std::vector<uint32_t> carried;
       while (input < node.in.size() && (carried = node.op->carries(input)).empty()) ++input;
@@ -89,8 +92,9 @@ class Finder {
     return f;
   }
 
-  static Fold of_linear(const Node& node, std::vector<uint32_t> of) {
+  static Fold of_linear(const Node& node, std::vector<uint32_t> of, bool cached) {
     Fold f;
+    f.cached = cached;
     f.kind = Fold::Kind::linear;
     f.producer = node.op->weights[0];
     f.channels = f.producer.rows;
@@ -108,7 +112,8 @@ class Finder {
       for (size_t i = 0; i < node.op->linears.size(); ++i) {
         const engine::LinearUse& linear = node.op->linears[i];
         bool down = expert && i + 1 == node.op->linears.size();
-        if (!down) fold.consumers.push_back({r.node, i, node.op->weights[i], linear.module, linear.input});
+        if (!down)
+          fold.consumers.push_back({r.node, i, node.op->weights[i], linear.module, linear.input});
       }
     }
     return !fold.consumers.empty();
@@ -127,7 +132,8 @@ class Finder {
     f.channels = f.producer.rows;
     f.of.resize(f.channels);
     std::iota(f.of.begin(), f.of.end(), 0u);
-    f.consumers = {{n, 2, node.op->weights[2], node.op->linears[2].module, node.op->linears[2].input}};
+    f.consumers = {
+        {n, 2, node.op->weights[2], node.op->linears[2].module, node.op->linears[2].input}};
     folds_.push_back(std::move(f));
   }
 
@@ -142,6 +148,32 @@ std::vector<float> Fold::spread(const std::vector<float>& factors) const {
   std::vector<float> result(of.size());
   for (size_t c = 0; c < of.size(); ++c) result[c] = factors[of[c]];
   return result;
+}
+
+std::vector<Fold> find_unfolded(const Graph& layer, const std::vector<Fold>& folds) {
+  std::vector<Fold> found;
+  for (size_t n = 0; n < layer.nodes().size(); ++n) {
+    const Node& node = layer.nodes()[n];
+    if (as<Linear>(node) == nullptr) continue;
+    const engine::WeightUse& use = node.op->weights[0];
+    bool folded = std::ranges::any_of(folds, [&](const Fold& f) {
+      return std::ranges::any_of(f.consumers, [&](const Consumer& c) { return c.node == n; });
+    });
+    if (folded || use.part || use.transposed || node.op->linears.empty()) continue;
+    auto it = std::ranges::find(found, node.in[0], &Fold::value);
+    if (it == found.end()) {
+      Fold f;
+      f.kind = Fold::Kind::none;
+      f.channels = use.cols;
+      f.of.resize(use.cols);
+      std::iota(f.of.begin(), f.of.end(), 0u);
+      f.value = node.in[0];
+      it = found.insert(found.end(), std::move(f));
+    }
+    const engine::LinearUse& linear = node.op->linears[0];
+    it->consumers.push_back({n, 0, use, linear.module, linear.input});
+  }
+  return found;
 }
 
 std::vector<Fold> find_folds(const Graph& layer) { return Finder(layer).find(); }

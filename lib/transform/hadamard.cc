@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "lib/base/parallel.h"
+#include "lib/base/random.h"
 
 namespace qp::transform {
 namespace {
@@ -33,14 +34,6 @@ std::vector<int> conference(size_t q, int border) {
     for (size_t j = 1; j <= q; ++j) m[i * (q + 1) + j] = chi[(i + q - j) % q];
   }
   return m;
-}
-
-// splitmix64 of a counter: the same on every machine.
-uint64_t mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  return x ^ (x >> 31);
 }
 
 // The order of the dense factor: order = dense * 2^k with k as large as a construction allows.
@@ -93,7 +86,8 @@ Rotation::Rotation(size_t n, size_t blocks, uint64_t seed)
   }
   kernel_ = hadamard(dense_);
   auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(order_)));
-  for (size_t i = 0; i < n; ++i) signs_[i] = mix(seed * 0x10001 + i) >> 63 ? -scale : scale;
+  for (size_t i = 0; i < n; ++i)
+    signs_[i] = SplitMix64(seed * 0x10001 + i).next() >> 63 ? -scale : scale;
 }
 
 // H x for x of order() groups of `stride` values side by side, in place.

@@ -1,5 +1,5 @@
-// Orthogonal matrices that are cheap to apply: signs and Hadamard matrices of any order that Sylvester's
-// and Paley's constructions reach.
+// Orthogonal matrices that are cheap to apply: signs and Hadamard matrices of any order that
+// Sylvester's and Paley's constructions reach.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +14,8 @@ class Rotation {
   // `blocks` blocks of `n` channels, each with the same Q. The signs follow from the seed alone.
   Rotation(size_t n, size_t blocks, uint64_t seed);
   size_t channels() const { return n_ * blocks_; }
-  // The largest part of a block that is rotated as one: n, unless no Hadamard matrix of that order is
-  // known here; then the largest power of two that divides n.
+  // The largest part of a block that is rotated as one: n, unless no Hadamard matrix of that order
+  // is known here; then the largest power of two that divides n.
   size_t order() const { return order_; }
   const std::vector<float>& signs() const { return signs_; }
 
@@ -32,8 +32,8 @@ class Rotation {
   std::vector<float> signs_;           // [n]
 };
 
-// A Hadamard matrix of order n (+-1, rows of n), or empty where neither construction gives one: 1, 2;
-// q + 1 for a prime q = 3 mod 4 (Paley I), 2 (q + 1) for a prime q = 1 mod 4 (Paley II).
+// A Hadamard matrix of order n (+-1, rows of n), or empty where neither construction gives one: 1,
+// 2; q + 1 for a prime q = 3 mod 4 (Paley I), 2 (q + 1) for a prime q = 1 mod 4 (Paley II).
 std::vector<int8_t> hadamard(size_t n);
 
 }  // namespace qp::transform

@@ -12,12 +12,15 @@ using engine::ConstMatrix, engine::Graph, engine::Matrix, engine::Node, engine::
 
 namespace {
 
-bool is_expert(const Node& node) { return dynamic_cast<const engine::Expert*>(node.op.get()) != nullptr; }
+bool is_expert(const Node& node) {
+  return dynamic_cast<const engine::Expert*>(node.op.get()) != nullptr;
+}
 
 // A change is not followed past these: what it adds to, whom it routes to.
 bool ends(const Node& node) {
   const engine::Op* op = node.op.get();
-  return dynamic_cast<const engine::Add*>(op) != nullptr || dynamic_cast<const engine::Route*>(op) != nullptr ||
+  return dynamic_cast<const engine::Add*>(op) != nullptr ||
+         dynamic_cast<const engine::Route*>(op) != nullptr ||
          dynamic_cast<const engine::Zeros*>(op) != nullptr || is_expert(node);
 }
 
@@ -65,7 +68,8 @@ std::vector<Region> find_regions(const Graph& graph, const std::vector<Consumer>
     std::set<size_t> nodes = grow(graph, seed.node);
     std::vector<Consumer> of = {seed};
     std::erase_if(grown, [&](auto& other) {
-      if (std::ranges::none_of(other.first, [&](size_t n) { return nodes.contains(n); })) return false;
+      if (std::ranges::none_of(other.first, [&](size_t n) { return nodes.contains(n); }))
+        return false;
       nodes.insert(other.first.begin(), other.first.end());
       of.insert(of.end(), other.second.begin(), other.second.end());
       return true;
@@ -89,7 +93,8 @@ ConstMatrix RegionRunner::get(Value v, const std::vector<ConstMatrix>& inputs, s
   return {x.data(), rows, layer_.width(v)};
 }
 
-void RegionRunner::run(const engine::Step& step, const std::vector<std::vector<engine::Weight>>& weights,
+void RegionRunner::run(const engine::Step& step,
+                       const std::vector<std::vector<engine::Weight>>& weights,
                        const std::vector<ConstMatrix>& inputs) {
   rows_ = step.batch.rows();
   for (size_t i = 0; i < region_.nodes.size(); ++i) {

@@ -1,5 +1,5 @@
-// The part of a layer that a change of some matrices shows in, up to where it joins the hidden states:
-// a whole attention for q, k and v, an MLP for gate and up, one expert, or a matrix alone.
+// The part of a layer that a change of some matrices shows in, up to where it joins the hidden
+// states: a whole attention for q, k and v, an MLP for gate and up, one expert, or a matrix alone.
 #pragma once
 
 #include <map>
@@ -11,10 +11,10 @@
 namespace qp::transform {
 
 struct Region {
-  std::vector<size_t> nodes;          // ascending
-  std::vector<engine::Value> inputs;  // made outside; without the running sum of experts
+  std::vector<size_t> nodes;           // ascending
+  std::vector<engine::Value> inputs;   // made outside; without the running sum of experts
   std::vector<engine::Value> outputs;  // read outside
-  std::vector<Consumer> seeds;        // the matrices it grew from
+  std::vector<Consumer> seeds;         // the matrices it grew from
 };
 
 // The regions of these matrices; those that overlap are one.
@@ -30,7 +30,8 @@ class RegionRunner {
   engine::ConstMatrix output(size_t i) const;
 
  private:
-  engine::ConstMatrix get(engine::Value v, const std::vector<engine::ConstMatrix>& inputs, size_t rows);
+  engine::ConstMatrix get(engine::Value v, const std::vector<engine::ConstMatrix>& inputs,
+                          size_t rows);
 
   const engine::Graph& layer_;
   const Region& region_;

@@ -1,5 +1,5 @@
-// Rotations that need nothing at run time (QuaRot, SpinQuant without "had"; reference/int4-formats.md
-// 2.9, steps 0 to 2).
+// Rotations that need nothing at run time (QuaRot, SpinQuant without "had";
+// reference/int4-formats.md 2.9, steps 0 to 2).
 #include <algorithm>
 #include <set>
 
@@ -23,7 +23,8 @@ uint64_t seed_of(const AlgorithmStep& step) {
   return static_cast<uint64_t>(step.number("seed", 0, 0, 4294967295.0));
 }
 
-[[noreturn]] void refuse(const Subject& subject, const std::string& tensor, const std::string& why) {
+[[noreturn]] void refuse(const Subject& subject, const std::string& tensor,
+                         const std::string& why) {
   throw usage_error("rotate: " + why).file(subject.store.label()).tensor(tensor);
 }
 
@@ -31,10 +32,12 @@ uint64_t seed_of(const AlgorithmStep& step) {
 void refuse_other_readers(const Subject& subject) {
   for (const PlanEntry& e : subject.plan.entries) {
     if (e.info.kind == ModuleKind::vision) {
-      refuse(subject, e.tensor->name, "a tower of another modality writes to the hidden states unrotated");
+      refuse(subject, e.tensor->name,
+             "a tower of another modality writes to the hidden states unrotated");
     }
     if (e.info.kind == ModuleKind::mtp) {
-      refuse(subject, e.tensor->name, "multi-token-prediction layers would read rotated hidden states");
+      refuse(subject, e.tensor->name,
+             "multi-token-prediction layers would read rotated hidden states");
     }
   }
 }
@@ -77,13 +80,16 @@ class Hidden {
   void written_by(const WeightUse& use) {
     edits_.add(use, {.rows = {}, .cols = {}, .turn_rows = turn_, .turn_cols = {}});
   }
-  void written_by_bias(WeightUse use) { edits_.add(use, {.rows = {}, .cols = {}, .turn_rows = {}, .turn_cols = turn_}); }
+  void written_by_bias(WeightUse use) {
+    edits_.add(use, {.rows = {}, .cols = {}, .turn_rows = {}, .turn_cols = turn_});
+  }
 
   // The weight of a norm, which becomes 1.
   std::vector<float> take_gamma(const Norm& norm) {
     const WeightUse& use = norm.weights[0];
     if (norm.spec().kind == engine::NormSpec::Kind::layer) {
-      refuse(use.tensor, "LayerNorm takes the mean off, which a rotation moves (RMSNorm models only)");
+      refuse(use.tensor,
+             "LayerNorm takes the mean off, which a rotation moves (RMSNorm models only)");
     }
     if (use.cols != model_->hidden) refuse(use.tensor, "is a norm of parts of the hidden states");
     float plus = norm.spec().kind == engine::NormSpec::Kind::rms_plus_one ? 1 : 0;
@@ -93,7 +99,9 @@ class Hidden {
       if (g == 0) refuse(use.tensor, "a weight of this norm is 0");
       inverse.push_back(1 / g);
     }
-    edits_.add(use, {.rows = {}, .cols = std::move(inverse), .plus = plus, .turn_rows = {}, .turn_cols = {}});
+    edits_.add(
+        use,
+        {.rows = {}, .cols = std::move(inverse), .plus = plus, .turn_rows = {}, .turn_cols = {}});
     return gamma;
   }
 
@@ -103,11 +111,13 @@ class Hidden {
     std::set<Value> normed;
     std::map<Value, std::vector<float>> gamma;
     for (const Node& node : g.nodes()) {
-      if (const auto* norm = dynamic_cast<const Norm*>(node.op.get()); norm && hidden.contains(node.in[0])) {
+      if (const auto* norm = dynamic_cast<const Norm*>(node.op.get());
+          norm && hidden.contains(node.in[0])) {
         gamma[node.out] = take_gamma(*norm);
         continue;
       }
-      if (dynamic_cast<const engine::Add*>(node.op.get()) != nullptr && hidden.contains(node.in[0])) {
+      if (dynamic_cast<const engine::Add*>(node.op.get()) != nullptr &&
+          hidden.contains(node.in[0])) {
         branch(g, node.in[1]);
         hidden.insert(node.out);
         continue;
@@ -116,7 +126,8 @@ class Hidden {
     }
   }
 
-  void reader(const Node& node, const std::set<Value>& hidden, const std::map<Value, std::vector<float>>& gamma) {
+  void reader(const Node& node, const std::set<Value>& hidden,
+              const std::map<Value, std::vector<float>>& gamma) {
     if (dynamic_cast<const engine::Zeros*>(node.op.get()) != nullptr) return;
     for (size_t i = 0; i < node.in.size(); ++i) {
       auto normed = gamma.find(node.in[i]);
@@ -124,7 +135,8 @@ class Hidden {
       std::vector<float> scale = normed == gamma.end() ? std::vector<float>() : normed->second;
       bool expert = dynamic_cast<const Expert*>(node.op.get()) != nullptr;
       if (i != 0 || (!expert && dynamic_cast<const Linear*>(node.op.get()) == nullptr)) {
-        refuse(node.op->weights.empty() ? "" : node.op->weights[0].tensor, "an op that is no matrix reads the hidden states");
+        refuse(node.op->weights.empty() ? "" : node.op->weights[0].tensor,
+               "an op that is no matrix reads the hidden states");
       }
       size_t n = node.op->linears.size();
       for (size_t k = 0; k < (expert ? n - 1 : n); ++k) read_by(node.op->weights[k], scale);
@@ -139,7 +151,8 @@ class Hidden {
       branch(g, node.in[0]);
       return branch(g, node.in[1]);
     }
-    if (dynamic_cast<const engine::SigmoidScale*>(node.op.get()) != nullptr) return branch(g, node.in[0]);
+    if (dynamic_cast<const engine::SigmoidScale*>(node.op.get()) != nullptr)
+      return branch(g, node.in[0]);
     if (dynamic_cast<const Linear*>(node.op.get()) != nullptr) {
       written_by(node.op->weights[0]);
       if (node.op->weights.size() > 1) written_by_bias(node.op->weights[1]);
@@ -152,7 +165,8 @@ class Hidden {
       return branch(g, node.in[2]);
     }
     refuse(node.op->weights.empty() ? "" : node.op->weights[0].tensor,
-           "stands between the matrices that write the hidden states and these (a norm after a block)");
+           "stands between the matrices that write the hidden states and these (a norm after a "
+           "block)");
   }
 
   void head() {
@@ -182,8 +196,8 @@ Edits rotate_hidden(const Subject& subject) {
   return Hidden(subject, seed_of(subject.step("rotate"))).run();
 }
 
-// R2: the values of each key/value head, and the columns of the matrix that reads what attention makes
-// of them. Left out where the rows of a head's values do not lie together (DeepSeek).
+// R2: the values of each key/value head, and the columns of the matrix that reads what attention
+// makes of them. Left out where the rows of a head's values do not lie together (DeepSeek).
 Edits rotate_values(const Subject& subject) {
   AlgorithmStep step = subject.step("rotate");
   Edits edits;
@@ -194,10 +208,13 @@ Edits rotate_values(const Subject& subject) {
     Graph g = model->layer(layer);
     for (const Fold& fold : find_folds(g)) {
       if (fold.inside || fold.kind != Fold::Kind::linear) continue;
-      const auto* attention = dynamic_cast<const engine::Attention*>(g.nodes()[fold.value - 1].op.get());
+      const auto* attention =
+          dynamic_cast<const engine::Attention*>(g.nodes()[fold.value - 1].op.get());
       if (attention == nullptr) continue;
-      size_t dim = attention->spec().value_dim, first = fold.of.front(), n = fold.of.back() + 1 - first;
-      bool together = n == attention->spec().kv_heads * dim && first % n == 0 && !fold.producer.transposed;
+      size_t dim = attention->spec().value_dim, first = fold.of.front(),
+             n = fold.of.back() + 1 - first;
+      bool together =
+          n == attention->spec().kv_heads * dim && first % n == 0 && !fold.producer.transposed;
       if (!together) continue;
       uint64_t seed = seed_of(step) + 1 + layer;
       auto rows = std::make_shared<Rotation>(dim, n / dim, seed);
@@ -210,7 +227,8 @@ Edits rotate_values(const Subject& subject) {
         WeightUse bias{fold.bias->tensor, Form::values, 1, n, false, true, first / n};
         edits.add(bias, {.rows = {}, .cols = {}, .turn_rows = {}, .turn_cols = rows});
       }
-      for (const Consumer& c : fold.consumers) edits.add(c.use, {.rows = {}, .cols = {}, .turn_rows = {}, .turn_cols = cols});
+      for (const Consumer& c : fold.consumers)
+        edits.add(c.use, {.rows = {}, .cols = {}, .turn_rows = {}, .turn_cols = cols});
     }
   }
   return edits;

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <cmath>
 #include <fstream>
 
 #include "lib/base/error.h"
@@ -39,8 +41,11 @@ ScaleJournal::ScaleJournal(const Subject& subject, const Windows& windows) {
   if (std::getline(in, line) && line == run) {
     while (std::getline(in, line) && !in.eof()) {
       Json j = Json::parse(line, nullptr, false);
-      if (!j.is_object() || !j.contains("layer") || !j.contains("factors")) break;
-      layers_[j["layer"].get<size_t>()] = j["factors"].get<std::vector<std::vector<float>>>();
+      try {
+        layers_[j.at("layer").get<size_t>()] = j.at("factors").get<Factors>();
+      } catch (const nlohmann::json::exception&) {
+        break;  // damaged: what follows is searched again
+      }
       kept.push_back(line);
     }
   }
@@ -50,12 +55,20 @@ ScaleJournal::ScaleJournal(const Subject& subject, const Windows& windows) {
   if (!out) throw system_error("cannot write", errno).file(path_);
 }
 
-const std::vector<std::vector<float>>* ScaleJournal::find(size_t layer) const {
+std::optional<ScaleJournal::Factors> ScaleJournal::find(size_t layer,
+                                                        const std::vector<Fold>& folds) const {
   auto it = layers_.find(layer);
-  return it == layers_.end() ? nullptr : &it->second;
+  if (it == layers_.end() || it->second.size() != folds.size()) return std::nullopt;
+  for (size_t i = 0; i < folds.size(); ++i) {
+    const std::vector<float>& f = it->second[i];
+    bool size = f.empty() || f.size() == folds[i].channels;
+    if (!size || !std::ranges::all_of(f, [](float x) { return x > 0 && std::isfinite(x); }))
+      return std::nullopt;
+  }
+  return it->second;
 }
 
-void ScaleJournal::add(size_t layer, const std::vector<std::vector<float>>& factors) {
+void ScaleJournal::add(size_t layer, const Factors& factors) {
   if (path_.empty()) return;
   Json all = Json::array();
   for (const auto& f : factors) all.push_back(exact(f));
@@ -66,7 +79,8 @@ void ScaleJournal::add(size_t layer, const std::vector<std::vector<float>>& fact
 }
 
 JournalScope::~JournalScope() {
-  if (!partial_.empty() && access(partial_.c_str(), F_OK) != 0) unlink(ScaleJournal::path(partial_).c_str());
+  if (!partial_.empty() && access(partial_.c_str(), F_OK) != 0)
+    unlink(ScaleJournal::path(partial_).c_str());
 }
 
 }  // namespace qp::transform

@@ -32,10 +32,13 @@ std::vector<float> channel_amax(const Store& store, const std::string& module) {
   if (calibration) {
     for (const InputStatistics& s : calibration->inputs) {
       if (std::ranges::find(s.readers, module) == s.readers.end() || s.rows == 0) continue;
+      if (calibration->windows == 0) break;
       return unpack(s, store.stored(s.extent), calibration->windows).amax;
     }
   }
-  throw usage_error("smoothquant needs statistics of its input")
+  bool imported = calibration && calibration->windows == 0;
+  throw usage_error(imported ? "smoothquant needs max |x| of its input, which an importance matrix does not have"
+                             : "smoothquant needs statistics of its input")
       .file(store.label())
       .tensor(module)
       .hint("run qcalibrate on the model first and quantize its result");

@@ -1,9 +1,11 @@
 #include "lib/transform/transform.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "lib/algorithm/activations.h"
 #include "lib/base/error.h"
-#include "lib/tensor/minifloat.h"
+#include "lib/scheme/numerics.h"
 #include "lib/transform/steps.h"
 
 namespace qp::transform {
@@ -14,19 +16,17 @@ struct Step {
   Edits (*run)(const Subject&);
 };
 
-// In the order in which they are done, whatever the order in which they are named: statistics do not
-// outlive a rotation, and AWQ weighs what is left.
-constexpr Step kSteps[] = {
-    {"rotate", rotate_hidden}, {"rotate", rotate_values}, {"smoothquant", smoothquant}, {"awq", awq}};
+// In the order in which they are done, whatever the order in which they are named: statistics do
+// not outlive a rotation, and AWQ weighs what is left.
+constexpr Step kSteps[] = {{"rotate", rotate_hidden},
+                           {"rotate", rotate_values},
+                           {"smoothquant", smoothquant},
+                           {"awq", awq}};
 
 const AlgorithmStep* find_step(const std::vector<AlgorithmStep>& steps, std::string_view name) {
-  auto it = std::ranges::find_if(steps, [&](const AlgorithmStep& s) { return s.algorithm->name == name; });
+  auto it = std::ranges::find_if(steps,
+                                 [&](const AlgorithmStep& s) { return s.algorithm->name == name; });
   return it == steps.end() ? nullptr : &*it;
-}
-
-float rounded_to(DType dtype, float x) {
-  if (dtype == DType::bf16) return bf16_to_f32(f32_to_bf16(x));
-  return dtype == DType::f16 ? f16_to_f32(f32_to_f16(x)) : x;
 }
 
 }  // namespace
@@ -41,9 +41,15 @@ Subject::Subject(const Store& s, const Plan& p, const Options& o, Progress& r)
   }
 }
 
+bool Subject::uses(std::string_view name) const {
+  return std::ranges::any_of(parsed_,
+                             [&](const auto& p) { return find_step(p.second, name) != nullptr; });
+}
+
 const PlanEntry* Subject::entry(const std::string& module, std::string_view name) const {
   auto it = by_module_.find(module);
-  bool has = it != by_module_.end() && find_step(parsed_.at(it->second->algorithm), name) != nullptr;
+  bool has =
+      it != by_module_.end() && find_step(parsed_.at(it->second->algorithm), name) != nullptr;
   return has ? it->second : nullptr;
 }
 
@@ -62,6 +68,38 @@ AlgorithmStep Subject::step(std::string_view name) const {
   return *first;
 }
 
+namespace {
+
+std::string observer(const Calibration& c) {
+  return json_string(c.options.value("observer", Json::object()), "name", "max");
+}
+
+// Static scales need statistics that outlive the steps: none outlive a rotation, and of what an
+// observer found only the maximum follows the factors of channels.
+void check_static(const Subject& subject) {
+  const auto& calibration = subject.store.model().calibration;
+  for (const PlanEntry& e : subject.plan.entries) {
+    if (e.scheme < 0 || !needs_calibration(subject.scheme(e))) continue;
+    std::string why;
+    if (subject.uses("rotate")) {
+      why = "which do not outlive a rotation";
+    } else if (calibration && observer(*calibration) != "max") {
+      why = "and those of observer " + observer(*calibration) +
+            " do not follow when channels are scaled";
+    }
+    if (why.empty()) continue;
+    throw usage_error("its scheme " + subject.scheme(e).name + " needs statistics of its input, " +
+                      why)
+        .file(subject.store.label())
+        .tensor(e.tensor->name)
+        .hint(
+            "take the steps first (-s none -a ..), run qcalibrate on the result, then quantize "
+            "that");
+  }
+}
+
+}  // namespace
+
 bool wanted(const Plan& plan) {
   return std::ranges::any_of(plan.entries, [](const PlanEntry& e) {
     return !e.algorithm.empty() && parse_algorithm(e.algorithm).front().algorithm->edits;
@@ -70,15 +108,14 @@ bool wanted(const Plan& plan) {
 
 std::unique_ptr<Store> transform(const Store& store, const Plan& plan, const Options& options,
                                  Progress& progress, Hash128& hash) {
+  Subject first(store, plan, options, progress);
+  check_static(first);
   std::unique_ptr<Store> current;
   Hasher128 all;
   for (const Step& step : kSteps) {
-    bool named = std::ranges::any_of(plan.entries, [&](const PlanEntry& e) {
-      return !e.algorithm.empty() && find_step(parse_algorithm(e.algorithm), step.name) != nullptr;
-    });
-    if (!named) continue;
+    if (!first.uses(step.name)) continue;
     const Store& before = current ? *current : store;
-    Edits edits = step.run(Subject(before, plan, options, progress));
+    Edits edits = step.run(current ? Subject(before, plan, options, progress) : first);
     Hash128 h = edits.hash();
     all.update(std::as_bytes(std::span(&h, 1)));
     auto next = edited(before, edits, options.memory, progress);
@@ -89,7 +126,23 @@ std::unique_ptr<Store> transform(const Store& store, const Plan& plan, const Opt
   return current;
 }
 
-void apply(const Fold& fold, std::vector<float> scales, const engine::WeightSource& weights, Edits& edits) {
+void apply_pre_scale(const Fold& fold, const std::vector<float>& scales,
+                     const engine::WeightSource& weights, Edits& edits) {
+  std::vector<std::string> modules;
+  std::vector<float> used(scales.size(), 1.0f);
+  for (const Consumer& c : fold.consumers) {
+    for (size_t i = 0; i < scales.size(); ++i) {
+      float p = numerics::round_to(weights.dtype(c.use), 1 / scales[i]);
+      used[i] = std::isfinite(1 / p) && p > 0 ? p : 1;
+    }
+    edits.pre_scale(c.use, used);
+    modules.push_back(c.module);
+  }
+  edits.inputs(modules, used);
+}
+
+void apply(const Fold& fold, std::vector<float> scales, const engine::WeightSource& weights,
+           Edits& edits) {
   std::vector<bool> read(fold.channels);  // the others stay
   for (uint32_t c : fold.of) read[c] = true;
   for (size_t i = 0; i < scales.size(); ++i) scales[i] = read[i] ? scales[i] : 1;
@@ -99,7 +152,8 @@ void apply(const Fold& fold, std::vector<float> scales, const engine::WeightSour
     engine::Weight norm = weights.load(fold.producer, gemm::Precision::f32);
     DType dtype = weights.dtype(fold.producer);
     for (size_t i = 0; i < scales.size(); ++i) {
-      float was = norm.values[i] + fold.plus, is = rounded_to(dtype, was / scales[i] - fold.plus) + fold.plus;
+      float was = norm.values[i] + fold.plus,
+            is = numerics::round_to(dtype, was / scales[i] - fold.plus) + fold.plus;
       scales[i] = was == 0 || is == 0 ? 1 : was / is;
     }
   }
@@ -107,7 +161,8 @@ void apply(const Fold& fold, std::vector<float> scales, const engine::WeightSour
   divided.plus = fold.plus;
   (fold.kind == Fold::Kind::norm ? divided.cols : divided.rows) = inverse;
   edits.add(fold.producer, divided);
-  if (fold.bias) edits.add(*fold.bias, {.rows = {}, .cols = inverse, .turn_rows = {}, .turn_cols = {}});
+  if (fold.bias)
+    edits.add(*fold.bias, {.rows = {}, .cols = inverse, .turn_rows = {}, .turn_cols = {}});
   std::vector<float> spread = fold.spread(scales);
   std::vector<std::string> modules;
   for (const Consumer& c : fold.consumers) {
@@ -115,6 +170,7 @@ void apply(const Fold& fold, std::vector<float> scales, const engine::WeightSour
     modules.push_back(c.module);
   }
   edits.inputs(modules, fold.spread(inverse));
+  if (fold.cached) edits.drop_caches();
 }
 
 }  // namespace qp::transform

@@ -1,6 +1,6 @@
-// The steps of an algorithm that come before codes are chosen: each makes edits of the model, and the
-// next step (or what rounds) sees the edited model. One step is one file with a class and a line in
-// transform.cc.
+// The steps of an algorithm that come before codes are chosen: each makes edits of the model, and
+// the next step (or what rounds) sees the edited model. One step is one file with a class and a
+// line in transform.cc.
 #pragma once
 
 #include <functional>
@@ -20,11 +20,11 @@
 namespace qp::transform {
 
 struct Options {
-  uint64_t memory = uint64_t{4} << 30;        // anonymous bytes that running the model may use
+  uint64_t memory = uint64_t{4} << 30;  // anonymous bytes that running the model may use
   gemm::Precision precision = gemm::Precision::bf16;  // of its products
-  std::string journal;                        // FILE.partial; "": what was found is not kept
+  std::string journal;  // FILE.partial; "": what was found is not kept
   bool resume = false;
-  std::function<void(const Json&)> log;       // a line per decision
+  std::function<void(const Json&)> log;  // a line per decision
   std::function<void(const std::string&)> warn;
 };
 
@@ -33,11 +33,16 @@ class Subject {
  public:
   Subject(const Store& store, const Plan& plan, const Options& options, Progress& progress);
 
-  // The entry whose weights a module's matrix is, if it is quantized by an algorithm with step `name`;
-  // null otherwise.
+  // The entry whose weights a module's matrix is, if it is quantized by an algorithm with step
+  // `name`; null otherwise.
   const PlanEntry* entry(const std::string& module, std::string_view name) const;
-  const Scheme& scheme(const PlanEntry& e) const { return plan.schemes[static_cast<size_t>(e.scheme)]; }
-  // The step as the plan's algorithms have it. Errors: usage, where they do not agree on its options.
+  const Scheme& scheme(const PlanEntry& e) const {
+    return plan.schemes[static_cast<size_t>(e.scheme)];
+  }
+  // Whether any of the plan's algorithms has the step.
+  bool uses(std::string_view name) const;
+  // The step as the plan's algorithms have it. Errors: usage, where they do not agree on its
+  // options.
   AlgorithmStep step(std::string_view name) const;
 
   const Store& store;

@@ -7,13 +7,22 @@
 
 #include "lib/base/error.h"
 #include "lib/kernels/kernels.h"
-#include "lib/qmap/row_jobs.h"
+#include "lib/kernels/source.h"
+#include "lib/tensor/ggml_type.h"
 #include "lib/tensor/minifloat.h"
+#include "lib/verify/ggml_blocks.h"
 
 namespace qp {
 namespace {
 
 constexpr uint64_t kChunk = 4 << 20;
+
+// Rules whose findings rows that were not read could add to, or undo. Scales are read whole, but in
+// blocks of ggml.
+bool depends_on_rows(std::string_view rule) {
+  static constexpr std::string_view kRules[] = {"nan-code", "equal-codes", "saturated", "nan-weight", "all-zero", "nan-scale"};
+  return std::ranges::find(kRules, rule) != std::end(kRules);
+}
 
 std::string count_of(uint64_t n, const char* one, const char* many) {
   return std::to_string(n) + " " + (n == 1 ? one : many);
@@ -21,8 +30,8 @@ std::string count_of(uint64_t n, const char* one, const char* many) {
 
 class Checker {
  public:
-  Checker(const Store& store, const Tensor& t, NumberStats& stats)
-      : store_(store), t_(t), stats_(stats) {}
+  Checker(const Store& store, const Tensor& t, NumberStats& stats, const Sampling& sampling)
+      : store_(store), t_(t), stats_(stats), sampling_(sampling) {}
 
   std::vector<Finding> run() {
     if (t_.scheme >= 0) {
@@ -36,8 +45,15 @@ class Checker {
     }
     return std::move(findings_);
   }
+  // Whether rows that were left out could change what was found.
+  bool sampled() const { return sampled_; }
 
  private:
+  RowSample sample_of(const RowSource& source, uint64_t cols) {
+    RowSample sample(sampling_, t_.name, source.rows(), cols);
+    sampled_ = sampled_ || !sample.whole();
+    return sample;
+  }
   void add(Severity severity, const char* rule, std::string what, const char* hint = "") {
     findings_.push_back({severity, rule, t_.name, std::move(what), hint});
   }
@@ -52,6 +68,13 @@ class Checker {
       float v = values.empty() ? NAN : values.front();
       if (!std::isfinite(v) || v <= 0) add(Severity::error, "global-scale", "its global scale is " + std::to_string(v));
     }
+    if (const Part* p = t_.part(Role::scale_2)) {
+      for (float v : floats_of(*p)) {
+        if (std::isfinite(v) && v >= 0) continue;
+        add(Severity::error, "global-scale", "its second scale is " + std::to_string(v), "quantize the tensor again");
+        break;
+      }
+    }
     for (Role role : {Role::input_scale, Role::input_global_scale}) {
       if (const Part* p = t_.part(role)) calibrated(*p);
     }
@@ -62,12 +85,13 @@ class Checker {
     int bits = s.weights.num_bits;
     size_t n = size_t{1} << bits;
     stats_.histogram.assign(n, 0);
-    stats_.count = t_.shape.elements().value_or(0);
     uint64_t cols = t_.coded_shape().cols();
     RowSource source(store_, p);
+    RowSample sample = sample_of(source, cols);
+    stats_.count = sample.rows() * cols;
     std::mutex mutex;
-    for_row_chunks(
-        source, kChunk,
+    for_sampled_rows(
+        source, sample, kChunk,
         [&](const RowChunk& c) {
           std::vector<uint64_t> mine(n, 0);
           // Rows without unused bits are one row: a histogram has a price per call.
@@ -80,8 +104,7 @@ class Checker {
           }
           std::lock_guard lock(mutex);
           for (size_t k = 0; k < n; ++k) stats_.histogram[k] += mine[k];
-        },
-        nullptr);
+        });
     const auto& h = stats_.histogram;
     if (s.code_kind() == CodeKind::e4m3) {
       if (uint64_t nan = h[0x7f] + h[0xff]) {
@@ -209,11 +232,10 @@ class Checker {
     float largest = 0;
     uint64_t first_bad = ~uint64_t{0};
     std::mutex mutex;
-    kernels::Src src = t_.dtype == DType::bf16  ? kernels::Src::bf16
-                       : t_.dtype == DType::f16 ? kernels::Src::f16
-                                                : kernels::Src::f32;
-    for_row_chunks(
-        source, kChunk,
+    kernels::Src src = kernel_source(t_.dtype).value_or(kernels::Src::f32);  // F64 has a way of its own
+    RowSample sample = sample_of(source, source.cols());
+    for_sampled_rows(
+        source, sample, kChunk,
         [&](const RowChunk& c) {
           if (t_.dtype == DType::f64) return f64_rows(c.first, c.rows, mutex, any);
           uint64_t n = c.count * source.cols();
@@ -226,10 +248,9 @@ class Checker {
           stats_.nonfinite += bad;
           if (bad > 0) first_bad = std::min(first_bad, c.first + row);
           if (std::isfinite(m)) largest = std::max(largest, m);
-        },
-        nullptr);
+        });
     stats_.scale_max = largest;
-    stats_.count = t_.shape.elements().value_or(0);
+    stats_.count = sample.rows() * source.cols();
     if (stats_.nonfinite > 0) {
       std::string where = first_bad == ~uint64_t{0} ? "" : " (first in row " + std::to_string(first_bad) + ")";
       add(Severity::error, "nan-weight",
@@ -267,22 +288,37 @@ class Checker {
     stats_.nonfinite += bad;
   }
 
+  // Blocks as they are stored: nothing is decoded.
   void ggml() {
-    RowSource source(store_, t_);
-    uint64_t bad = 0;
-    std::mutex mutex;
-    for_row_chunks(
-        source, kChunk,
-        [&](const RowChunk& c) {
-          float m = 0;
-          uint64_t n = c.rows.size() / 4;
-          kernels::active().group_absmax(kernels::Src::f32, c.rows.data(), n, std::max<uint64_t>(n, 1), &m);
-          std::lock_guard lock(mutex);
-          bad += !std::isfinite(m);
-        },
-        nullptr);
     stats_.count = t_.shape.elements().value_or(0);
-    if (bad > 0) add(Severity::error, "nan-scale", "a block decodes to NaN or infinity");
+    const Part* blocks = t_.part(Role::blocks);
+    const GgmlType* type = ggml_type(t_.ggml);
+    if (blocks == nullptr || type == nullptr || !has_block_scales(t_.ggml)) return;
+    RowSource source(store_, *blocks);
+    RowSample sample = sample_of(source, t_.shape.cols());
+    stats_.count = sample.rows() * t_.shape.cols();
+    uint64_t per_row = std::max<uint64_t>(source.row_bytes() / type->bytes, 1);
+    uint64_t bad = 0, first_bad = ~uint64_t{0};
+    bool any = false;
+    std::mutex mutex;
+    for_sampled_rows(
+        source, sample, kChunk,
+        [&](const RowChunk& c) {
+          BlockScales found = check_block_scales(t_.ggml, c.rows);
+          std::lock_guard lock(mutex);
+          any = any || found.any;
+          bad += found.bad;
+          if (found.bad > 0) first_bad = std::min(first_bad, c.first * per_row + found.first_bad);
+        });
+    if (bad > 0) {
+      add(Severity::error, "nan-scale",
+          count_of(bad, "block has", "blocks have") + " a NaN or infinite scale (first in row " +
+              std::to_string(first_bad / per_row) + ", block " + std::to_string(first_bad % per_row) + ")",
+          "fetch or make the tensor again");
+    }
+    if (!any && stats_.count > 1) {
+      add(Severity::warning, "all-zero", "every scale is zero, and so is every value", "was it ever written?");
+    }
   }
 
   // FP8 bytes without a scheme: no scale gives them a value, but NaN is NaN.
@@ -290,16 +326,16 @@ class Checker {
     RowSource source(store_, t_);
     std::vector<uint64_t> h(256, 0);
     std::mutex mutex;
-    for_row_chunks(
-        source, kChunk,
+    RowSample sample = sample_of(source, source.cols());
+    for_sampled_rows(
+        source, sample, kChunk,
         [&](const RowChunk& c) {
           std::vector<uint64_t> mine(256, 0);
           kernels::active().histogram(reinterpret_cast<const uint8_t*>(c.rows.data()), c.rows.size(), 8, mine.data());
           std::lock_guard lock(mutex);
           for (size_t k = 0; k < 256; ++k) h[k] += mine[k];
-        },
-        nullptr);
-    stats_.count = t_.shape.elements().value_or(0);
+        });
+    stats_.count = sample.rows() * source.cols();
     uint64_t first = t_.dtype == DType::f8_e4m3 ? 0x7f : 0x7c, bad = 0;
     for (uint64_t k = first; k < 128; ++k) bad += h[k] + h[k + 128];
     if (bad > 0) add(Severity::error, "nan-code", count_of(bad, "code is", "codes are") + " NaN or infinite");
@@ -308,6 +344,8 @@ class Checker {
   const Store& store_;
   const Tensor& t_;
   NumberStats& stats_;
+  const Sampling& sampling_;
+  bool sampled_ = false;
   std::vector<Finding> findings_;
 };
 
@@ -317,9 +355,17 @@ std::string_view name_of(Severity s) {
   return s == Severity::error ? "error" : s == Severity::warning ? "warning" : "note";
 }
 
-std::vector<Finding> check_numbers(const Store& store, const Tensor& tensor, NumberStats* stats) {
+std::vector<Finding> check_numbers(const Store& store, const Tensor& tensor, NumberStats* stats,
+                                   const Sampling& sampling) {
   NumberStats local;
-  return Checker(store, tensor, stats ? *stats : local).run();
+  NumberStats& out = stats ? *stats : local;
+  Checker checker(store, tensor, out, sampling);
+  std::vector<Finding> findings = checker.run();
+  bool of_rows = std::ranges::any_of(findings, [](const Finding& f) { return depends_on_rows(f.rule); });
+  if (!of_rows || !checker.sampled()) return findings;
+  const Sampling whole;
+  out = {};
+  return Checker(store, tensor, out, whole).run();
 }
 
 }  // namespace qp

@@ -23,6 +23,7 @@ Json tensor_json(const TensorReport& t) {
   Json out = {{"name", t.name}, {"stored", t.stored}, {"shape", t.shape.dims()}, {"bytes", t.bytes}};
   if (t.quantized) out["saturated"] = t.saturated;
   if (t.ignored) out["ignored"] = true;
+  if (t.bytes_read < t.bytes) out["bytes_read"] = t.bytes_read;
   if (t.errors) out.update(errors_json(*t.errors));
   return out;
 }
@@ -63,6 +64,56 @@ std::vector<Finding> check_thresholds(const Thresholds& t, const std::string& te
   return out;
 }
 
+namespace {
+
+bool is_matrix(const TensorReport& t) {
+  return t.quantized && t.errors && t.errors->b2 > 0 && t.errors->a2 > 0 && t.shape.rank() >= 2 && t.elements >= 1024;
+}
+
+void find_unrelated(const std::vector<TensorReport>& tensors, std::vector<Finding>& out) {
+  constexpr double kNone = 0.2, kMost = 0.5;
+  std::vector<double> cosines;
+  for (const TensorReport& t : tensors) {
+    if (is_matrix(t) && !std::isnan(t.errors->cosine())) cosines.push_back(t.errors->cosine());
+  }
+  if (cosines.size() < 3) return;
+  auto upper = cosines.begin() + static_cast<std::ptrdiff_t>(cosines.size() * 3 / 4);
+  std::ranges::nth_element(cosines, upper);
+  if (*upper < kMost) return;  // rotated: nothing is like the base
+  for (const TensorReport& t : tensors) {
+    if (!is_matrix(t) || t.ignored || !(t.errors->cosine() < kNone)) continue;
+    out.push_back({Severity::error, "unrelated", t.name,
+                   "has nothing in common with the base's (cosine " + number(t.errors->cosine()) + "; others have " +
+                       number(*upper) + ")",
+                   "is it another expert's or layer's, or is its scale damaged? quantize it again"});
+  }
+}
+
+void find_far_codes(const std::vector<TensorReport>& tensors, std::vector<Finding>& out) {
+  constexpr uint64_t kTail = 8;  // near values to a far one: a tail, of GPTQ's corrections
+  bool folded = std::ranges::any_of(tensors, [](const TensorReport& t) {
+    return !t.quantized && t.errors && !t.errors->identical() && !(t.errors->sqnr_db() >= 40);
+  });
+  if (folded) return;
+  for (const TensorReport& t : tensors) {
+    if (!is_matrix(t) || t.ignored || t.bits < 3 || !(t.errors->cosine() > 0.5)) continue;
+    const TensorErrors& e = *t.errors;
+    if (e.far == 0 || e.near > kTail * e.far) continue;
+    out.push_back({Severity::warning, "far-codes", t.name,
+                   std::to_string(e.far) + " values are further from the base's than rounding moves any",
+                   "codes or scales are damaged, or it was made by gptq from inputs with very loud channels; compare its checksum, or make it again"});
+  }
+}
+
+}  // namespace
+
+std::vector<Finding> check_related(const std::vector<TensorReport>& tensors) {
+  std::vector<Finding> out;
+  find_unrelated(tensors, out);
+  find_far_codes(tensors, out);
+  return out;
+}
+
 double code_value(const Scheme& s, size_t k) {
   switch (s.code_kind()) {
     case CodeKind::e4m3: return e4m3_to_f32(static_cast<uint8_t>(k));
@@ -71,6 +122,15 @@ double code_value(const Scheme& s, size_t k) {
     case CodeKind::integer: break;
   }
   return static_cast<double>(k) - std::ldexp(1.0, s.weights.num_bits - 1);
+}
+
+std::string sample_text(const VerifyReport& r) {
+  if (!r.sampling) return "";
+  double share = r.bytes == 0 ? 0 : 100 * static_cast<double>(r.bytes_read) / static_cast<double>(r.bytes);
+  char text[160];
+  std::snprintf(text, sizeof text, "%.2f %% of the bytes of tensors read: %g %% of the rows of each, seed %llu", share,
+                100 * r.sampling->share, static_cast<unsigned long long>(r.sampling->seed));
+  return text;
 }
 
 size_t VerifyReport::count(Severity severity) const {
@@ -109,6 +169,10 @@ Json report_json(const VerifyReport& r) {
   out["format"] = r.format;
   out["architecture"] = r.architecture;
   out["sound"] = r.sound();
+  if (r.sampling) {
+    out["sample"] = {{"share", r.sampling->share}, {"seed", r.sampling->seed}, {"bytes_read", r.bytes_read},
+                     {"bytes", r.bytes}};
+  }
   out["errors"] = r.count(Severity::error);
   out["warnings"] = r.count(Severity::warning);
   out["notes"] = r.count(Severity::note);
@@ -131,6 +195,7 @@ Json report_json(const VerifyReport& r) {
   put(bounds, "min_top1", r.eval_bounds.min_top1);
   out["thresholds"] = std::move(bounds);
   if (r.eval) out["evaluation"] = eval_json(*r.eval);
+  if (!r.target.is_null()) out["target"] = r.target;
   out["findings"] = Json::array();
   for (const Finding& f : r.findings) {
     out["findings"].push_back({{"severity", name_of(f.severity)}, {"rule", f.rule}, {"tensor", f.tensor},

@@ -13,6 +13,7 @@
 #include "lib/verify/compare.h"
 #include "lib/verify/eval_bounds.h"
 #include "lib/verify/numbers.h"
+#include "lib/verify/sample.h"
 
 namespace qp {
 
@@ -26,6 +27,14 @@ struct Thresholds {
 std::vector<Finding> check_thresholds(const Thresholds& bounds, const std::string& tensor,
                                       const TensorErrors& errors);
 
+// Findings that need the other tensors, once all are compared. unrelated: a quantized tensor with
+// nothing of the base's (cosine below 0.2) where others have (the upper quartile is above 0.5): an
+// expert or a layer in another's place. far-codes: of three bits or more, values that no rounding
+// moves so far, unless scales were folded (an unquantized tensor differs); a warning, for gptq may move
+// values as far where some inputs are very loud.
+struct TensorReport;
+std::vector<Finding> check_related(const std::vector<TensorReport>& tensors);
+
 struct TensorReport {
   std::string name;
   std::string module;   // last word of the module: "q_proj"
@@ -33,6 +42,8 @@ struct TensorReport {
   std::string stored;   // scheme, ggml type or dtype
   Shape shape;
   uint64_t bytes = 0, elements = 0, saturated = 0;
+  uint64_t bits = 0;  // of a stored code; 0 for floats
+  uint64_t bytes_read = 0;  // of a sample; else all
   bool quantized = false, ignored = false;
   std::optional<TensorErrors> errors;  // against the base
 };
@@ -56,8 +67,11 @@ struct VerifyReport {
   std::vector<CodeHistogram> histograms;
   Thresholds thresholds;
   uint64_t bytes = 0, parameters = 0, base_bytes = 0, base_parameters = 0;
-  std::optional<EvalResult> eval;  // when it was run
+  std::optional<Sampling> sampling;  // the verdict on numbers is of a sample
+  uint64_t bytes_read = 0;           // of `bytes`
+  std::optional<EvalResult> eval;    // when it was run
   EvalBounds eval_bounds;
+  Json target;                      // what an engine will do (--target), or null
   TensorErrors overall, overall_quantized;  // sums over the compared tensors, in the base's order
 
   size_t count(Severity severity) const;
@@ -69,6 +83,8 @@ struct VerifyReport {
 };
 
 Json report_json(const VerifyReport& report);
+// "5.1 % of 2.2 GB read (a sample of 5 % of the rows, seed 0)", or "".
+std::string sample_text(const VerifyReport& report);
 std::string report_junit(const VerifyReport& report);
 std::string report_html(const VerifyReport& report);
 

@@ -85,6 +85,9 @@ void head(std::string& out, const VerifyReport& r) {
          escape_xml(r.format + (r.architecture.empty() ? "" : ", " + r.architecture)) +
          (r.base.empty() ? "" : "; compared with <code>" + escape_xml(r.base) + "</code>") +
          "; qverify " QP_VERSION "</p>\n";
+  if (r.sampling) {
+    out += "<p class=\"warning\">A verdict of a sample: " + escape_xml(sample_text(r)) + "</p>\n";
+  }
   out += "<dl>\n";
   tile(out, "tensors", std::to_string(r.tensors.size()));
   tile(out, "size", size_text(r.bytes));

@@ -106,7 +106,8 @@ class Suite {
 
 bool is_comparison(const std::string& rule) {
   static const char* kRules[] = {"min-sqnr",     "min-cosine",  "max-mse",     "max-abs",   "missing-in-checkpoint",
-                                 "not-in-base",  "shape",       "kept-differs", "no-common-name", "base-nan"};
+                                 "not-in-base",  "shape",       "kept-differs", "no-common-name", "base-nan",
+                                 "far-codes",    "unrelated"};
   for (const char* r : kRules) {
     if (rule == r) return true;
   }
@@ -181,6 +182,9 @@ std::string report_junit(const VerifyReport& r) {
   std::string out = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"" +
                     escape_xml("qverify " + r.checkpoint) + "\" tests=\"" + std::to_string(tests) +
                     "\" failures=\"" + std::to_string(failures) + "\" errors=\"0\" time=\"0\">\n";
+  if (r.sampling) {
+    out += "  <properties><property name=\"sample\" value=\"" + escape_xml(sample_text(r)) + "\"/></properties>\n";
+  }
   for (const Suite* s : suites) s->write(out, r.strict);
   return out + "</testsuites>\n";
 }

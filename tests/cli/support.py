@@ -290,6 +290,11 @@ class CliTest(unittest.TestCase):
             self.assertIn(str(text), result.err)
         return result
 
+    def log_of(self, path, what="tensor"):
+        """Lines of `qquantize --log` about tensors, layers or inputs."""
+        lines = [json.loads(line) for line in (self.dir / path).read_text().splitlines()]
+        return [line for line in lines if what in line]
+
     def assert_clean(self, *outputs):
         """No spill, and none of these outputs or their partial files."""
         self.assertEqual(list(self.spills.iterdir()), [])

@@ -129,7 +129,7 @@ class Auto(CliTest):
     def test_wrong_use(self):
         self.calibrated()
         q = ("qquantize", "c.qmap", "-o", "x.qmap")
-        self.fails(2, *q, "-s", "w2a16,w4a16", says=["--target-bpw", "--target-size"])
+        self.fails(2, *q, "-s", "w2a16,w4a16", says=["--target-bpw", "--target-size", "{scheme}"])
         self.fails(2, *q, "-s", "w4a16", "--target-bpw", "4", says="two or more")
         self.fails(2, *q, "-s", "w4a16,w4a61", "--target-bpw", "4", says=["unknown scheme", "w4a16"])
         self.fails(2, *q, "-s", "w4a16,w4a16", "--target-bpw", "4", says="twice")

@@ -23,7 +23,7 @@ class AutoRound(CliTest):
     def log(self, scheme, algorithm, source="c.qmap"):
         self.ok("qquantize", source, "-s", scheme, "-a", algorithm, "--log", "log", "-o", "q.qmap", "--force")
         self.ok("qverify", "q.qmap")
-        return [json.loads(line) for line in (self.dir / "log").read_text().splitlines()]
+        return self.log_of("log")
 
     def divergence(self, path):
         report = json.loads(self.ok("qverify", path, TINY, "--eval", TINY / "heldout.txt", "--json").out)
@@ -37,7 +37,7 @@ class AutoRound(CliTest):
             if log is None:
                 self.ok("qquantize", "c.qmap", "-s", *scheme.split(), "-a", FAST, "--log", "log", "-o", "q.qmap", "--force")
                 self.ok("qverify", "q.qmap")
-                log = [json.loads(line) for line in (self.dir / "log").read_text().splitlines()]
+                log = self.log_of("log")
             self.assertEqual(len(log), 21, scheme)  # 7 linears of 3 layers
             for line in log:
                 self.assertLessEqual(line["error"], line["error_rtn"], (scheme, line))
@@ -100,7 +100,7 @@ class AutoRound(CliTest):
             {"match": "Linear", "scheme": "w4a16", "algorithm": "gptq"}]}))
         self.ok("qquantize", "c.qmap", "--recipe", "r.json", "--log", "log", "-o", "q.qmap")
         self.ok("qverify", "q.qmap")
-        log = [json.loads(line) for line in (self.dir / "log").read_text().splitlines()]
+        log = self.log_of("log")
         learned = [line["tensor"] for line in log if line["algorithm"] == "autoround"]
         self.assertEqual(len(log), 21)
         self.assertEqual(len(learned), 6)

@@ -37,7 +37,7 @@ class Algorithms(CliTest):
                                 ("mxfp4", "gptq"), ("fp8-dynamic", "gptq"), ("int8", "gptq"),
                                 ("w4a16", "gptq:order=desc_act")):
             self.ok("qquantize", "c.qmap", "-s", scheme, "-a", options, "--log", "log", "-o", "q.qmap", "--force")
-            log = [json.loads(line) for line in (self.dir / "log").read_text().splitlines()]
+            log = self.log_of("log")
             self.assertEqual(len(log), 21, scheme)  # 7 linears of 3 layers
             for line in log:
                 self.assertLessEqual(line["error"], line["error_rtn"], line)
@@ -46,6 +46,28 @@ class Algorithms(CliTest):
             self.assertGreater(len(by_gptq), 18, log)
             self.assertLess(sum(line["error"] for line in by_gptq), 0.8 * sum(line["error_rtn"] for line in by_gptq))
             self.ok("qverify", "q.qmap")
+
+    def test_log_of_layers(self):
+        """A line behind those of a layer's tensors: sums of their errors, and how often the layer ran."""
+        self.calibrated()
+        looks = 2 + 3  # rounding, the search; half, three quarters and all steps
+        steps = 4 * 8 / 16  # 4 of 8 of 16 windows
+        for algorithm, passes in (("gptq", 1), ("gptq:alpha=0.5", 2), ("autoround:iters=4", 1 + looks + steps + 1),
+                                  ("awq", 1)):
+            self.quantized("q.qmap", "-a", algorithm, "--log", "log", "--force")
+            layers, tensors = self.log_of("log", "layer"), self.log_of("log")
+            self.assertEqual([line["layer"] for line in layers], [f"model.layers.{n}" for n in range(3)])
+            for line in layers:
+                of = [t for t in tensors if t["tensor"].startswith(line["layer"] + ".")]
+                self.assertEqual((line["tensors"], line["forward_passes"]), (7, passes), algorithm)
+                self.assertGreaterEqual(line["seconds"], max(t["seconds"] for t in of))
+                for error in ("error", "error_rtn"):
+                    want = of[0][error] if "autoround" in algorithm else sum(t[error] for t in of)
+                    self.assertAlmostEqual(line[error], want, delta=1e-9 * want)
+        searches = self.log_of("log", "input")
+        # The full outputs, without factors, and with 20 candidates.
+        self.assertEqual({line["forward_passes"] for line in searches}, {22})
+        self.assertGreater(min(line["seconds"] for line in searches), 0)
 
     def test_desc_act_round_trips_through_gptq(self):
         self.calibrated()
@@ -109,7 +131,7 @@ class Algorithms(CliTest):
 
     def test_list(self):
         names = self.ok("qquantize", "--list-algorithms", "-q").out.split()
-        self.assertEqual(names, ["rtn", "mse", "hqq", "clip", "gptq", "autoround", "rotate", "smoothquant", "awq"])
+        self.assertEqual(names, ["rtn", "mse", "hqq", "imatrix", "clip", "gptq", "autoround", "rotate", "smoothquant", "awq"])
         self.ok("qquantize", "--list-algorithms")
         listed = json.loads(self.ok("qquantize", "--list-algorithms", "--json").out)
         self.assertEqual([a["name"] for a in listed], names)

@@ -3,6 +3,7 @@ threads, memory and kills change nothing."""
 
 import json
 import random
+import shutil
 import signal
 import time
 
@@ -72,6 +73,57 @@ class Transforms(CliTest):
             self.ok(*command, *(["--resume"] if resume else []))
         self.assertEqual(whole, (self.dir / "k.qmap").read_bytes())
         self.assertFalse((self.dir / "k.qmap.partial.scales").exists())
+
+    def interrupted(self, *command):
+        """Runs until the search has found the factors of a layer, then interrupts."""
+        scales = self.dir / "k.qmap.partial.scales"
+        process = self.popen(*command)
+        while process.poll() is None and (not scales.exists() or scales.read_bytes().count(b"\n") < 2):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+        self.assertTrue(scales.exists(), "it was done before the signal came")
+        return scales
+
+    def test_an_error_while_resuming_loses_nothing(self):
+        self.calibrated()
+        command = ["qquantize", "c.qmap", "-s", "w3a16", "-a", "awq:ratios=200", "-o", "k.qmap"]
+        scales = self.interrupted(*command)
+        found = scales.read_bytes()
+        self.fails(5, *command, "--resume", "--max-memory", "20MB", says="--max-memory")
+        self.assertTrue((self.dir / "k.qmap.partial").exists())
+        self.assertEqual(scales.read_bytes(), found)
+
+    def test_a_damaged_journal_is_searched_anew(self):
+        self.calibrated()
+        whole = self.quantized("whole.qmap", "awq")
+        command = ["qquantize", "c.qmap", "-s", "w3a16", "-a", "awq", "-o", "k.qmap"]
+        for damage in ('{"layer": 0, "factors": [[1.0]]}', '{"layer": "x", "factors": 3}',
+                       '{"layer": 0, "factors": [[], [], [], [-1.0]]}', "no JSON"):
+            scales = self.interrupted(*command)
+            run = scales.read_text().splitlines()[0]
+            scales.write_text(f"{run}\n{damage}\n")
+            self.ok(*command, "--resume")
+            self.assertEqual((self.dir / "k.qmap").read_bytes(), whole, damage)
+            (self.dir / "k.qmap").unlink()
+
+    def test_windows_longer_than_a_sample(self):
+        """A window is never cut, however few tokens are asked for."""
+        shutil.copytree(TINY, self.dir / "long")
+        config = json.loads((self.dir / "long/config.json").read_text())
+        (self.dir / "long/config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
+        self.ok("qcalibrate", "long", "--text", TINY / "heldout.txt", "-n", "2", "--seqlen", "3000", "-o", "c.qmap")
+        self.quantized("q.qmap", "awq:tokens=16:ratios=2")
+
+    def test_cache_scales_do_not_follow(self):
+        """Steps divide what the cache holds: its ranges are measured anew, or there are no scales."""
+        self.calibrated()
+        for step in ("smoothquant", "awq", "rotate"):
+            self.fails(2, "qquantize", "c.qmap", "-s", "fp8-dynamic", "-a", step, "--kv-cache", "fp8", "-o", "x.qmap",
+                       says=["--kv-cache", "qcalibrate"])
+            self.quantized("s.qmap", step, "--force", scheme="int8-dynamic")
+            self.fails(2, "qquantize", "s.qmap", "--kv-cache", "fp8", "-o", "x.qmap", says=["keys and values", "qcalibrate"])
+        self.assert_clean("x.qmap")
 
     def test_static_scales_follow_smoothing_but_no_rotation(self):
         self.calibrated()

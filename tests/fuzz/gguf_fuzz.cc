@@ -1,10 +1,12 @@
-// libFuzzer: GGUF bytes through the parser, the model and the generated companions. Whatever the
-// bytes, the answer is an Error or a model whose extents lie inside the file.
+// libFuzzer: GGUF bytes through the parser, the model, the generated companions and qverify's checks of
+// its metadata. Whatever the bytes, the answer is an Error or a model whose extents lie inside the file.
 //   clang++ -fsanitize=fuzzer,address,undefined ..; ./gguf_fuzz tests/fuzz/corpus/gguf
 // Seeds: tests/data/gguf/make_gguf_fixtures.py.
 #include <cstdlib>
 
 #include "formats/gguf.h"
+#include "formats/gguf/vocabulary.h"
+#include "formats/verify/gguf.h"
 #include "lib/base/error.h"
 #include "lib/base/json.h"
 #include "lib/qmap/decode.h"
@@ -32,7 +34,12 @@ void check(const qp::Model& model, size_t size) {
     require(qp::stored_bytes(t.parts[0]) == e.length);
   }
   for (const qp::Companion& c : model.companions) {
-    require(is_json(model.blobs.at(c.extent.offset)));
+    const std::string& text = model.blobs.at(c.extent.offset);
+    if (c.name == "tokenizer.model") {
+      require(qp::read_sentencepiece(text).has_value());
+    } else {
+      require(is_json(text));
+    }
   }
 }
 
@@ -46,7 +53,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       std::vector<qp::GgufFile> shards = {qp::parse_gguf(bytes, "fuzz.gguf")};
       qp::LoadOptions options;
       options.dequantize = dequantize;
-      check(qp::gguf_model(shards, options), size);
+      qp::Model model = qp::gguf_model(shards, options);
+      check(model, size);
+      for (const qp::Finding& f : qp::check_gguf(shards, &model)) require(!f.what.empty());
     } catch (const qp::Error& e) {
       require(e.kind() == qp::ErrorKind::input);
       break;

@@ -239,6 +239,52 @@ def formats():
     seed("w8a8", 22, {"quant_method": "w8a8_int8", "is_dynamic": True})
 
 
+def llama_files():
+    """Importance matrices (0) in both forms, tokenizer.model (1)."""
+    def text(s):
+        return struct.pack("<i", len(s)) + s
+    old = struct.pack("<i", 2)
+    for name, n in ((b"blk.0.attn_q.weight", 4), (b"blk.0.ffn_down.weight", 3)):
+        old += text(name) + struct.pack(f"<ii{n}f", 2, n, *range(n))
+    put("llama_files", "old", b"\x00" + old + struct.pack("<i", 5) + text(b"calib.txt"))
+    put("llama_files", "old-short", b"\x00" + old[:30])
+    put("llama_files", "old-empty", b"\x00" + struct.pack("<i", 1) + text(b"a") + struct.pack("<ii", 2, 0))
+    strings = lambda s: struct.pack("<Q", len(s)) + s
+    info, data = b"", b""
+    for name, n in ((b"blk.0.attn_q.weight.in_sum2", 4), (b"blk.0.attn_q.weight.counts", 1)):
+        info += strings(name) + struct.pack("<IQQIQ", 2, n, 1, 0, len(data))
+        data += struct.pack(f"<{n}f", *range(1, n + 1)).ljust(32, b"\0")
+    gguf = b"GGUF" + struct.pack("<IQQ", 3, 2, 2)
+    gguf += strings(b"general.type") + struct.pack("<I", 8) + strings(b"imatrix")
+    gguf += strings(b"imatrix.chunk_count") + struct.pack("<II", 4, 5) + info
+    put("llama_files", "gguf", b"\x00" + gguf + bytes(-len(gguf) % 32) + data)
+    pieces = b""
+    for piece, kind in ((b"<unk>", 2), (b"<s>", 3), (b"<0x41>", 6), ("\u2581a".encode(), 1)):
+        message = b"\x0a" + bytes([len(piece)]) + piece + b"\x15" + struct.pack("<f", -1.5) + b"\x18" + bytes([kind])
+        pieces += b"\x0a" + bytes([len(message)]) + message
+    put("llama_files", "pieces", b"\x01" + pieces + b"\x12\x02\x08\x01")
+
+
+def target():
+    """An index (0), a manifest (1), configs with the ranks in the second byte (2)."""
+    put("target", "index", b"\0\0" + json.dumps({"metadata": {"total_size": 8}, "weight_map": {"a": "x.safetensors"}}).encode())
+    put("target", "sums", b"\1\0" + b"%s  config.json\n\\%s *a\\nb\nSHA256 (c) = %s\n" % ((b"0" * 64,) * 3))
+    base = {"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "num_hidden_layers": 1, "vocab_size": 100, "num_experts": 1}
+    args = weights(4, "int", "group", group_size=32)
+    methods = {"ct": (1, {"quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": ["re:.*gate"],
+                          "config_groups": {"group_0": {"targets": ["Linear"], "weights": args}}}),
+               "gptq": (2, {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": True,
+                            "dynamic": {"-:.*down.*": {}, "+:.*q_proj": {"bits": 8}}}),
+               "awq": (2, {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"}),
+               "fp8": (0, {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [32, 32]}),
+               "modelopt": (0, {"quant_method": "modelopt", "quant_algo": "FP8", "exclude_modules": ["lm_head*"]}),
+               "auto-round": (2, {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "bits": 4,
+                                  "group_size": 32, "block_name_to_quantize": "model.layers"})}
+    for name, (kind, config) in methods.items():
+        put("target", name, bytes([2, kind]) + json.dumps({**base, "quantization_config": config}).encode())
+
+
 def modelopt_state():
     """The saved state that the unit tests read, and one that is cut off."""
     state = (HERE.parent / "data" / "torch" / "modelopt_state.pt").read_bytes()
@@ -247,7 +293,7 @@ def modelopt_state():
 
 
 def main():
-    for make in (safetensors, config, formats, modelopt_state, text, tokenizer, qmap):
+    for make in (safetensors, config, formats, llama_files, modelopt_state, target, text, tokenizer, qmap):
         shutil.rmtree(HERE / "corpus" / make.__name__, ignore_errors=True)
         make()
 

@@ -17,10 +17,12 @@ warnings.filterwarnings("ignore")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+import converter as llama_converter  # noqa: E402
 import programs  # noqa: E402
 import reference  # noqa: E402
 
-LOG = []  # lines that the end of the run shows
+LOG = []       # lines that the test that runs has written
+MEASURED = []  # those of all tests, which the end of the run shows
 
 
 def pytest_configure(config):
@@ -35,10 +37,25 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("label", list(metafunc.config.schemes), scope="session")
 
 
+# Tests may run in several processes (pytest-xdist): lines travel with a test's report.
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport():
+    outcome = yield
+    if LOG:
+        outcome.get_result().user_properties.append(("measured", LOG.copy()))
+        LOG.clear()
+
+
+def pytest_runtest_logreport(report):
+    for name, value in report.user_properties:
+        if name == "measured":
+            MEASURED.extend(value)
+
+
 def pytest_terminal_summary(terminalreporter):
-    if not LOG:
+    if not MEASURED:
         return
-    text = "\n".join(LOG)
+    text = "\n".join(MEASURED)
     terminalreporter.write_sep("=", "measured")
     terminalreporter.write_line(text)
     if path := os.environ.get("QPIPE_REPORT"):
@@ -63,3 +80,11 @@ def smollm2():
         if (place / "smollm2.gguf").exists() and (place / "smollm2-bf16").is_dir():
             return place
     programs.missing(f"no SmolLM2 in {cache} (tests/data/make_smollm2.py makes it)")
+
+
+@pytest.fixture(scope="session")
+def converter():
+    """converter(source, out, *arguments, pre=None): llama.cpp's convert_hf_to_gguf.py."""
+    made = llama_converter.Converter()
+    yield made
+    made.close()

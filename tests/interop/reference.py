@@ -41,7 +41,7 @@ def scheme_table():
     Where a preset of the library has the scheme, its definition counts, not ours."""
     table = {}
     for row in list_schemes():
-        if "refusal" in row or row["scheme"]["numerics"] != "compressed-tensors":
+        if "refusal" in row or row.get("scheme", {}).get("numerics") != "compressed-tensors":
             continue
         name = row["name"]
         inputs = row["scheme"].get("input_activations")

@@ -74,13 +74,30 @@ def ours_to_learn(tensor, layer):
     return of_layer and not re.search(r"_bias$|visual|vision", tensor)
 
 
-@pytest.mark.parametrize("name", families.CASES)
+def latents_apart(tensors, config):
+    """Keys and values of DeepSeek's kv_b_proj as llama.cpp has them."""
+    out = {}
+    for name, t in tensors.items():
+        if not name.endswith("kv_b_proj.weight"):
+            out[name] = t
+            continue
+        heads = t.reshape(config.num_attention_heads, -1, t.shape[1])
+        keys, values = heads.split([config.qk_nope_head_dim, config.v_head_dim], 1)
+        out[name.replace(".weight", ".key.weight")] = keys.transpose(1, 2).contiguous()
+        out[name.replace(".weight", ".value.weight")] = values.contiguous()
+    return out
+
+
+@pytest.mark.parametrize("name", [*families.CASES, "deepseek_v3 apart"])
 def test_layer(name, tmp_path, log):
     program = bin_dir() / "tests/qp_gradient"
     if not program.exists():
         missing(f"no {program}")
-    directory = families.build(name, tmp_path / "model", torch.float32)
+    directory = families.build(name.removesuffix(" apart"), tmp_path / "model", torch.float32)
     model = families.load(directory, torch.float32)
+    apart = name.endswith(" apart")
+    if apart:
+        families.edit_tensors(directory, lambda tensors: latents_apart(tensors, model.config))
     layer = len(decoder_layers(model)) - 1  # has experts, where any has
     generator = torch.Generator().manual_seed(5)
     windows = [torch.randint(2, families.VOCAB - 1, (n,), generator=generator).tolist()
@@ -99,6 +116,8 @@ def test_layer(name, tmp_path, log):
     y, dx = autograd(model, layer, windows, x, dy)
     stored = {n: t.shape for n, t in read_tensors(directory).items()}
     gradients = save_gradients(model, tmp_path / "gradients")
+    if apart:
+        gradients = latents_apart(gradients, model.config)
     errors = {"y": relative(read(out / "y.f32", hidden), y),
               "dx": relative(read(out / "dx.f32", hidden), dx)}
     seen = {}

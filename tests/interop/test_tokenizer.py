@@ -1,13 +1,9 @@
 """Ids and decoded text against Hugging Face's tokenizers, on hostile text: tokenizers trained here
-(tokenizers_made.py) and published ones, which Python packages carry. Those are fetched at test time
-and kept in $QPIPE_CACHE/tokenizers."""
+(tokenizers_made.py) and published ones, which Python packages carry."""
 
-import os
 import random
 import struct
 import subprocess
-import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -15,11 +11,11 @@ import pytest
 from tokenizers import Tokenizer
 
 import programs
+from packages import fetch, llama_cpp
 from tokenizers_made import make
 
 MADE = make()
 CLAUDE = "anthropic==0.3.11"          # a wheel with anthropic/tokenizer.json
-LLAMA_CPP = "llama-cpp-python==0.3.36"  # a source package (77 MB) with models/ggml-vocab-*.gguf
 # Those of which our GGUF reader makes a tokenizer.json; the others it says why not.
 VOCABULARIES = ["baichuan", "command-r", "deepseek-coder", "falcon", "gpt-2", "gpt-neox",
                 "llama-bpe", "llama-spm", "mpt", "phi-3", "qwen2", "refact", "starcoder"]
@@ -98,34 +94,15 @@ def compare(path):
                 assert text.decode() == back, raw[:200]
 
 
-def cache():
-    folder = Path(os.environ.get("QPIPE_CACHE", Path.home() / ".cache/qpipe")) / "tokenizers"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 @pytest.mark.parametrize("name", list(MADE))
 def test_made(name, tmp_path):
     MADE[name]().save(str(tmp_path / "tokenizer.json"))
     compare(tmp_path / "tokenizer.json")
 
 
-def fetch(package, kind, pattern):
-    """The archive of a package, once."""
-    found = list(cache().glob(pattern))
-    if not found:
-        run = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "-q", "--no-deps", f"--{kind}", ":all:",
-             "-d", cache(), package], capture_output=True, text=True)
-        found = list(cache().glob(pattern))
-        if not found:
-            programs.missing(f"cannot fetch {package}: {run.stderr[-300:]}")
-    return found[0]
-
-
-def test_claude():
+def test_claude(tmp_path):
     wheel = fetch(CLAUDE, "only-binary", "anthropic-*.whl")
-    path = cache() / "claude.json"
+    path = tmp_path / "claude.json"
     path.write_bytes(zipfile.ZipFile(wheel).read("anthropic/tokenizer.json"))
     compare(path)
 
@@ -133,17 +110,7 @@ def test_claude():
 @pytest.fixture(scope="module")
 def vocabularies():
     """The folder with ggml-vocab-*.gguf, and the .inp and .out of most."""
-    folder = cache() / "llama.cpp"
-    if not (folder / "complete").exists():
-        source = fetch(LLAMA_CPP, "no-binary", "llama_cpp_python-*.tar.gz")
-        folder.mkdir(exist_ok=True)
-        with tarfile.open(source) as archive:
-            for member in archive:
-                if "/models/ggml-vocab-" in member.name and member.isfile():
-                    content = archive.extractfile(member).read()
-                    (folder / Path(member.name).name).write_bytes(content)
-        (folder / "complete").touch()
-    return folder
+    return llama_cpp() / "models"
 
 
 def test_tiny_lm():

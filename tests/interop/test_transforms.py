@@ -94,3 +94,41 @@ def test_searched_scales(forward, tmp_path, log):  # noqa: F811
     log.append("KL beside rtn's: " + ", ".join(f"{step} {m:.2f}" for step, m in means.items()))
     assert means["awq"] < 0.9
     assert means["smoothquant,awq,gptq"] < 0.8
+
+
+def test_pre_scale(forward, tmp_path):  # noqa: F811
+    """Where no fold is, OLMo 2's q, k, v, gate and up: what the engine makes of codes and pre_scale is what torch
+    makes of the dequantized weights, and near to the model."""
+    windows = random_windows()
+    model = families.build("olmo2", tmp_path / "model")
+    (tmp_path / "w.jsonl").write_text("".join(json.dumps(w) + "\n" for w in random_windows((60,) * 16)))
+    pipe(["qcalibrate", model, "--tokens", tmp_path / "w.jsonl", "-n", "16", "--seqlen", "60", "-o", tmp_path / "c.qmap"])
+    pipe(["qquantize", tmp_path / "c.qmap", "-s", "w8a16", "--group-size", "channel", "-a", "awq:pre_scale=true,rtn",
+          "-o", tmp_path / "q.qmap"])
+    _, said = pipe(["qexport", tmp_path / "q.qmap", "-f", "compressed-tensors", "-o", tmp_path / "no"], expect=5)
+    assert "pre_quant_scale" in said
+    pipe(["qload", tmp_path / "q.qmap", "--dequantize", "-o", tmp_path / "d.qmap"],
+         ["qexport", "-f", "safetensors", "-o", tmp_path / "d"])
+    ours = normalized(forward(tmp_path / "q.qmap", windows))
+    theirs = families.log_probs(families.load(tmp_path / "d", torch.float32), windows)
+    assert (ours - normalized(theirs)).abs().max() < 0.05  # q's weights are f32 products, d's are rounded to BF16
+    assert (ours - normalized(forward(model, windows))).abs().mean() < 0.05
+
+
+def test_conv1d(forward, tmp_path, log):  # noqa: F811
+    """GPT-2's matrices, stored [in, out]: errors are made up for along their inputs, layer behind layer."""
+    windows = random_windows()
+    model = families.build("gpt2", tmp_path / "model")
+    (tmp_path / "w.jsonl").write_text("".join(json.dumps(w) + "\n" for w in random_windows((60,) * 16)))
+    pipe(["qcalibrate", model, "--tokens", tmp_path / "w.jsonl", "-n", "16", "--seqlen", "60", "-o", tmp_path / "c.qmap"])
+    before, kl = normalized(forward(model, windows)), {}
+    for algorithm in ("rtn", "clip", "gptq"):
+        out = tmp_path / algorithm
+        pipe(["qquantize", tmp_path / "c.qmap", "-s", "w4a16", "--group-size", "channel", "-a", algorithm,
+              "--log", tmp_path / "log", "-o", out])
+        after = normalized(forward(out, windows))
+        kl[algorithm] = (before.exp() * (before - after)).sum(-1).mean().item()
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert sum("tensor" in line for line in lines) == 4 * sum("layer" in line for line in lines) > 0
+    log.append("KL " + ", ".join(f"{a} {k:.2e}" for a, k in kl.items()))
+    assert kl["gptq"] < 0.8 * kl["rtn"]

@@ -4,8 +4,8 @@
     python tests/data/gguf/make_gguf_fixtures.py            # rewrites them; git diff stays empty
 
 dequantize.txt: one line per block: type, the block in hex, its values in hex (f32, little-endian)
-as gguf-py 0.19.0 dequantizes them. q8_K is not in gguf-py: its line is d * q in numpy, in f32
-(reference: block_q8_K of ggml-common.h). ../../fuzz/corpus/gguf/*: small whole files, written by
+as gguf-py 0.19.0 dequantizes them. q8_K, q1_0 and q2_0 are not in gguf-py: their lines are d * q in
+numpy, in f32 (reference: ggml-common.h), and plain numbers are cast. ../../fuzz/corpus/gguf/*: small whole files, written by
 gguf-py's GGUFWriter, as seeds for the fuzzer.
 """
 
@@ -20,7 +20,11 @@ CORPUS = HERE.parents[1] / "fuzz" / "corpus" / "gguf"
 # Offsets of the half-precision scales inside a block: kept finite, everything else is random.
 SCALES = {T.F32: [], T.F16: [0], T.BF16: [], T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0],
           T.Q5_1: [0, 2], T.Q8_0: [0], T.Q2_K: [80, 82], T.Q3_K: [108], T.Q4_K: [0, 2],
-          T.Q5_K: [0, 2], T.Q6_K: [208], T.Q8_K: []}
+          T.Q5_K: [0, 2], T.Q6_K: [208], T.Q8_K: [],
+          T.IQ4_NL: [0], T.IQ4_XS: [0], T.TQ1_0: [52], T.TQ2_0: [64], T.MXFP4: [], T.NVFP4: [], T.Q1_0: [0],
+          T.I8: [], T.I16: [], T.I32: [], T.I64: [], T.F64: [],
+          T.IQ2_XXS: [0], T.IQ2_XS: [0], T.IQ2_S: [0], T.IQ3_XXS: [0], T.IQ3_S: [0], T.IQ1_S: [0], T.IQ1_M: []}
+PLAIN = {T.I8: np.int8, T.I16: np.int16, T.I32: np.int32, T.I64: np.int64, T.F64: np.float64}
 
 
 def block(rng, kind):
@@ -31,12 +35,23 @@ def block(rng, kind):
     if kind in (T.F32, T.BF16, T.Q8_K):  # a finite number that is no subnormal
         top = 1 if kind == T.BF16 else 3
         data[top] = 0x3D
+    if kind == T.F64:
+        data[6:] = (0xF3, 0x3F)
+    if kind == T.IQ1_M:  # the scale's exponent begins in the last byte
+        data[55] &= 0xBF
+    if kind == T.MXFP4:
+        data[0] = 0x7B
     return data
 
 
 def values(kind, data):
     if kind == T.Q8_K:
         return data[:4].view(np.float32) * data[4:260].view(np.int8).astype(np.float32)
+    if kind == T.Q1_0:
+        return data[:2].view(np.float16).astype(np.float32) * (
+            np.unpackbits(data[2:], bitorder="little").astype(np.float32) * 2 - 1)
+    if kind in PLAIN:
+        return data.view(PLAIN[kind]).astype(np.float32)
     return gguf.dequantize(data.reshape(1, -1), kind).ravel().astype(np.float32)
 
 
@@ -52,6 +67,12 @@ def write_vectors():
     for bits in (0x0001, 0x83FF, 0x8000, 0x7BFF, 0x0400):
         data = np.array([bits], np.uint16).view(np.uint8)
         lines.append(f"f16 {data.tobytes().hex()} {values(T.F16, data).tobytes().hex()}")
+    for _ in range(2):  # 64 two-bit fields that stand for -1 .. 2
+        data = rng.integers(0, 256, 18, dtype=np.uint8)
+        data[1] = 0x2C
+        q = np.stack([data[2:] >> shift & 3 for shift in (0, 2, 4, 6)], axis=1).astype(np.float32) - 1
+        d = data[:2].view(np.float16).astype(np.float32)
+        lines.append(f"q2_0 {data.tobytes().hex()} {(q.ravel() * d).tobytes().hex()}")
     (HERE / "dequantize.txt").write_text("\n".join(lines) + "\n")
 
 

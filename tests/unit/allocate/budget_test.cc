@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "lib/text/windows.h"
+#include "lib/base/random.h"
 
 namespace qp {
 namespace {

@@ -137,20 +137,20 @@ TEST(GgufModel, BlocksAreKeptOrDecoded) {
 }
 
 TEST(GgufModel, TypesKnownByNameOnly) {
-  TinyLlama iq4{.hidden = 64, .kv = 32, .type = 20};
-  EXPECT_EQ(load(iq4.build()).at("model.embed_tokens.weight").ggml, "iq4_nl");
+  TinyLlama q8_1{.hidden = 64, .kv = 32, .type = 9};
+  EXPECT_EQ(load(q8_1.build()).at("model.embed_tokens.weight").ggml, "q8_1");
   LoadOptions options;
   options.dequantize = true;
   try {
-    load(iq4.build(), options);
+    load(q8_1.build(), options);
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.kind(), ErrorKind::input);
     EXPECT_EQ(e.tensor(), "token_embd.weight");
-    EXPECT_NE(e.reason().find("iq4_nl"), std::string::npos);
+    EXPECT_NE(e.reason().find("q8_1"), std::string::npos);
   }
   options.list_only = true;
-  EXPECT_EQ(load(iq4.build(), options).at("model.embed_tokens.weight").ggml, "iq4_nl");
+  EXPECT_EQ(load(q8_1.build(), options).at("model.embed_tokens.weight").ggml, "q8_1");
 }
 
 TEST(GgufModel, BiasesOfQueriesAreReordered) {
@@ -208,8 +208,10 @@ TEST(GgufModel, OtherModels) {
   };
   TinyLlama tiny;
   expect_other(GgufBytes().zeros("t", {4}, 0).build(), "names no architecture");
+  expect_other(GgufBytes().string("general.architecture", "mamba").zeros("t", {4}, 0).build(),
+               "its architecture is 'mamba'");
   expect_other(GgufBytes().string("general.architecture", "qwen2").zeros("t", {4}, 0).build(),
-               "its architecture is 'qwen2'");
+               "'embedding_length' is missing");
   expect_other(GgufBytes().string("general.architecture", "llama").build(),
                "'llama.block_count' is missing");
   GgufBytes experts = tiny.keys();

@@ -1,5 +1,7 @@
 #include "lib/text/windows.h"
 
+#include "lib/base/random.h"
+
 #include <gtest/gtest.h>
 #include <unistd.h>
 #include <zlib.h>

@@ -1,0 +1,137 @@
+#include "formats/verify/gguf.h"
+
+#include <cstring>
+#include <fstream>
+#include <memory>
+
+#include "formats/container/gguf_writer.h"
+#include "formats/verify/gguf_checks.h"
+#include "lib/base/error.h"
+#include "lib/base/file.h"
+
+namespace qp {
+namespace {
+
+constexpr size_t kMaxLayers = 4096;  // of lists; llama.cpp takes 512
+constexpr uint64_t kMaxShards = 99999;
+
+struct OpenShards {
+  std::vector<std::shared_ptr<const MappedFile>> mappings;
+  std::vector<GgufFile> shards;
+
+  void open(const std::string& path) {
+    mappings.push_back(MappedFile::open(path));
+    shards.push_back(parse_gguf(mappings.back()->bytes(), path));
+  }
+};
+
+// Empty where something is wrong: the loader has said what.
+OpenShards open_shards(const std::string& path) {
+  OpenShards out;
+  try {
+    out.open(path);
+    uint64_t count = out.shards.front().uint_at("split.count").value_or(1);
+    std::string suffix = gguf_shard_name("", 1, count);
+    if (count <= 1 || count > kMaxShards) return out;
+    if (!path.ends_with(suffix)) return {};
+    std::string prefix = path.substr(0, path.size() - suffix.size());
+    for (uint64_t i = 2; i <= count; ++i) out.open(gguf_shard_name(prefix, i, count));
+  } catch (const Error& e) {
+    if (e.kind() == ErrorKind::defect) throw;
+    return {};
+  }
+  return out;
+}
+
+void check_alignment(GgufChecks& checks) {
+  if (checks.meta.alignment % 8 == 0) return;
+  checks.add(Severity::warning, "alignment", "",
+             "general.alignment is " + std::to_string(checks.meta.alignment) +
+                 " (expected a multiple of 8)",
+             "write it again with the alignment of 32 that all have");
+}
+
+// "" where the checks of models do not apply.
+std::string why_other(const GgufChecks& checks) {
+  const GgufValue* type = checks.meta.find("general.type");
+  if (type != nullptr && type->type == GgufType::string) {
+    std::string text(*checks.meta.string_at("general.type"));
+    if (text != "model") return "is of type '" + printable(text) + "'";
+  }
+  size_t tensors = 0;
+  for (const GgufFile& shard : checks.shards) tensors += shard.tensors.size();
+  if (tensors == 0) return "has no tensors";
+  if (checks.rules == nullptr && !checks.arch.empty()) {
+    return "is of architecture '" + printable(checks.arch) + "'";
+  }
+  return "";
+}
+
+}  // namespace
+
+std::optional<uint64_t> GgufNumbers::find(const std::string& key, uint64_t layer) const {
+  auto [it, fresh] = seen_.try_emplace(key);
+  if (fresh) {
+    const GgufValue* v = meta_->find(arch_ + "." + key);
+    try {
+      if (v != nullptr && v->count <= kMaxLayers) it->second = *meta_->ints_at(arch_ + "." + key);
+    } catch (const Error&) {  // another type
+    }
+  }
+  const std::vector<int64_t>& list = it->second;
+  if (list.empty() || (list.size() > 1 && layer >= list.size())) return std::nullopt;
+  int64_t n = list.size() == 1 ? list[0] : list[layer];
+  return n < 0 ? std::nullopt : std::optional(static_cast<uint64_t>(n));
+}
+
+GgufChecks::GgufChecks(std::span<const GgufFile> files)
+    : shards(files), meta(files.front()), numbers(files.front(), "") {
+  const GgufValue* value = meta.find("general.architecture");
+  if (value != nullptr && value->type == GgufType::string)
+    arch = *meta.string_at("general.architecture");
+  rules = ggml::find_loader_rules(arch);
+  numbers = GgufNumbers(meta, arch);
+}
+
+void GgufChecks::add(Severity severity, const char* rule, std::string tensor, std::string what,
+                     std::string hint) {
+  findings.push_back({severity, rule, std::move(tensor), std::move(what), std::move(hint)});
+}
+
+void GgufChecks::add_missing(Severity severity, const std::string& key, const std::string& hint) {
+  if (missing.insert(key).second) {
+    add(severity, "missing-key", "", "metadata key '" + printable(key) + "' is missing", hint);
+  }
+}
+
+bool is_gguf(const std::string& path) {
+  char magic[4] = {};
+  std::ifstream in(path, std::ios::binary);
+  return in.read(magic, sizeof magic) && looks_like_gguf(std::as_bytes(std::span(magic)));
+}
+
+std::vector<Finding> check_gguf(const std::string& path, const Model* model) {
+  OpenShards files = open_shards(path);
+  if (files.shards.empty()) return {};
+  return check_gguf(files.shards, model);
+}
+
+std::vector<Finding> check_gguf(std::span<const GgufFile> shards, const Model* model) {
+  GgufChecks checks(shards);
+  check_alignment(checks);
+  std::string other = why_other(checks);
+  if (!other.empty()) {
+    checks.add(Severity::note, "architecture", "",
+               other + ": only what all GGUFs share was checked");
+    checks.rules = nullptr;
+  } else if (checks.meta.find("general.architecture") == nullptr) {
+    checks.add_missing(Severity::error, "general.architecture",
+                       "llama.cpp does not load the file without it (string)");
+  }
+  check_gguf_keys(checks, model);
+  check_gguf_tokens(checks);
+  if (checks.rules != nullptr) check_gguf_tensors(checks);
+  return std::move(checks.findings);
+}
+
+}  // namespace qp

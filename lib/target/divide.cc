@@ -1,0 +1,140 @@
+#include "lib/target/divide.h"
+
+#include <algorithm>
+#include <string>
+
+namespace qp::target {
+namespace {
+
+std::string by(uint64_t a, uint64_t b) {
+  return std::to_string(a) + " is not divisible by " + std::to_string(b);
+}
+
+struct Case {
+  const Layer& layer;
+  const Scheme& scheme;
+  const ModelShape& model;
+  uint64_t tp;
+  Findings& findings;
+
+  void fail(std::string_view topic, const Shard& s, std::string what) const {
+    if (tp > 1) what += " (tensor parallel " + std::to_string(tp) + ")";
+    findings.add(topic, s.name, std::move(what), s.name);
+  }
+
+  // N and K of a rank. Members that do not divide are the topic of others.
+  uint64_t rank_n(const Shard& s, Dims d) const {
+    if (s.split != Split::column) return d.n;
+    // More ranks than heads of keys: heads are repeated.
+    bool keys = s.member == "k_proj" || s.member == "v_proj";
+    return d.n / (keys && model.kv_heads > 0 ? std::min(tp, model.kv_heads) : tp);
+  }
+  uint64_t rank_k(const Shard& s, Dims d) const { return s.split == Split::row ? d.k / tp : d.k; }
+
+  // GPTQ and AWQ: groups along the rank's inputs, words along its outputs.
+  void packed(const Shard& s, Dims d) const {
+    uint64_t k = rank_k(s, d), n = rank_n(s, d);
+    if (scheme.group > 0 && k % scheme.group != 0) {
+      fail("input-not-aligned", s,
+           "input size per rank " + by(k, scheme.group) + ", the group size");
+    }
+    // Fraction(32, bits).numerator: 32 for 3 bits.
+    uint64_t bits = static_cast<uint64_t>(scheme.bits), word = 32 % bits == 0 ? 32 / bits : 32;
+    if (n % word != 0)
+      fail("output-not-aligned", s,
+           "output size per rank " + by(n, word) + ", the codes in a word");
+  }
+
+  void compressed(const Shard& s, Dims d) const {
+    uint64_t k = rank_k(s, d), n = rank_n(s, d), bits = static_cast<uint64_t>(scheme.bits);
+    if (scheme.group > 0 && k % scheme.group != 0) {
+      fail("group-split", s, "input size per rank " + by(k, scheme.group) + ", the group size");
+    }
+    if (scheme.params == "ct-pack" && !scheme.symmetric && 32 % bits == 0 && n % (32 / bits) != 0) {
+      fail("zero-point-split", s,
+           "output size per rank " + by(n, 32 / bits) + ", the zero points in a word");
+    }
+  }
+
+  void marlin(const Shard& s, Dims d) const {
+    uint64_t k = rank_k(s, d), n = rank_n(s, d);
+    if (n % 64 == 0 && k % 128 == 0) return;
+    fail("marlin-shape", s,
+         n % 64 != 0 ? "output size per rank " + by(n, 64) : "input size per rank " + by(k, 128));
+  }
+
+  void blocks(const Shard& s, Dims d) const {
+    bool expert = layer.part == Part::experts;
+    bool cut_n = s.split == Split::column && (tp > 1 || expert || layer.shards.size() > 1);
+    uint64_t n = rank_n(s, d), k = rank_k(s, d);
+    // Without tensor parallelism the last shard of a fused layer may be ragged in vLLM, not in
+    // SGLang.
+    bool last = tp == 1 && !expert && &s == &layer.shards.back();
+    if (cut_n && n % scheme.block_n != 0) {
+      fail(last ? "block-rows-last" : "block-rows", s,
+           "output size per rank " + by(n, scheme.block_n) + ", the block");
+    }
+    if (s.split == Split::row && tp > 1 && k % scheme.block_k != 0) {
+      fail("block-columns", s, "input size per rank " + by(k, scheme.block_k) + ", the block");
+    }
+  }
+};
+
+}  // namespace
+
+void check_division(const Layer& layer, const Scheme& scheme, const std::vector<Dims>& dims,
+                    const ModelShape& model, const Options& options, Findings& findings) {
+  // Experts that are spread over ranks are not cut.
+  uint64_t tp = layer.part == Part::experts && options.ep > 1 ? 1 : options.tp;
+  Case c{layer, scheme, model, tp, findings};
+  bool int4 = scheme.params == "gptq" || scheme.params == "awq";
+  for (size_t i = 0; i < layer.shards.size(); ++i) {
+    const Shard& s = layer.shards[i];
+    if (dims[i].n == 0 || dims[i].k == 0) continue;
+    if (layer.part == Part::experts && s.expert > 0) continue;  // all have the first one's sizes
+    bool cut = s.split == Split::row ? dims[i].k % tp != 0
+                                     : s.split == Split::column && dims[i].n % tp != 0;
+    if (cut && s.member != "k_proj" && s.member != "v_proj") {
+      c.fail("tp-size", s,
+             std::string(s.split == Split::row ? "input" : "output") + " size " +
+                 by(s.split == Split::row ? dims[i].k : dims[i].n, tp));
+      continue;
+    }
+    if (int4) c.packed(s, dims[i]);
+    if (scheme.params == "ct-pack" || scheme.params == "ct-nvfp4") c.compressed(s, dims[i]);
+    if (scheme.params == "ct-mxfp4" || scheme.params == "ct-mxfp8") c.compressed(s, dims[i]);
+    if (scheme.support == "gptq-marlin" || scheme.support == "awq" || scheme.support == "pack")
+      c.marlin(s, dims[i]);
+    if (scheme.block_n > 0 && scheme.block_k > 0) c.blocks(s, dims[i]);
+    bool fp4 = scheme.params == "modelopt-nvfp4" || scheme.params == "modelopt-nvfp4-awq";
+    if (fp4 && c.rank_k(s, dims[i]) % 16 != 0)
+      c.fail("fp4-columns", s, "input size per rank " + by(c.rank_k(s, dims[i]), 16));
+    if (scheme.support == "w4afp8" && layer.part == Part::experts) {
+      uint64_t n = c.rank_n(s, dims[i]), k = c.rank_k(s, dims[i]);
+      if (n % 256 != 0 || k % 256 != 0)
+        c.fail("w4afp8-shape", s, "a size per rank " + by(n % 256 != 0 ? n : k, 256));
+    }
+  }
+}
+
+void check_parallel(const ModelShape& m, const Options& o, Findings& f) {
+  if (o.tp > 1 && m.heads > 0 && m.heads % o.tp != 0) {
+    f.add("tp-heads", "", "num_attention_heads " + by(m.heads, o.tp) + " (--tp)",
+          std::to_string(m.heads));
+  }
+  if (o.tp > 1 && m.kv_heads > 0 && m.kv_heads % o.tp != 0 && o.tp % m.kv_heads != 0) {
+    f.add("tp-kv-heads", "",
+          "num_key_value_heads " + std::to_string(m.kv_heads) + " and --tp " +
+              std::to_string(o.tp) + " do not divide each other");
+  }
+  if (o.ep > 1 && m.experts == 0)
+    f.add("ep-experts", "", "the model has no experts (--ep " + std::to_string(o.ep) + ")");
+  if (o.ep > 1 && m.experts % o.ep != 0)
+    f.add("ep-experts", "", "the number of experts " + by(m.experts, o.ep) + " (--ep)");
+  if (o.pp > 1 && m.layers > 0 && o.pp > m.layers) {
+    f.add("pp-layers", "",
+          "--pp " + std::to_string(o.pp) + " is more than " + std::to_string(m.layers) + " layers");
+  }
+}
+
+}  // namespace qp::target

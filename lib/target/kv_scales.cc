@@ -1,0 +1,62 @@
+#include "lib/target/kv_scales.h"
+
+#include <algorithm>
+
+namespace qp::target {
+namespace {
+
+constexpr std::string_view kSuffixes[] = {"k_scale",  "v_scale",      "q_scale",
+                                          "kv_scale", "k_zero_point", "v_zero_point"};
+
+}  // namespace
+
+bool is_kv_scale(std::string_view suffix) {
+  return std::ranges::find(kSuffixes, suffix) != std::end(kSuffixes) || suffix == "output_scale";
+}
+
+void check_kv_scales(Context& c, std::string_view method, const Flags& flags,
+                     std::vector<Verdict>& verdicts) {
+  bool any = false;
+  auto drop = [&](std::string_view topic, uint32_t i, std::string what) {
+    if (!c.findings.add(topic, c.checkpoint.tensors[i].name, std::move(what),
+                        c.checkpoint.tensors[i].name))
+      return false;
+    verdicts[i] = Verdict::dropped;
+    return true;
+  };
+  for (const StoredModule& m : c.layers.modules) {
+    auto k = m.find("k_scale"), v = m.find("v_scale");
+    bool in_projection = m.name.ends_with("_proj");
+    if (v && !k && !in_projection) drop("kv-scale-lone", *v, "has no k_scale beside it");
+    for (const auto& [suffix, i] : m.parts) {
+      bool of_projection =
+          suffix == "output_scale" && (m.name.ends_with("k_proj") || m.name.ends_with("v_proj"));
+      if (!of_projection && std::ranges::find(kSuffixes, suffix) == std::end(kSuffixes)) continue;
+      any = true;
+      if (method == "compressed-tensors" &&
+          drop("kv-scale-dropped", i, "is a scale of the KV cache"))
+        continue;
+      if (c.model.architecture.starts_with("Qwen3_5") &&
+          drop("kv-scale-architecture", i, "is a scale of the KV cache of " + c.model.architecture))
+        continue;
+      bool gemma = c.model.architecture.starts_with("Gemma3");
+      if (gemma && in_projection &&
+          drop("kv-scale-renamed", i, "is caught by the renaming of k_proj to qkv_proj"))
+        continue;
+      uint64_t n = c.checkpoint.tensors[i].shape.elements().value_or(0);
+      if (n > 1 && suffix != "kv_scale")
+        drop("kv-scale-per-head", i, "has " + std::to_string(n) + " values, one per head");
+    }
+  }
+  bool promised = c.checkpoint.quant.is_object() &&
+                  c.checkpoint.quant.contains("kv_cache_scheme") &&
+                  c.checkpoint.quant["kv_cache_scheme"].is_object();
+  bool fp8 = flags.kv_cache.starts_with("fp8");
+  if (!any && (promised || fp8)) {
+    c.findings.add("kv-scale-default", "",
+                   promised ? "kv_cache_scheme is set, and no scale is stored"
+                            : "--kv-cache-dtype is fp8, and no scale is stored");
+  }
+}
+
+}  // namespace qp::target

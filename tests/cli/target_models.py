@@ -1,0 +1,278 @@
+"""Tiny checkpoints, header-sound, in the layouts that engines load: config.json and safetensors whose
+tensors are zeros. Each maker takes what is to be wrong with it."""
+
+import copy
+import json
+from pathlib import Path
+
+from support import SIZES, count, write_safetensors
+
+H, I, V, HEADS, KV, D = 512, 1024, 256, 8, 4, 64
+SIZES.setdefault("F8_E8M0", 1)
+
+ATTENTION = {"q_proj": (HEADS * D, H), "k_proj": (KV * D, H), "v_proj": (KV * D, H), "o_proj": (H, HEADS * D)}
+MLP = {"gate_proj": (I, H), "up_proj": (I, H), "down_proj": (H, I)}
+
+
+class Model:
+    """tensors: {name: (dtype, shape)}; config: config.json."""
+
+    def __init__(self, architecture="LlamaForCausalLM", model_type="llama", layers=2, **config):
+        self.layers = layers
+        self.config = {"architectures": [architecture], "model_type": model_type, "torch_dtype": "bfloat16",
+                       "hidden_size": H, "intermediate_size": I, "num_hidden_layers": layers, "vocab_size": V,
+                       "num_attention_heads": HEADS, "num_key_value_heads": KV, "head_dim": D,
+                       "tie_word_embeddings": False, **config}
+        self.tensors = {"model.embed_tokens.weight": ("BF16", (V, H)), "model.norm.weight": ("BF16", (H,)),
+                        "lm_head.weight": ("BF16", (V, H))}
+        self.linears = {}  # name: (out, in)
+        self.files = {}
+
+    def linear(self, name, shape):
+        self.linears[name] = shape
+        self.tensors[name + ".weight"] = ("BF16", shape)
+
+    def attention(self, prefix):
+        for name, shape in ATTENTION.items():
+            self.linear(f"{prefix}.self_attn.{name}", shape)
+
+    def mlp(self, prefix, inner=I):
+        for name, (n, k) in MLP.items():
+            self.linear(f"{prefix}.{name}", (inner if n == I else n, inner if k == I else k))
+
+    def norms(self, prefix):
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            self.tensors[f"{prefix}.{name}.weight"] = ("BF16", (H,))
+
+    # ---- faults
+
+    def drop(self, *names):
+        for name in names:
+            del self.tensors[name]
+        return self
+
+    def put(self, name, dtype, *shape):
+        self.tensors[name] = (dtype, shape)
+        return self
+
+    def configure(self, **changes):
+        self.config.update(changes)
+        return self
+
+    def quant(self, **changes):
+        q = self.config["quantization_config"]
+        for key, value in changes.items():
+            if value is None:
+                q.pop(key, None)
+            else:
+                q[key] = value
+        return self
+
+    def weights_args(self, **changes):
+        self.config["quantization_config"]["config_groups"]["group_0"]["weights"].update(changes)
+        return self
+
+    def ignore(self, *names):
+        self.config["quantization_config"]["ignore"] = ["lm_head", *names]
+        return self
+
+    def write(self, directory):
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_safetensors(directory / "model.safetensors",
+                          {n: (d, s, bytes(SIZES[d] * count(s))) for n, (d, s) in self.tensors.items()})
+        (directory / "config.json").write_text(json.dumps(self.config))
+        for name, value in self.files.items():
+            (directory / name).write_text(json.dumps(value))
+        return directory
+
+
+def llama(**config):
+    m = Model(**config)
+    for i in range(m.layers):
+        m.norms(f"model.layers.{i}")
+        m.attention(f"model.layers.{i}")
+        m.mlp(f"model.layers.{i}.mlp", config.get("intermediate_size", I))
+    return m
+
+
+def moe(experts=4, mixtral=False, inner=256, **config):
+    if mixtral:
+        m = Model("MixtralForCausalLM", "mixtral", num_local_experts=experts, **{"intermediate_size": inner, **config})
+    else:
+        m = Model("Qwen2MoeForCausalLM", "qwen2_moe", num_experts=experts, moe_intermediate_size=inner, **config)
+    block, names = ("block_sparse_moe", ("w1", "w3", "w2")) if mixtral else ("mlp", ("gate_proj", "up_proj", "down_proj"))
+    for i in range(m.layers):
+        p = f"model.layers.{i}"
+        m.norms(p)
+        m.attention(p)
+        m.tensors[f"{p}.{block}.gate.weight"] = ("BF16", (experts, H))
+        for e in range(experts):
+            for name, shape in zip(names, ((inner, H), (inner, H), (H, inner))):
+                m.linear(f"{p}.{block}.experts.{e}.{name}", shape)
+    return m
+
+
+def qwen3_moe(**more):
+    m = moe(**more)
+    return m.configure(architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe")
+
+
+def qwen2_5_vl(**config):
+    m = llama(**config)
+    m.configure(architectures=["Qwen2_5_VLForConditionalGeneration"], model_type="qwen2_5_vl", vision_config={})
+    m.linear("visual.blocks.0.attn.qkv", (3 * 128, 128))
+    m.linear("visual.blocks.0.attn.proj", (128, 128))
+    for name, shape in (("gate_proj", (342, 128)), ("up_proj", (342, 128)), ("down_proj", (128, 342))):
+        m.linear("visual.blocks.0.mlp." + name, shape)  # 342: as odd as 3420 is to the real one
+    return m
+
+
+def cdiv(a, b):
+    return -(-a // b)
+
+
+def replace(m, which, tensors):
+    """Puts tensors(n, k) of suffixes in the place of the weights that `which` takes."""
+    for name, (n, k) in m.linears.items():
+        if not which(name):
+            continue
+        m.tensors.pop(name + ".weight", None)
+        for suffix, (dtype, shape) in tensors(n, k).items():
+            m.tensors[f"{name}.{suffix}"] = (dtype, shape)
+    return m
+
+
+def language(name):
+    return not name.startswith(("visual", "vision", "mtp", "model.vision"))
+
+
+def args(bits, kind="int", strategy="group", group=128, **more):
+    return {"num_bits": bits, "type": kind, "symmetric": True, "group_size": group, "strategy": strategy,
+            "dynamic": False, "observer": "minmax", **more}
+
+
+TOKEN8 = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "token", "dynamic": True}
+
+
+def ct(m, format_, weights, inputs, tensors, which=language, ignore=()):
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": inputs, "output_activations": None,
+             "format": format_}
+    m.config["quantization_config"] = {"quant_method": "compressed-tensors", "format": format_,
+                                       "quantization_status": "compressed", "config_groups": {"group_0": group},
+                                       "ignore": ["lm_head", *ignore]}
+    return replace(m, which, tensors)
+
+
+def w4a16(m, bits=4, group=128, which=language, ignore=()):
+    return ct(m, "pack-quantized", args(bits, group=group), None, lambda n, k: {
+        "weight_packed": ("I32", (n, cdiv(k * bits, 32))), "weight_scale": ("BF16", (n, k // group)),
+        "weight_shape": ("I64", (2,))}, which, ignore)
+
+
+def w4a16_asym(m, which=language, ignore=()):
+    return ct(m, "pack-quantized", args(4, symmetric=False), None, lambda n, k: {
+        "weight_packed": ("I32", (n, k // 8)), "weight_scale": ("BF16", (n, k // 128)),
+        "weight_zero_point": ("I32", (n // 8, k // 128)), "weight_shape": ("I64", (2,))}, which, ignore)
+
+
+def fp8_dynamic(m, which=language, ignore=()):
+    return ct(m, "float-quantized", args(8, "float", "channel", None), TOKEN8, lambda n, k: {
+        "weight": ("F8_E4M3", (n, k)), "weight_scale": ("BF16", (n, 1))}, which, ignore)
+
+
+def ct_block(m, which=language, ignore=()):
+    inputs = {**TOKEN8, "strategy": "group", "group_size": 128}
+    weights = args(8, "float", "block", None, block_structure=[128, 128])
+    return ct(m, "float-quantized", weights, inputs, lambda n, k: {
+        "weight": ("F8_E4M3", (n, k)), "weight_scale": ("BF16", (cdiv(n, 128), cdiv(k, 128)))}, which, ignore)
+
+
+def int8(m, which=language, ignore=()):
+    return ct(m, "int-quantized", args(8, "int", "channel", None), {**TOKEN8, "type": "int"}, lambda n, k: {
+        "weight": ("I8", (n, k)), "weight_scale": ("BF16", (n, 1))}, which, ignore)
+
+
+def nvfp4(m, inputs=True, which=language, ignore=()):
+    four = args(4, "float", "tensor_group", 16)
+    tensors = {"weight_packed": lambda n, k: ("U8", (n, k // 2)), "weight_scale": lambda n, k: ("F8_E4M3", (n, k // 16)),
+               "weight_global_scale": lambda n, k: ("F32", (1,))}
+    if inputs:
+        tensors["input_global_scale"] = lambda n, k: ("F32", (1,))
+    return ct(m, "nvfp4-pack-quantized", four, {**four, "dynamic": "local"} if inputs else None,
+              lambda n, k: {s: f(n, k) for s, f in tensors.items()}, which, ignore)
+
+
+def mxfp4(m, which=language, ignore=()):
+    return ct(m, "mxfp4-pack-quantized", args(4, "float", "group", 32, scale_dtype="torch.uint8"), None, lambda n, k: {
+        "weight_packed": ("U8", (n, k // 2)), "weight_scale": ("U8", (n, k // 32))}, which, ignore)
+
+
+def gptq(m, bits=4, group=128, which=language, order=True, **more):
+    m.config["quantization_config"] = {"quant_method": "gptq", "bits": bits, "group_size": group, "desc_act": False,
+                                       "sym": True, "lm_head": False, "checkpoint_format": "gptq", **more}
+    return replace(m, which, lambda n, k: {
+        "qweight": ("I32", (cdiv(k * bits, 32), n)), "qzeros": ("I32", (cdiv(k, group), cdiv(n * bits, 32))),
+        "scales": ("F16", (cdiv(k, group), n)), **({"g_idx": ("I32", (k,))} if order else {})})
+
+
+def awq(m, group=128, which=language, **more):
+    m.config["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": True,
+                                       "version": "gemm", "modules_to_not_convert": None, **more}
+    return replace(m, which, lambda n, k: {
+        "qweight": ("I32", (k, n // 8)), "qzeros": ("I32", (k // group, n // 8)), "scales": ("F16", (k // group, n))})
+
+
+def auto_round(m, awq_layout=False, **more):
+    m = awq(m) if awq_layout else gptq(m, order=False)
+    m.config["quantization_config"] = {
+        "quant_method": "auto-round", "packing_format": "auto_round:auto_awq" if awq_layout else "auto_round:auto_gptq",
+        "bits": 4, "group_size": 128, "sym": not awq_layout, "data_type": "int", "block_name_to_quantize": "model.layers", **more}
+    return m
+
+
+def fp8_block(m, which=language, left=(), **more):
+    m.config["quantization_config"] = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128],
+                                       "modules_to_not_convert": ["lm_head", *left], **more}
+    return replace(m, which, lambda n, k: {
+        "weight": ("F8_E4M3", (n, k)), "weight_scale_inv": ("F32", (cdiv(n, 128), cdiv(k, 128)))})
+
+
+def modelopt(m, algo="NVFP4", left=("lm_head",), **more):
+    m.config["quantization_config"] = {"quant_method": "modelopt", "quant_algo": algo, "ignore": list(left), **more}
+    if algo == "FP8":
+        tensors = {"weight": lambda n, k: ("F8_E4M3", (n, k)), "weight_scale": lambda n, k: ("F32", ()),
+                   "input_scale": lambda n, k: ("F32", ())}
+    else:
+        tensors = {"weight": lambda n, k: ("U8", (n, k // 2)), "weight_scale": lambda n, k: ("F8_E4M3", (n, k // 16)),
+                   "weight_scale_2": lambda n, k: ("F32", ()), "input_scale": lambda n, k: ("F32", ())}
+    return replace(m, language, lambda n, k: {s: f(n, k) for s, f in tensors.items()})
+
+
+def modelslim(m, label="W8A8_DYNAMIC"):
+    m = replace(m, language, lambda n, k: {"weight": ("I8", (n, k)), "weight_scale": ("F32", (n, 1)),
+                                           "weight_offset": ("F32", (n, 1))})
+    description = {name: "FLOAT" for name in m.tensors}
+    for name in m.linears:
+        for suffix in ("weight", "weight_scale", "weight_offset"):
+            description[f"{name}.{suffix}"] = label
+    m.files["quant_model_description.json"] = description
+    return m
+
+
+def bnb4(m):
+    m.config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    return replace(m, language, lambda n, k: {
+        "weight": ("U8", (n * k // 2, 1)), "weight.absmax": ("F32", (n * k // 64,)), "weight.quant_map": ("F32", (16,)),
+        "weight.quant_state.bitsandbytes__nf4": ("U8", (80,))})
+
+
+def kv_scales(m, name="{}.self_attn.{}_scale", shape=(1,)):
+    for i in range(m.layers):
+        for kv in "kv":
+            m.tensors[name.format(f"model.layers.{i}", kv)] = ("F32", shape)
+    return m
+
+
+def copied(m):
+    return copy.deepcopy(m)

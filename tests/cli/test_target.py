@@ -1,0 +1,336 @@
+"""qverify --target: threads of users, each as a tiny checkpoint with the fault, caught with the right
+verdict and rule; and its sound sibling, which passes."""
+
+import json
+
+import gguf_file
+import moe_models
+import target_models as t
+from support import TINY, CliTest, main
+
+LOADS, LIES, REFUSES = "loads and uses everything", "loads but lies", "refuses"
+Q, GATE, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.gate_proj", "model.layers.1.mlp.down_proj"
+EXPERT = "model.layers.0.mlp.experts.1.down_proj"
+
+
+def plain(m, *names):
+    """Linears that are stored unquantized after all."""
+    for name in names:
+        for tensor in [n for n in m.tensors if n.startswith(name + ".")]:
+            del m.tensors[tensor]
+        m.tensors[name + ".weight"] = ("BF16", m.linears[name])
+    return m
+
+
+def experts_plain(m):
+    return plain(m, *(n for n in m.linears if ".experts." in n))
+
+
+def packed_head(m):
+    m.linears["lm_head"] = (t.V, t.H)
+    m.drop("lm_head.weight")
+    return m.put("lm_head.weight_packed", "I32", t.V, t.H // 8).put("lm_head.weight_scale", "BF16", t.V, t.H // 128)
+
+
+def head_as_gptq(m):
+    m.drop("lm_head.weight")
+    return (m.put("lm_head.qweight", "I32", t.H // 8, t.V).put("lm_head.qzeros", "I32", t.H // 128, t.V // 8)
+            .put("lm_head.scales", "F16", t.H // 128, t.V))
+
+
+def two_groups(first, second):
+    """MXFP4 everywhere but gate and up, which are MXFP8; groups in this order."""
+    m = t.mxfp4(t.llama())
+    gate_up = [n for n in m.linears if n.endswith(("gate_proj", "up_proj"))]
+    for name in gate_up:
+        n, k = m.linears[name]
+        m.drop(name + ".weight_packed").put(name + ".weight", "F8_E4M3", n, k)
+    q = m.config["quantization_config"]
+    four = q["config_groups"].pop("group_0")
+    eight = {**four, "format": "mxfp8-quantized", "targets": ["re:.*(gate|up)_proj$"],
+             "weights": {**four["weights"], "num_bits": 8}}
+    four["targets"] = ["re:.*proj$"]
+    q["config_groups"] = {"group_0": eight if first == 8 else four, "group_1": eight if second == 8 else four}
+    return m.quant(format="mixed-precision")
+
+
+def linear_attention(ignored):
+    m = t.llama()
+    for name, n in (("in_proj_qkv", 1024), ("in_proj_z", 512)):
+        m.linear("model.layers.0.linear_attn." + name, (n, t.H))
+    t.w4a16(m)
+    plain(m, *(f"model.layers.0.linear_attn.{n}" for n in ignored))
+    return m.ignore(*(f"model.layers.0.linear_attn.{n}" for n in ignored))
+
+
+def mtp(ignore):
+    m = t.llama()
+    m.tensors["mtp.layers.0.mlp.up_proj.weight"] = ("BF16", (t.I, t.H))
+    return t.w4a16(m, ignore=ignore)
+
+
+def gemma3(ignore=("re:.*vision_tower.*",)):
+    m = t.llama().configure(architectures=["Gemma3ForConditionalGeneration"], model_type="gemma3", vision_config={})
+    for x in "qkv":
+        m.linear(f"vision_tower.vision_model.encoder.layers.0.self_attn.{x}_proj", (128, 128))
+    return t.fp8_dynamic(m, which=lambda n: not n.startswith("vision"), ignore=ignore)
+
+
+def projector(packed):
+    m = t.llama()
+    m.linear("multi_modal_projector.linear_1", (t.H, 128))
+    return t.w4a16(m, which=lambda n: packed or not n.startswith("multi"), ignore=["multi_modal_projector.linear_1"])
+
+
+def qwen_vl(ignore):
+    return t.fp8_dynamic(t.qwen2_5_vl(), ignore=ignore)
+
+
+def mixed_qkv(same):
+    m = t.w4a16(t.llama())
+    n, k = m.linears[Q]
+    q = m.config["quantization_config"]["config_groups"]
+    if not same:
+        for i in range(m.layers):
+            m.put(f"model.layers.{i}.self_attn.q_proj.weight_packed", "I32", n, k // 4)
+        q["group_1"] = {**q["group_0"], "targets": ["re:.*\\.q_proj$"], "weights": t.args(8)}
+        q["group_0"]["targets"] = ["re:.*\\.(k|v|o|gate|up|down)_proj$"]
+    return m
+
+
+def gate_quantized(stored):
+    m = t.moe()
+    if stored:
+        m.linear("model.layers.0.mlp.gate", (4, t.H))
+    return t.gptq(m)
+
+
+def one_expert_fp8(m):
+    n, k = m.linears[EXPERT]
+    m.drop(EXPERT + ".weight_packed", EXPERT + ".weight_shape")
+    return m.put(EXPERT + ".weight", "F8_E4M3", n, k).put(EXPERT + ".weight_scale", "BF16", n, 1)
+
+
+def auto_mixed(bits):
+    m = t.auto_round(t.llama(), extra_config={".*gate_proj.*": {"bits": bits}})
+    for name, (n, k) in m.linears.items():
+        if name.endswith("gate_proj"):
+            m.put(name + ".qweight", "I32", k * bits // 32, n).put(name + ".qzeros", "I32", k // 128, n * bits // 32)
+    return m
+
+
+def scales(m, **more):
+    return t.kv_scales(m, **more)
+
+
+KV = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "tensor", "dynamic": False}
+
+# thread; engine and its arguments; the checkpoint with the fault; verdict; rule; the sound sibling
+# (None: one that passes as it is is t.w4a16(t.llama())).
+CASES = [
+    ("vllm#16309", "vllm", lambda: experts_plain(t.w4a16(t.moe())), REFUSES, "unexpected-fused", lambda: t.w4a16(t.moe())),
+    ("llm-compressor#2060", "vllm", lambda: experts_plain(t.w4a16(t.moe(mixtral=True), ignore=["re:.*w[123]$"])), REFUSES,
+     "unexpected-fused", lambda: experts_plain(t.w4a16(t.moe(mixtral=True), ignore=["re:.*experts.*"]))),
+    ("vllm#40591", "vllm", lambda: t.w4a16(t.moe()).put("model.layers.0.mlp.experts.down_proj_packed", "I32", 4, t.H, 32), REFUSES,
+     "unexpected-tensor", lambda: t.w4a16(t.moe())),
+    ("vllm#45102", "vllm", lambda: t.modelopt(t.llama(), "FP8").put("lm_head.input_scale", "F32"), REFUSES, "unexpected-tensor",
+     lambda: t.modelopt(t.llama(), "FP8")),
+    ("vllm#49137", "vllm", lambda: head_as_gptq(t.auto_round(t.llama())), REFUSES, "unexpected-tensor",
+     lambda: head_as_gptq(t.auto_round(t.llama(), extra_config={"lm_head": {"bits": 4, "group_size": 128, "sym": True}}))),
+    ("vllm#52997", "vllm --tp 4", lambda: t.fp8_block(t.llama()), REFUSES, "block-rows", lambda: t.ct_block(t.llama(), ignore=["re:.*self_attn.*"], which=lambda n: ".mlp." in n)),
+    ("vllm#54444", "vllm", lambda: t.nvfp4(t.llama()).drop(DOWN + ".weight_global_scale"), LIES, "missing-parameter", lambda: t.nvfp4(t.llama())),
+    ("vllm#47445", "vllm", lambda: plain(t.fp8_dynamic(t.llama()), GATE), LIES, "float-into-codes", lambda: t.fp8_dynamic(t.llama())),
+    ("sglang#25792, sglang#20870", "sglang", lambda: scales(t.modelopt(t.llama(), "FP8").configure(architectures=["Gemma3ForCausalLM"]), name="{}.self_attn.{}_proj.{}_scale".replace("{}_scale", "k_scale")),
+     REFUSES, "kv-scale-renamed", lambda: scales(t.modelopt(t.llama(), "FP8").configure(architectures=["Gemma3ForCausalLM"]))),
+    ("sglang#19587", "sglang", lambda: t.modelopt(t.llama(), "FP8").drop(Q + ".input_scale"), LIES, "missing-input-scale", lambda: t.modelopt(t.llama(), "FP8")),
+    ("sglang#35358", "sglang", lambda: packed_head(t.w4a16(t.llama())), LIES, "missing-parameter", lambda: t.w4a16(t.llama())),
+    ("sglang#3604, llm-compressor#959", "sglang", lambda: t.w4a16(t.moe(), ignore=["re:.*experts.*"]), REFUSES, "unexpected-fused", lambda: t.w4a16(t.moe())),
+    ("sglang#3571", "sglang --tp 2", lambda: t.awq(t.llama(intermediate_size=384)), REFUSES, "input-not-aligned", lambda: t.awq(t.llama(intermediate_size=512))),
+    ("sglang#23625", "sglang", lambda: t.modelopt(t.llama()).drop(Q + ".input_scale", GATE + ".input_scale"), LIES, "missing-input-scale", lambda: t.modelopt(t.llama())),
+    ("llm-compressor#2255", "vllm", lambda: t.w4a16_asym(t.llama()).weights_args(symmetric=True), REFUSES, "unexpected-tensor", lambda: t.w4a16_asym(t.llama())),
+    ("llm-compressor#2730", "vllm", lambda: two_groups(4, 8), REFUSES, "unexpected-fused", lambda: two_groups(8, 4)),
+    ("auto-round#2174", "vllm", lambda: auto_mixed(8), REFUSES, "fused-disagree", lambda: auto_mixed(4)),
+    ("auto-round#643", "vllm --tp 2", lambda: t.auto_round(t.llama(intermediate_size=384)), REFUSES, "input-not-aligned", lambda: t.auto_round(t.llama(intermediate_size=512))),
+    ("LlamaFactory#10275", "vllm", lambda: t.gptq(t.llama(), dynamic={"-:.*down_proj": {}}), REFUSES, "unexpected-tensor",
+     lambda: t.gptq(t.llama(), dynamic={"-:.*nothing": {}})),
+    ("sglang#36158, vllm#52649", "vllm", lambda: mtp(()), LOADS, "mtp-targeted", lambda: mtp(("re:^mtp.*",))),
+    ("sglang#38574", "sglang", lambda: mtp(()), LOADS, "mtp-targeted", lambda: mtp(("re:^mtp.*",))),
+    ("auto-round#1477, Model-Optimizer#2427, Model-Optimizer#733, llm-compressor#2735", "vllm",
+     lambda: t.w4a16(t.llama(num_nextn_predict_layers=1)), LOADS, "mtp-missing", lambda: mtp(("re:^mtp.*",)).configure(num_nextn_predict_layers=1)),
+    ("vllm#51910", "vllm", lambda: qwen_vl(["visual"]), LIES, "float-into-codes", lambda: qwen_vl(["re:visual.*"])),
+    ("sglang#2935", "vllm", lambda: t.w4a16(t.llama()).drop("lm_head.weight"), LIES, "missing-parameter", lambda: t.w4a16(t.llama(tie_word_embeddings=True)).drop("lm_head.weight")),
+    ("vllm#45544, vllm#53170", "vllm", lambda: packed_head(t.w4a16(t.llama(tie_word_embeddings=True))), LIES, "tied-head-quantized", lambda: t.w4a16(t.llama(tie_word_embeddings=True))),
+    ("auto-round#1040", "sglang", lambda: head_as_gptq(t.auto_round(t.llama(tie_word_embeddings=True))), LIES, "tied-head-quantized", lambda: t.auto_round(t.llama(tie_word_embeddings=True))),
+    ("llm-compressor#1546, llm-compressor#1306", "vllm", lambda: gemma3(()), LIES, "missing-parameter", gemma3),
+    ("llm-compressor#1652", "vllm", lambda: projector(True), REFUSES, "unexpected-tensor", lambda: projector(False)),
+    ("vllm-ascend#4313", "vllm", lambda: t.w4a16(t.qwen2_5_vl()), REFUSES, "unexpected-tensor", lambda: t.w4a16(t.qwen2_5_vl(), ignore=["re:visual.*"])),
+    ("vllm#28663", "sglang", lambda: t.gptq(t.qwen2_5_vl()), REFUSES, "output-not-aligned", lambda: t.gptq(t.qwen2_5_vl(), dynamic={"-:.*visual.*": {}})),
+    ("vllm#54623", "vllm", lambda: scales(t.w4a16(t.llama().configure(architectures=["Qwen3_5ForCausalLM"]))), LIES, "kv-scale-architecture",
+     lambda: scales(t.w4a16(t.llama()))),
+    ("sglang#35455", "sglang", lambda: scales(t.fp8_dynamic(t.llama()).quant(kv_cache_scheme=KV)), LIES, "kv-scale-dropped", lambda: t.fp8_dynamic(t.llama())),
+    ("sglang#26436", "sglang", lambda: scales(t.modelopt(t.llama(), "FP8"), shape=(4,)), LIES, "kv-scale-per-head", lambda: scales(t.modelopt(t.llama(), "FP8"))),
+    ("vllm#46265", "vllm", lambda: t.fp8_dynamic(t.llama()).put("model.layers.0.self_attn.v_scale", "F32", 1), REFUSES, "kv-scale-lone",
+     lambda: scales(t.fp8_dynamic(t.llama()).quant(kv_cache_scheme=KV))),
+    ("Model-Optimizer#20", "vllm", lambda: t.fp8_dynamic(t.llama()).quant(kv_cache_scheme=KV), LIES, "kv-scale-default",
+     lambda: scales(t.fp8_dynamic(t.llama()).quant(kv_cache_scheme=KV))),
+    ("vllm#41457", "vllm", lambda: linear_attention(["in_proj_z"]), REFUSES, "fused-disagree", lambda: linear_attention(["in_proj_qkv", "in_proj_z"])),
+    ("vllm#25378, vllm-ascend#2588, vllm#53992", "vllm", lambda: plain(t.w4a16(t.llama(), ignore=["model.layers.0.self_attn.q_proj"]), Q), REFUSES,
+     "fused-disagree", lambda: t.w4a16(t.llama())),
+    ("compressed-tensors#174", "vllm", lambda: t.w4a16(t.llama()).quant(quant_method=None), REFUSES, "no-method", lambda: t.w4a16(t.llama())),
+    ("compressed-tensors#712", "vllm", lambda: t.w4a16(t.llama()).ignore(DOWN), REFUSES, "unexpected-tensor", lambda: plain(t.w4a16(t.llama()), DOWN).ignore(DOWN)),
+    ("llm-compressor#2560", "vllm", lambda: (lambda m: m.config.pop("quantization_config") and m)(t.fp8_block(t.llama())), REFUSES, "codes-as-values", lambda: t.fp8_block(t.llama())),
+    ("Model-Optimizer#1142, Model-Optimizer#1354", "vllm", lambda: one_expert_fp8(t.w4a16(t.moe())), REFUSES, "unexpected-fused", lambda: t.w4a16(t.moe())),
+    ("Model-Optimizer#1063", "sglang", lambda: t.modelopt(t.moe()).drop(EXPERT + ".input_scale"), LIES, "missing-input-scale", lambda: t.modelopt(t.moe())),
+    ("ComfyUI#15511", "transformers", lambda: (lambda m: m.config.pop("quantization_config") and m)(t.nvfp4(t.llama())), LIES, "unexpected-tensor", lambda: t.nvfp4(t.llama())),
+    # seeds: the limitations that SGLang's documentation lists
+    ("quantization.mdx: mixed bits inside QKV", "sglang", lambda: mixed_qkv(False), REFUSES, "fused-mixed", lambda: mixed_qkv(True)),
+    ("quantization.mdx: mlp.gate", "sglang", lambda: gate_quantized(True), LIES, "unexpected-tensor", lambda: gate_quantized(False)),
+    ("quantization.mdx: Qwen2.5-VL, GPTQ", "sglang", lambda: t.gptq(t.qwen2_5_vl()), REFUSES, "output-not-aligned",
+     lambda: t.awq(t.qwen2_5_vl(), modules_to_not_convert=["visual"])),
+    ("quantization.mdx: Qwen2.5-VL, auto_round:auto_gptq", "sglang", lambda: t.auto_round(t.qwen2_5_vl()), LIES, "qwen2-5-vl-auto-gptq",
+     lambda: t.auto_round(t.qwen2_5_vl(), awq_layout=True)),
+]
+
+# Cells of the documentation's Ascend tables and other hardware: engine arguments, maker, verdict, rule.
+HARDWARE = [
+    ("sglang --hw a2", lambda: t.modelslim(t.llama()), LOADS, None),
+    ("sglang --hw a3", lambda: t.modelslim(t.llama()), LOADS, None),
+    ("sglang --hw a5", lambda: t.modelslim(t.llama()), LOADS, "hw-open"),
+    ("sglang --hw a2", lambda: t.awq(t.llama()), LOADS, None),
+    ("sglang --hw a3", lambda: t.gptq(t.moe()), LOADS, None),
+    ("sglang --hw a5", lambda: t.gptq(t.llama(), bits=8), LOADS, "hw-open"),
+    ("sglang --hw a3", lambda: t.auto_round(t.llama()), LOADS, None),
+    ("sglang --hw a2", lambda: t.int8(t.llama()), LOADS, None),
+    ("sglang --hw a5", lambda: t.int8(t.llama()), LOADS, "hw-open"),
+    ("sglang --hw a2", lambda: t.fp8_block(t.llama()), LOADS, "hw-not-known"),
+    ("sglang --hw sm90", lambda: t.nvfp4(t.llama()), REFUSES, "hw-capability"),
+    ("sglang --hw sm100", lambda: t.nvfp4(t.llama()), LOADS, None),
+    ("vllm --hw sm90", lambda: t.nvfp4(t.llama()), LOADS, None),
+    ("sglang --hw sm80", lambda: t.ct_block(t.llama()), REFUSES, "hw-capability"),
+    ("sglang --hw cpu", lambda: t.int8(t.llama()), REFUSES, "hw-cpu-capability"),
+]
+
+
+class Target(CliTest):
+    def check(self, model, args):
+        model.write(self.dir / "m")
+        engine, *more = args.split()
+        result = self.run_("qverify", "m", "--target", engine, *more, "--json")
+        report = json.loads(result.out)
+        return result.code, report["target"], {f["rule"].split(".", 1)[1] for f in report["findings"] if "." in f["rule"]}, report
+
+    def test_threads(self):
+        for thread, args, broken, verdict, rule, sound in CASES:
+            with self.subTest(thread=thread):
+                code, target, rules, report = self.check(broken(), args)
+                self.assertEqual((target["verdict"], code), (verdict, 0 if verdict == LOADS else 1), report["findings"])
+                self.assertIn(rule, rules)
+            with self.subTest(thread=thread, sound=True):
+                code, target, rules, report = self.check(sound(), args)
+                self.assertEqual((target["verdict"], code), (LOADS, 0), report["findings"])
+                self.assertNotIn(rule, rules)
+                self.assertEqual(set(target["counts"]) - {"used", "ignored by design"}, set())
+
+    def test_hardware(self):
+        for args, make, verdict, rule in HARDWARE:
+            with self.subTest(args=args):
+                _, target, rules, report = self.check(make(), args)
+                self.assertEqual(target["verdict"], verdict, report["findings"])
+                self.assertEqual({r for r in rules if r.startswith("hw-")}, {rule} - {None})
+
+    def test_errors_are_the_engines(self):
+        _, target, _, _ = self.check(experts_plain(t.w4a16(t.moe())), "vllm")
+        self.assertIn("KeyError: 'model.layers.0.mlp.experts.w2_weight'", {f["error"] for f in target["findings"]})
+        _, target, _, _ = self.check(t.gptq(t.qwen2_5_vl()), "sglang")
+        self.assertIn("The output size is not aligned with the quantized weight shape", {f["error"] for f in target["findings"]})
+
+    def test_sound_everywhere(self):
+        """Formats by engines and ranks: no false alarm."""
+        make = [lambda: t.w4a16(t.llama()), lambda: t.fp8_dynamic(t.llama()), lambda: t.awq(t.llama()), lambda: t.gptq(t.llama()),
+                lambda: t.int8(t.llama()), lambda: t.fp8_dynamic(t.moe()), lambda: t.w4a16(t.moe(mixtral=True))]
+        for i, maker in enumerate(make):
+            for engine in ("vllm", "sglang"):
+                for tp in (1, 2):
+                    with self.subTest(i=i, engine=engine, tp=tp):
+                        code, target, _, report = self.check(maker(), f"{engine} --tp {tp}")
+                        self.assertEqual((code, target["verdict"]), (0, LOADS), report["findings"])
+
+    def test_what_we_export_loads(self):
+        """Schemes by families by shapes of models, in vLLM; and what SGLang's pages say it cannot."""
+        cannot = {"int8 compressed-tensors", "nvfp4a16 compressed-tensors", "mxfp4a16 compressed-tensors"}  # in experts
+        for name in ("mixtral", "deepseek_v3", "qwen3_moe", "gemma3"):
+            moe_models.write(name, self.dir / name)
+            for scheme, family in (("w4a16", "compressed-tensors"), ("fp8-dynamic", "compressed-tensors"), ("fp8-block", "fp8"),
+                                   ("int8", "compressed-tensors"), ("nvfp4a16", "compressed-tensors"), ("mxfp4a16", "compressed-tensors"),
+                                   ("w4a16", "gptq"), ("w4a16-asym", "awq"), ("w4a16", "auto-round")):
+                out = f"{name}-{scheme}-{family}"
+                self.ok("bash", "-c", f"set -o pipefail; qload {name} | qquantize -s {scheme} | qexport -f {family} -o {out}")
+                for engine in ("vllm", "sglang"):
+                    with self.subTest(out=out, engine=engine):
+                        report = json.loads(self.run_("qverify", out, "--target", engine, "--json").out)
+                        dense_int8 = name == "gemma3" and scheme == "int8"
+                        refused = engine == "sglang" and f"{scheme} {family}" in cannot and not dense_int8
+                        self.assertEqual(report["target"]["verdict"], REFUSES if refused else LOADS, report["findings"])
+
+    def test_memory(self):
+        m = t.llama().write(self.dir / "m")
+        whole = (m / "model.safetensors").stat().st_size
+        _, target, _, _ = self.check(t.llama(), "vllm")
+        self.assertLess(abs(target["rank_bytes"] - whole), 4096)  # but for the header
+        norms = (2 * 2 + 1) * t.H * 2
+        _, halves, _, _ = self.check(t.llama(), "vllm --tp 2")
+        self.assertEqual(halves["rank_bytes"], (target["rank_bytes"] - norms) // 2 + norms)
+        code, target, rules, _ = self.check(t.llama(), "vllm --device-memory 1M")
+        self.assertEqual((code, target["verdict"]), (1, REFUSES))
+        self.assertIn("device-memory", rules)
+
+    def test_flags(self):
+        t.w4a16(t.llama()).write(self.dir / "m")
+        out = self.ok("qverify", "m", "--target", "sglang@0.5", "--tp", "2", "--engine-args", "--quantization compressed-tensors").out
+        self.assertIn("sglang.flag-redundant", out)
+        self.assertIn("--tp-size 2 --quantization compressed-tensors", out)
+        t.int8(t.llama()).write(self.dir / "m")
+        out = self.ok("qverify", "m", "--target", "sglang", "--engine-args", "--quantization w8a8_int8").out
+        self.assertIn("sglang.w8a8-flag", out)
+
+    def test_llama_cpp(self):
+        t.w4a16(t.llama()).write(self.dir / "m")
+        result = self.run_("qverify", "m", "--target", "llama.cpp")
+        self.assertEqual(result.code, 1)
+        self.assertIn("llama.cpp.no-gguf", result.out)
+        self.ok("qexport", TINY, "-f", "gguf", "-o", "x.gguf")
+        self.ok("qverify", "x.gguf", "--target", "llama.cpp", "--strict")
+        file = gguf_file.Gguf(self.dir / "x.gguf")
+        del file.tensors["blk.1.ffn_up.weight"]
+        file.save(self.dir / "bad.gguf")
+        report = json.loads(self.run_("qverify", "bad.gguf", "--target", "llama.cpp", "--json").out)
+        self.assertEqual(report["target"]["verdict"], REFUSES)
+        self.assertIn("missing tensor 'blk.1.ffn_up.weight'", {f["error"] for f in report["target"]["findings"]})
+
+    def test_rules(self):
+        rules = self.ok("qverify", "--list-rules").out.splitlines()
+        ids = [line.split("\t")[0] for line in rules]
+        self.assertEqual(len(ids), len(set(ids)))
+        for id_ in ids:
+            self.assertIn("source: ", self.ok("qverify", "--explain", id_).out)
+        self.fails(2, "qverify", "--explain", "vllm.no-such-rule", says="is no rule")
+
+    def test_wrong_use(self):
+        t.llama().write(self.dir / "m")
+        self.fails(2, "qverify", "m", "--target", "tgi", says="no engine")
+        self.fails(2, "qverify", "m", "--target", "vllm", "--hw", "sm1", says="--hw")
+        self.fails(2, "qverify", "m", "--target", "vllm", "--tp", "0", says="--tp")
+        self.fails(2, "qverify", "m", "--tp", "2", says="need --target")
+
+    def test_reads_no_data(self):
+        """Headers alone: the weights are cut off behind a hole, and NaN in them are nobody's business here."""
+        m = t.llama().write(self.dir / "m")
+        data = bytearray((m / "model.safetensors").read_bytes())
+        data[-64:] = b"\xff" * 64
+        (m / "model.safetensors").write_bytes(data)
+        self.ok("qverify", "m", "--target", "vllm", "--strict")
+        self.assertEqual(self.run_("qverify", "m").code, 1)
+
+
+if __name__ == "__main__":
+    main()
