@@ -33,6 +33,7 @@ class QuantizeCommand {
   using Outputs = std::vector<std::unique_ptr<QmapOutput>>;
   using JsonLog = std::function<void(const Json&)>;
 
+  std::vector<std::string> scheme_names() const;
   std::vector<Result> results() const;
   Recipe recipe(const std::string& scheme) const;
   Rule rule_of_options(const std::string& scheme) const;

@@ -199,6 +199,12 @@ std::optional<Factor> factor(const Moments& m, size_t group, const Options& opti
   return std::nullopt;
 }
 
+double share_of(const Moments& m, const Options& options) {
+  if (options.alpha) return *options.alpha;
+  auto n = static_cast<double>(m.rows);
+  return n / (n + 4 * static_cast<double>(m.k));
+}
+
 void follow_drift(const Moments& m, const Factor& f, double alpha, float* w, size_t rows) {
   size_t k = m.k;
   auto a = static_cast<float>(alpha);

@@ -23,7 +23,8 @@ struct Options {
   Order order = Order::group_aware;
   Fit fit = Fit::search;       // of scales, weighted with diag(H)
   bool static_groups = false;  // scales from the weights as they were
-  double alpha = 0;            // the share of the inputs' drift that weights make up for
+  // The share of the inputs' drift that weights make up for; none: share_of() says.
+  std::optional<double> alpha;
 };
 
 // Second moments of a linear's inputs, H = sum x x^T [k, k], any positive factor: the lower
@@ -32,6 +33,7 @@ struct Options {
 struct Moments {
   size_t k = 0;
   std::vector<float> h, drift;
+  uint64_t rows = 0;  // that were summed
 };
 
 // What linears that read one input share.
@@ -46,6 +48,11 @@ struct Factor {
 // None when H has nothing to say: no positive finite diagonal, or no damping helps. `group`:
 // columns of a group (order group_aware).
 std::optional<Factor> factor(const Moments& moments, size_t group, const Options& options);
+
+// What options.alpha leaves open: how much of the drift that was seen is to be believed. What the
+// inputs explain of it is fitted with k numbers to `rows` rows, and fits them too well:
+// rows / (rows + 4 k). DESIGN.md says what was measured.
+double share_of(const Moments& moments, const Options& options);
 
 // Asymmetric calibration: w [rows, k] += alpha w D (H')^-1, with alpha 1 the weights that
 // make of the inputs as they are what w made of the full ones, in least squares (QEP, Arai and

@@ -88,7 +88,7 @@ Options options_of(const AlgorithmStep& step) {
   o.order = static_cast<Order>(step.word("order", kOrders, static_cast<size_t>(o.order)));
   o.fit = step.flag("clip", true) ? Fit::search : Fit::range;
   o.static_groups = step.flag("static_groups", false);
-  o.alpha = step.number("alpha", o.alpha, 0, 1);
+  if (step.options.contains("alpha")) o.alpha = step.number("alpha", 0, 0, 1);
   return o;
 }
 
@@ -114,7 +114,7 @@ Outcome quantize_matrix(const Store& store, const PlanEntry& entry, const Scheme
   Matrix matrix(store, entry, scheme, range, moments, tokens);
   Outcome out;
   std::optional<Choice> chosen;
-  if (factor && !moments.drift.empty()) matrix.follow_drift(*factor, options.alpha);
+  if (factor && !moments.drift.empty()) matrix.follow_drift(*factor, share_of(moments, options));
   if (clip && tokens > 0) {
     chosen.emplace(matrix.clipped());
   } else if (factor) {

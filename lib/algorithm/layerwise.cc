@@ -28,7 +28,7 @@ constexpr size_t kDenseRows = 2048, kExpertRows = 256;  // of moments, summed at
 // GPTQ that makes up for what quantized layers did to its inputs.
 bool drift_counts(const PlanEntry& entry) {
   AlgorithmStep step = parse_algorithm(entry.algorithm).back();
-  return step.algorithm->name == "gptq" && gptq::options_of(step).alpha > 0;
+  return step.algorithm->name == "gptq" && gptq::options_of(step).alpha != 0.0;
 }
 
 // One input of linears, and those that read it.

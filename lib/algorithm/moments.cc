@@ -60,6 +60,7 @@ gptq::Moments MomentSum::take() {
   flush();
   room_ = {};
   drift_ = {};
+  moments_.rows = rows_;
   return std::move(moments_);
 }
 

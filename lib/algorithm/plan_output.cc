@@ -35,7 +35,6 @@ PlanOutput::PlanOutput(const Store& store, const PlanRun& run, Progress& progres
 PlanOutput::~PlanOutput() = default;
 
 void PlanOutput::begin() {
-  output_.keep_partial(output_.resuming());  // until it is known to be of no use
   prepare_layers();
   lay_out();
   writer_.reserve();

@@ -20,7 +20,7 @@ const Algorithm kAlgorithms[] = {
       {"order", "of columns: group (group-aware, the default), desc_act, none"},
       {"clip", "search each group's scale (true), or take its range"},
       {"static_groups", "with desc_act: scales are fitted before the walk (false)"},
-      {"alpha", "0 to 1: how far weights move towards what the unquantized model's inputs ask for (0)"}}},
+      {"alpha", "0 to 1: how far weights move towards what the unquantized model's inputs ask for (tokens / (tokens + 4 channels)); 0: no second pass"}}},
     {"autoround", "rounding and ranges of a layer are learned together, by the signs of gradients", true, false,
      {{"iters", "steps per layer (200); 0: ranges alone, no gradients"},
       {"batch_size", "windows per step (8)"},

@@ -32,7 +32,8 @@ struct OutputOptions {
 void check_output(const OutputOptions& options);
 
 // Where a qmap goes. Write to fd(), then commit(). Destroyed without commit, it leaves nothing
-// under the final name and, unless told to keep it, no partial file and no journal of one.
+// under the final name and, unless told to keep it, no partial file and no journal of one. What it
+// resumes it keeps, unless told not to.
 class QmapOutput {
  public:
   // Errors: usage (nowhere to write), system (exists, cannot create), limit.
@@ -59,12 +60,10 @@ class QmapOutput {
  private:
   void open_file();
   void open_spill();
-  void hand_over(const std::string& path, const Hash128& id, bool wait);
   void stream_out();
 
   OutputOptions options_;
   Fd fd_;
-  Fd lock_;
   std::string label_, base_, partial_;
   bool unnamed_ = false, resuming_ = false, keep_ = false, done_ = false, to_stdout_ = false;
 };

@@ -219,6 +219,7 @@ void QmapOutput::open_file() {
     fd_.reset();
     throw system_error("another program is writing it", EBUSY).file(partial_).hint("wait for it");
   }
+  keep_ = resuming_;  // what an earlier run finished is not lost to an error in this one
   if (resuming_) return;
   // Only when there is something: ext4 flushes a file at close() that was cut to nothing.
   if (opened.st_size > 0 && ftruncate(fd_.get(), 0) != 0) {

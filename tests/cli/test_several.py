@@ -12,7 +12,7 @@ import moe_models
 from support import TINY, CliTest, main, read_safetensors, write_safetensors
 
 STEPS = (("rtn", ("w4a16", "w3a16", "fp8-tensor", "nvfp4", "q4_k_m")), ("mse", ("w4a16-asym", "w2a16", "int8")),
-         ("gptq", ("w4a16", "w3a16", "nvfp4")), ("gptq:alpha=0.5", ("w2a16", "w3a16")),
+         ("gptq", ("w4a16", "w3a16", "nvfp4")), ("gptq:alpha=0", ("w2a16", "w3a16")),
          ("autoround:iters=3", ("w2a16", "w4a16")), ("awq", ("w4a16", "w3a16")), ("rotate,gptq", ("w4a16", "none")))
 
 

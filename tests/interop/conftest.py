@@ -56,10 +56,11 @@ def pytest_terminal_summary(terminalreporter):
     if not MEASURED:
         return
     text = "\n".join(MEASURED)
-    terminalreporter.write_sep("=", "measured")
-    terminalreporter.write_line(text)
     if path := os.environ.get("QPIPE_REPORT"):
         Path(path).write_text(text + "\n")
+        return
+    terminalreporter.write_sep("=", "measured")
+    terminalreporter.write_line(text)
 
 
 @pytest.fixture(scope="session")

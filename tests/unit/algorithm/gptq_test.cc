@@ -316,6 +316,17 @@ TEST(Gptq, FollowsTheDriftOfItsInputs) {
   }
 }
 
+// The more rows for a column, the more of the drift is believed.
+TEST(Gptq, ShareOfTheDrift) {
+  gptq::Moments m{128, {}, {}, 512};
+  EXPECT_EQ(gptq::share_of(m, {}), 0.5);
+  m.rows = 0;
+  EXPECT_EQ(gptq::share_of(m, {}), 0);
+  gptq::Options given;
+  given.alpha = 1;
+  EXPECT_EQ(gptq::share_of(m, given), 1);
+}
+
 TEST(Gptq, DeadColumnsAndHopelessMoments) {
   Problem p(4, 64, 8);
   for (size_t i = 0; i < 64; ++i) p.m.h[std::max<size_t>(i, 10) * 64 + std::min<size_t>(i, 10)] = 0;
