@@ -28,11 +28,11 @@ PARTS = {"w1": 0, "gate_proj": 0, "w3": 1, "up_proj": 1, "w2": 2, "down_proj": 2
 IDS = torch.arange(24).reshape(1, 24) * 5 % 128
 
 
-def build(name, directory):
+def build(name, directory, **changes):
     """A random BF16 model, saved by transformers."""
     kind, config, more = CASES[name]
     torch.manual_seed(11)
-    model = kind(config(**dict(BASE, num_experts_per_tok=2) | more)).to(torch.bfloat16)
+    model = kind(config(**dict(BASE, num_experts_per_tok=2) | more | changes)).to(torch.bfloat16)
     with torch.no_grad():
         for p in model.parameters():
             if p.dim() > 1:

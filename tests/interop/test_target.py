@@ -1,4 +1,5 @@
-"""qverify --target transformers says what from_pretrained really does, of good checkpoints and broken ones."""
+"""qverify --target transformers says what from_pretrained really does: of good checkpoints, broken ones, and of
+what we export."""
 
 import json
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import programs
+import test_moe
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cli"))
 import target_models as t  # noqa: E402
@@ -72,11 +74,39 @@ def really(directory):
     return ("loads but lies" if keys else "loads and uses everything"), keys
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_verdict(name, tmp_path):
-    directory = CASES[name]().write(tmp_path / "m")
+def agree(directory):
     run = subprocess.run([programs.bin_dir() / "qverify", directory, "--target", "transformers", "--json"],
                          capture_output=True, text=True, check=False)
     said = json.loads(run.stdout)
     happened, why = really(directory)
     assert said["target"]["verdict"] == happened, (why, said["findings"][:3])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_verdict(name, tmp_path):
+    agree(CASES[name]().write(tmp_path / "m"))
+
+
+# Two blocks of 128 and more in each matrix of an expert.
+EXPERTS = {"mixtral": {}, "qwen3_moe": {"moe_intermediate_size": 256}, "deepseek_v3": {"moe_intermediate_size": 256}}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {"tiny-lm": programs.TINY_LM, **{name: test_moe.build(name, folder / name, **more)
+                                            for name, more in EXPERTS.items()}}
+
+
+EXPORTS = [("compressed-tensors", scheme) for scheme in
+           ("w4a16", "w4a16-asym", "w8a16", "w3a16", "w2a16", "fp8-dynamic", "fp8-tensor", "fp8-block", "int8", "nvfp4a16",
+            "mxfp4", "mxfp4a16", "mxfp8", "mxfp8a16", "w4a8", "w4afp8", "w4a4")]
+EXPORTS += [("fp8", "fp8-block"), ("fp8", "fp8-tensor"), ("safetensors", "none")]
+
+
+@pytest.mark.parametrize("family, scheme", EXPORTS)
+@pytest.mark.parametrize("name", ["tiny-lm", "mixtral", "qwen3_moe", "deepseek_v3"])
+def test_exports(name, family, scheme, models, tmp_path):
+    quantize = [] if scheme == "none" else [["qquantize", "-q", "-s", scheme]]
+    programs.pipe(["qload", "-q", models[name]], *quantize, ["qexport", "-q", "-f", family, "-o", tmp_path / "m"])
+    agree(tmp_path / "m")

@@ -54,6 +54,9 @@ constexpr Rule kRules[] = {
      "README of GPTQModel; int4-formats 1.2", "give all modules one setting"},
     {"fp8-static", E::refuses, "takes dynamic activations only",
      "FineGrainedFP8Config; reference: fp8 1.1", "set activation_scheme to dynamic"},
+    {"fp8-tensor-scale", E::lies,
+     "knows scales as weight_scale_inv alone, takes codes as values and reports the scales as UNEXPECTED",
+     kLoading, "export fp8-block, or as compressed-tensors"},
     {"flag-redundant", E::warns, "has no such flag", "reference pages", "leave it out"},
 };
 
@@ -79,12 +82,19 @@ constexpr Method kMethods[] = {
 };
 
 // The library decompresses what it can read: no kernel is asked for.
-// Experts are stacked while they are loaded, which fails for what is not their weight.
+// Experts are stacked while they are loaded: packed integers are unpacked on the way, floats are
+// multiplied with a scale of their rows or of the tensor; what is stored otherwise stops it.
 constexpr const char* kStacked =
     "We encountered some issues during automatic conversion of the weights.";
 constexpr Support kSupport[] = {
-    {"pack", Where::experts, 0, kStacked},
-    {"pack-odd", Where::experts, 0, kStacked},
+    {"int8", Where::experts, 0, kStacked},
+    {"int8-static", Where::experts, 0, kStacked},
+    {"w4a8-int", Where::experts, 0, kStacked},
+    {"pack-int-act", Where::experts, 0, kStacked},
+    {"fp8-block", Where::experts, 0, kStacked},
+    {"fp8-weights-block", Where::experts, 0, kStacked},
+    {"mxfp8", Where::experts, 0, kStacked},
+    {"mxfp8a16", Where::experts, 0, kStacked},
     {"pack-asym", Where::any, 0,
      "You set `ignore_mismatched_sizes` to `False`, thus raising an error. (weight_zero_point)"},
     {"pack", Where::any},

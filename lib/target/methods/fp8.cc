@@ -34,6 +34,7 @@ Chooser choose_fp8(Context& c, const Method& method) {
   if (n > 0 && s.static_in)
     c.findings.add("fp8-static-block", "",
                    "activation_scheme is static, and weights are in blocks");
+  if (n == 0) c.findings.add("fp8-tensor-scale", "", "the config has no 'weight_block_size'");
   if (s.static_in) c.findings.add("fp8-static", "", "activation_scheme is static");
   bool mx = method.name == "mxfp8";
   s.params = mx ? "fp8-mx" : n > 0 ? "fp8-block" : "fp8-tensor";
