@@ -166,6 +166,10 @@ class Device(CudaPlatformBase):
         return 64
 
     @classmethod
+    def num_compute_units(cls, device_id=0):
+        return 132
+
+    @classmethod
     def get_attn_backend_cls(cls, selected_backend=None, attn_selector_config=None, num_heads=None):
         if attn_selector_config.use_mla:
             return "vllm.v1.attention.backends.mla.triton_mla.TritonMLABackend"
@@ -189,10 +193,17 @@ import vllm.model_executor.models.registry as registry  # noqa: E402
 from vllm.distributed import parallel_state  # noqa: E402
 from vllm.engine.arg_utils import EngineArgs  # noqa: E402
 
+import vllm.triton_utils  # noqa: E402
+import vllm.utils.import_utils as import_utils  # noqa: E402
+
+import_utils._has_module.cache_clear()
+
+# Lists of them are sifted while modules are imported.
+vllm.triton_utils.triton.Config = type("Config", (Thing,), {"num_stages": 1, "num_warps": 4})
 registry._run_in_subprocess = lambda function: function()  # the stubs are in this process
 weight_utils.enable_tqdm = lambda *args: False
 of_transformers.is_torchvision_available()  # no, and from now on its modules can be imported
-Finder.roots.add("torchvision")
+Finder.roots |= {"torchvision", "triton"}  # Humming wants triton; vLLM has decided to do without
 logging.getLogger("vllm").handlers.clear()
 
 

@@ -38,10 +38,25 @@ class Flow(TorchFunctionMode):
         self.sources = {}  # storage: {(name, dtype as stored)}
         self.written = {}  # storage: [(name, dtype as stored, dtype of what is written)]
         self.alive = []    # addresses are names only while their owners live
+        self.read = {}     # name: which elements were written somewhere
+        self.whole = {}    # storage as stored: name
 
     def begin(self, name, tensor):
         self.alive.append(tensor)
+        self.whole[storage(tensor)] = name
+        self.read[name] = torch.zeros(tensor.numel(), dtype=torch.bool)
         self.sources[storage(tensor)] = {(name, tensor.dtype)}
+
+    def note(self, t):
+        name = self.whole.get(storage(t))
+        if name is not None and t.element_size() == self.alive_size(name, t):
+            self.read[name].as_strided(t.shape, t.stride(), t.storage_offset()).fill_(True)
+            return
+        for other, _ in self.sources.get(storage(t), ()):  # copied on the way: which part is not known
+            self.read[other].fill_(True)
+
+    def alive_size(self, name, t):
+        return t.untyped_storage().nbytes() // max(self.read[name].numel(), 1)
 
     def tensors(self, value):
         if isinstance(value, torch.Tensor):
@@ -59,6 +74,8 @@ class Flow(TorchFunctionMode):
             if came:
                 if getattr(function, "__name__", "") in self.writers and isinstance(args[0], torch.Tensor):
                     self.written.setdefault(storage(args[0]), []).extend((n, d, args[0].dtype) for n, d in came)
+                    for t in self.tensors((args[1:], kwargs or {})):
+                        self.note(t)
                 for t in self.tensors(out):
                     self.alive.append(t)
                     self.sources[storage(t)] = self.sources.get(storage(t), set()) | came
