@@ -126,18 +126,41 @@ def compare(case, folder):
     return f"| {case.label} | {their_verdict} | {cell(why)} | {'agrees' if agree else cell(said)} |", agree
 
 
+def save(out, rows, bad, cannot, left):
+    """After every case: a run that is stopped leaves a page that says how far it came."""
+    count = sum(map(len, rows.values()))
+    summary = f"{count} checkpoints: {count - len(bad)} agree, {len(bad)} do not; {len(cannot)} that we do not export"
+    summary += f"; stopped before the last {left}." if left else "."
+    if not out:
+        return summary
+    only = os.environ.get("QPIPE_ONLY", "")
+    head = ["| checkpoint | vLLM's code | how | qverify |", "| --- | --- | --- | --- |"]
+    lines = [f"# vLLM {start.VERSION}", "",
+             "`qverify --target vllm` beside vLLM's own config classes, model classes and loaders, run without a GPU on a stubbed "
+             "CUDA platform (tests/peers/vllm_cpu) up to, not with, `process_weights_after_loading` (but for scales of keys and "
+             "values): memory that no tensor is written to, tensors or (up to two ranks) parts of them that nobody reads, tensors "
+             "that go nowhere, codes that become values, or the exception, of the first and the last rank. The tensors are zeros.",
+             "", f"{datetime.date.today()}, `./check --peers vllm`{f' with QPIPE_ONLY={only!r}' if only else ''}: {summary}", "",
+             "Counted as harmless: " + "; ".join(f"`{k}` ({v})" for k, v in HARMLESS.items()) + ".", "",
+             "## Disagreements", "", *(head + bad if bad else ["None."]), ""]
+    for part, table in rows.items():
+        lines += [f"## {part}", "", *head, *table, ""]
+    if cannot:
+        lines += ["## Not exported", "", "| what | why |", "| --- | --- |", *cannot, ""]
+    out.write_text("\n".join(lines).rstrip() + "\n")
+    return summary
+
+
 def main():
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     only = os.environ.get("QPIPE_ONLY", "").split(",")
-    rows = {}
-    bad, cannot = [], []
+    rows, bad, cannot = {}, [], []
     with tempfile.TemporaryDirectory() as scratch:  # what is imported here is imported for all
         for name, model in cases.MODELS.items():
             found = load.load(model().write(Path(scratch) / name))
             print(f"{name}, unquantized: {verdict_of([found])}", flush=True)
-    for case in cases.all_of(BIN):
-        if not any(o in case.label for o in only):
-            continue
+    chosen = [case for case in cases.all_of(BIN) if any(o in case.label for o in only)]
+    for i, case in enumerate(chosen):
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 row, agree = compare(case, Path(scratch))
@@ -150,24 +173,8 @@ def main():
         if not agree:
             bad.append(row)
         print(("agree  " if agree else "DIFFER ") + row, flush=True)
-    count = sum(map(len, rows.values()))
-    summary = f"{count} checkpoints: {count - len(bad)} agree, {len(bad)} do not; {len(cannot)} that we do not export."
-    print(summary)
-    if out:
-        head = ["| checkpoint | vLLM's code | how | qverify |", "| --- | --- | --- | --- |"]
-        lines = [f"# vLLM {start.VERSION}", "",
-                 "`qverify --target vllm` beside vLLM's own config classes, model classes and loaders, run without a GPU on a stubbed "
-                 "CUDA platform (tests/peers/vllm_cpu) up to, not with, `process_weights_after_loading`: memory that no tensor is "
-                 "written to, tensors or (up to two ranks) parts of them that nobody reads, tensors that go nowhere, codes that become values, or the exception, of the first and the last rank. "
-                 "Values of the tensors of test_target.py are zeros.", "",
-                 f"{datetime.date.today()}, `./check --peers vllm`: {summary}", "",
-                 "Counted as harmless: " + "; ".join(f"`{k}` ({v})" for k, v in HARMLESS.items()) + ".", ""]
-        lines += ["## Disagreements", "", *(head + bad if bad else ["None."]), ""]
-        for part, table in rows.items():
-            lines += [f"## {part}", "", *head, *table, ""]
-        if cannot:
-            lines += ["## Not exported", "", "| what | why |", "| --- | --- |", *cannot, ""]
-        out.write_text("\n".join(lines).rstrip() + "\n")
+        save(out, rows, bad, cannot, len(chosen) - i - 1)
+    print(save(out, rows, bad, cannot, 0))
     return 1 if bad else 0
 
 

@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import target_models as t
@@ -119,9 +120,23 @@ class Exports:
     """Each checkpoint once, whatever the ranks."""
 
     def __init__(self, programs):
-        self.programs, self.last = programs, None
+        self.programs, self.key, self.result = programs, None, None
+        self.folder = tempfile.TemporaryDirectory()
 
-    def write(self, model, format_, scheme, folder):
+    def write(self, *key):
+        if key != self.key:
+            self.folder.cleanup()
+            self.folder = tempfile.TemporaryDirectory()
+            try:
+                self.result = self.export(*key, Path(self.folder.name))
+            except NotExported as e:
+                self.result = e
+            self.key = key
+        if isinstance(self.result, NotExported):
+            raise self.result
+        return self.result
+
+    def export(self, model, format_, scheme, folder):
         source = random_weights(MODELS[model](), folder / "source")
         line = f'"$0/qload" -q "$1" | "$0/qquantize" -q -s {scheme} | "$0/qexport" -q -f {format_} -o "$2"'
         done = subprocess.run(["bash", "-o", "pipefail", "-c", line, self.programs, source, folder / "m"],
@@ -137,7 +152,7 @@ class Exports:
             for format_, scheme in EXPORTS:
                 for tp in (1, 2, 4, 8):
                     yield Case(f"{model}, exported", f"{model} {format_} {scheme} --tp {tp}",
-                               lambda folder, a=(model, format_, scheme): self.write(*a, folder), tp)
+                               lambda folder, a=(model, format_, scheme): self.write(*a), tp)
 
 
 def all_of(programs):

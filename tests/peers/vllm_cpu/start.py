@@ -203,7 +203,7 @@ vllm.triton_utils.triton.Config = type("Config", (Thing,), {"num_stages": 1, "nu
 registry._run_in_subprocess = lambda function: function()  # the stubs are in this process
 weight_utils.enable_tqdm = lambda *args: False
 of_transformers.is_torchvision_available()  # no, and from now on its modules can be imported
-Finder.roots |= {"torchvision", "triton"}  # Humming wants triton; vLLM has decided to do without
+Finder.roots |= {"torchvision", "triton", "cuda"}  # Humming wants these; vLLM has decided to do without
 logging.getLogger("vllm").handlers.clear()
 
 
