@@ -71,8 +71,11 @@ struct Case {
     // SGLang.
     bool last = tp == 1 && !expert && &s == &layer.shards.back();
     if (cut_n && n % scheme.block_n != 0) {
-      fail(last ? "block-rows-last" : "block-rows", s,
-           "output size per rank " + by(n, scheme.block_n) + ", the block");
+      bool fused = !expert && layer.shards.size() > 1 && findings.knows("block-rows-fused");
+      fail(last    ? "block-rows-last"
+           : fused ? "block-rows-fused"
+                   : "block-rows",
+           s, "output size per rank " + by(n, scheme.block_n) + ", the block");
     }
     if (s.split == Split::row && tp > 1 && k % scheme.block_k != 0) {
       fail("block-columns", s, "input size per rank " + by(k, scheme.block_k) + ", the block");

@@ -85,11 +85,20 @@ const Rule* find(const Engine& engine, std::string_view topic) {
 bool Findings::knows(std::string_view topic) const { return find(engine_, topic) != nullptr; }
 
 bool Findings::add(std::string_view topic, std::string_view subject, std::string what,
-                   std::string_view slot) {
+                   std::string_view slot, std::string_view second) {
   const Rule* rule = find(engine_, topic);
   if (rule == nullptr) return false;
   std::string error(rule->error);
-  if (auto at = error.find("{}"); at != error.npos) error.replace(at, 2, slot);
+  auto fill = [&](std::string_view place, std::string_view text) {
+    if (auto at = error.find(place); at != error.npos) error.replace(at, place.size(), text);
+  };
+  fill("{}", slot);
+  fill("{2}", second);
+  // "model.layers.0.x" is "layers.0.x" to LlamaModel, "visual.merger.x" "merger.x" to the tower.
+  std::string_view inner = slot;
+  if (auto at = slot.find("layers."); at != slot.npos) inner = slot.substr(at);
+  if (auto at = slot.find("visual."); at != slot.npos) inner = slot.substr(at + 7);
+  fill("{inner}", inner);
   all_.push_back(
       {rule, rule_id(engine_, *rule), std::string(subject), std::move(what), std::move(error)});
   return true;

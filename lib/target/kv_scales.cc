@@ -16,6 +16,10 @@ bool is_kv_scale(std::string_view suffix) {
 
 void check_kv_scales(Context& c, std::string_view method, const Flags& flags,
                      std::vector<Verdict>& verdicts) {
+  bool promised = c.checkpoint.quant.is_object() &&
+                  c.checkpoint.quant.contains("kv_cache_scheme") &&
+                  c.checkpoint.quant["kv_cache_scheme"].is_object();
+  bool fp8 = flags.kv_cache.starts_with("fp8");
   bool any = false;
   auto drop = [&](std::string_view topic, uint32_t i, std::string what) {
     if (!c.findings.add(topic, c.checkpoint.tensors[i].name, std::move(what),
@@ -27,7 +31,9 @@ void check_kv_scales(Context& c, std::string_view method, const Flags& flags,
   for (const StoredModule& m : c.layers.modules) {
     auto k = m.find("k_scale"), v = m.find("v_scale");
     bool in_projection = m.name.ends_with("_proj");
-    if (v && !k && !in_projection) drop("kv-scale-lone", *v, "has no k_scale beside it");
+    // An unquantized cache takes no scales.
+    if (v && !k && !in_projection && (promised || fp8))
+      drop("kv-scale-lone", *v, "has no k_scale beside it");
     for (const auto& [suffix, i] : m.parts) {
       bool of_projection =
           suffix == "output_scale" && (m.name.ends_with("k_proj") || m.name.ends_with("v_proj"));
@@ -48,10 +54,6 @@ void check_kv_scales(Context& c, std::string_view method, const Flags& flags,
         drop("kv-scale-per-head", i, "has " + std::to_string(n) + " values, one per head");
     }
   }
-  bool promised = c.checkpoint.quant.is_object() &&
-                  c.checkpoint.quant.contains("kv_cache_scheme") &&
-                  c.checkpoint.quant["kv_cache_scheme"].is_object();
-  bool fp8 = flags.kv_cache.starts_with("fp8");
   if (!any && (promised || fp8)) {
     c.findings.add("kv-scale-default", "",
                    promised ? "kv_cache_scheme is set, and no scale is stored"

@@ -141,6 +141,13 @@ class Replay {
     return nullptr;
   }
 
+  // Whether the model class knows of draft layers, to skip them.
+  bool drafts() const {
+    return std::ranges::none_of(engine_.specials, [&](const Special& s) {
+      return s.member == "mtp" && model_.architecture == s.architecture;
+    });
+  }
+
   std::optional<Scheme> scheme_of(const Layer& layer) {
     if (!chooser_) return std::nullopt;
     const Special* s = special(layer);
@@ -176,6 +183,12 @@ class Replay {
   void check_draft(const Layer& layer) {
     const StoredModule* m = stored(layer.shards.front());
     for (const auto& [suffix, i] : m->parts) result_.verdicts[i] = Verdict::ignored;
+    if (!drafts() && findings_.knows("mtp-unknown")) {
+      std::string first = layer.name.substr(0, layer.name.find('.'));
+      for (const auto& [suffix, i] : m->parts) result_.verdicts[i] = Verdict::dropped;
+      add("mtp-unknown", m->name, "is of a draft layer", first);
+      return;
+    }
     auto weight = m->find("weight");
     bool plain = weight && is_float(tensor(*weight).dtype) && tensor(*weight).shape.rank() == 2;
     if (!chooser_ || !plain || draft_told_) return;
@@ -195,7 +208,7 @@ class Replay {
         result_.verdicts[i] = Verdict::ignored;
         if (!is_quantized_suffix(suffix)) continue;
         add("tied-head-quantized", tensor(i).name,
-            "is of a quantized head, and tie_word_embeddings is true");
+            "is of a quantized head, and tie_word_embeddings is true", tensor(i).name);
         break;
       }
     }
@@ -345,9 +358,15 @@ class Replay {
     if (is_kv_scale(suffix)) return;  // looked at on their own
     std::string slot = parameter_name(layer, s, suffix);
     result_.verdicts[i] = Verdict::dropped;
+    std::string what = "has no parameter in the engine's " + layer.name;
+    if (layer.part == Part::experts && findings_.knows("unexpected-expert")) {
+      findings_.add("unexpected-expert", tensor(i).name, what, layer.name,
+                    slot.substr(layer.name.size() + 1));
+      return;
+    }
     bool fused = layer.part == Part::experts || layer.name != s.name;
-    add(fused ? "unexpected-fused" : "unexpected-tensor", tensor(i).name,
-        "has no parameter in the engine's " + layer.name, slot);
+    findings_.add(fused ? "unexpected-fused" : "unexpected-tensor", tensor(i).name, what, slot,
+                  layer.class_name);
   }
 
   void check_unquantized(const Layer& layer) {
@@ -358,7 +377,9 @@ class Replay {
       if (m == nullptr) continue;
       for (const auto& [suffix, i] : m->parts) {
         bool foreign = is_quantized_suffix(suffix) || is_stack_scale(m->name, suffix);
-        if (foreign && !is_kv_scale(suffix)) {
+        if (is_stack_scale(m->name, suffix) && findings_.knows("stacked-experts")) {
+          add("stacked-experts", tensor(i).name, "is of a stack of experts");
+        } else if (foreign && !is_kv_scale(suffix)) {
           unexpected(layer, s, suffix, i);
           continue;
         }

@@ -20,10 +20,12 @@ std::string_view name_of(Effect effect);
 struct Rule {
   std::string_view topic;  // "missing-parameter"; the rule's id is "vllm.missing-parameter"
   Effect effect;
-  std::string_view what;        // what the engine does, for --list-rules
-  std::string_view source;      // file and version of the engine, or the thread, it was read from
-  std::string_view hint;        // what to do
-  std::string_view error = {};  // the text it prints; "{}" stands for the parameter or module
+  std::string_view what;    // what the engine does, for --list-rules
+  std::string_view source;  // file and version of the engine, or the thread, it was read from
+  std::string_view hint;    // what to do
+  // The text it prints, or a part of it: "{}" stands for the parameter or module, "{inner}" for the
+  // same as a decoder's own loader calls it, "{2}" for what else the topic tells.
+  std::string_view error = {};
 };
 
 struct Finding {
@@ -40,10 +42,10 @@ struct Engine;
 class Findings {
  public:
   explicit Findings(const Engine& engine) : engine_(engine) {}
-  // Nothing when the engine has no such rule. `slot` replaces "{}" in the rule's error text.
-  // Returns whether there is a rule.
+  // Nothing when the engine has no such rule. `slot` replaces "{}" in the rule's error text,
+  // `second` "{2}". Returns whether there is a rule.
   bool add(std::string_view topic, std::string_view subject, std::string what,
-           std::string_view slot = {});
+           std::string_view slot = {}, std::string_view second = {});
   bool knows(std::string_view topic) const;
   bool any(Effect effect) const;
   std::vector<Finding>& all() { return all_; }

@@ -115,16 +115,31 @@ def moe(experts=4, mixtral=False, inner=256, **config):
 
 def qwen3_moe(**more):
     m = moe(**more)
+    for i in range(m.layers):
+        for x in "qk":
+            m.put(f"model.layers.{i}.self_attn.{x}_norm.weight", "BF16", D)
     return m.configure(architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe")
 
 
 def qwen2_5_vl(**config):
     m = llama(**config)
-    m.configure(architectures=["Qwen2_5_VLForConditionalGeneration"], model_type="qwen2_5_vl", vision_config={})
-    m.linear("visual.blocks.0.attn.qkv", (3 * 128, 128))
-    m.linear("visual.blocks.0.attn.proj", (128, 128))
-    for name, shape in (("gate_proj", (342, 128)), ("up_proj", (342, 128)), ("down_proj", (128, 342))):
-        m.linear("visual.blocks.0.mlp." + name, shape)  # 342: as odd as 3420 is to the real one
+    m.configure(architectures=["Qwen2_5_VLForConditionalGeneration"], model_type="qwen2_5_vl",
+                vision_config={"depth": 1, "hidden_size": 128, "intermediate_size": 342, "num_heads": 2, "out_hidden_size": H,
+                               "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3,
+                               "window_size": 112, "fullatt_block_indexes": [0], "tokens_per_second": 2})
+    for i in range(m.layers):
+        for x in "qkv":
+            m.put(f"model.layers.{i}.self_attn.{x}_proj.bias", "BF16", ATTENTION[x + "_proj"][0])
+    m.put("visual.patch_embed.proj.weight", "BF16", 128, 3, 2, 14, 14)
+    for name in ("blocks.0.norm1", "blocks.0.norm2", "merger.ln_q"):
+        m.put(f"visual.{name}.weight", "BF16", 128)
+    block = [("attn.qkv", (3 * 128, 128)), ("attn.proj", (128, 128)), ("mlp.gate_proj", (342, 128)), ("mlp.up_proj", (342, 128)),
+             ("mlp.down_proj", (128, 342))]  # 342: as odd as 3420 is to the real one
+    for name, shape in block:
+        m.linear("visual.blocks.0." + name, shape)
+        m.put(f"visual.blocks.0.{name}.bias", "BF16", shape[0])
+    for i, n in ((0, 4 * 128), (2, H)):
+        m.put(f"visual.merger.mlp.{i}.weight", "BF16", n, 4 * 128).put(f"visual.merger.mlp.{i}.bias", "BF16", n)
     return m
 
 

@@ -1,4 +1,4 @@
-// vLLM, main of 2026-08-17 (017e9f44), and the threads that are named.
+// vLLM 0.33.0: its source, run on a CPU in tests/peers/vllm.py; and the threads that are named.
 #include "lib/target/methods/methods.h"
 
 namespace qp::target {
@@ -6,32 +6,44 @@ namespace {
 
 using E = Effect;
 constexpr const char* kCt =
-    "layers/quantization/compressed_tensors/compressed_tensors.py, 017e9f44";
-constexpr const char* kCtUtils = "layers/quantization/compressed_tensors/utils.py, 017e9f44";
-constexpr const char* kLoader = "model_loader/default_loader.py, 017e9f44";
-constexpr const char* kAutoLoader = "AutoWeightsLoader, models/utils.py, 017e9f44";
-constexpr const char* kParameter = "model_executor/parameter.py, 017e9f44";
-constexpr const char* kGptq = "layers/quantization GPTQ/AWQ create_weights, 2026";
-constexpr const char* kMarlin = "layers/quantization/utils/marlin_utils.py, 017e9f44";
-constexpr const char* kFp8 = "layers/quantization/fp8.py, 017e9f44";
+    "vllm/model_executor/layers/quantization/compressed_tensors/compressed_tensors.py, 0.33.0";
+constexpr const char* kCtUtils =
+    "vllm/model_executor/layers/quantization/compressed_tensors/utils.py, 0.33.0";
+constexpr const char* kLoader =
+    "vllm/model_executor/model_loader/default_loader.py track_weights_loading, 0.33.0";
+constexpr const char* kAutoLoader = "vllm/model_executor/models/utils.py AutoWeightsLoader, 0.33.0";
+constexpr const char* kLinear = "vllm/model_executor/layers/linear.py load_weights, 0.33.0";
+constexpr const char* kExperts =
+    "vllm/model_executor/layers/fused_moe/routed_experts.py load_weights, 0.33.0";
+constexpr const char* kParameter = "vllm/model_executor/parameter.py, 0.33.0";
+constexpr const char* kModelConfig = "vllm/config/model.py, 0.33.0";
+constexpr const char* kBase =
+    "vllm/model_executor/layers/quantization/base_config.py get_from_keys, 0.33.0";
+constexpr const char* kGptq = "vllm/model_executor/layers/quantization/auto_gptq.py, 0.33.0";
+constexpr const char* kGptqUtils =
+    "vllm/model_executor/layers/quantization/utils/gptq_utils.py, 0.33.0";
+constexpr const char* kAwq = "vllm/model_executor/layers/quantization/auto_awq.py, 0.33.0";
+constexpr const char* kMarlin =
+    "vllm/model_executor/kernels/linear/mixed_precision/marlin.py, 0.33.0";
+constexpr const char* kFp8 = "vllm/model_executor/layers/quantization/fp8.py, 0.33.0";
 constexpr const char* kFp8Utils =
-    "layers/quantization/utils/fp8_utils.py validate_fp8_block_shape, 017e9f44";
-constexpr const char* kModelOpt = "layers/quantization/modelopt.py, 017e9f44";
-constexpr const char* kInc = "layers/quantization/inc, 2026";
+    "vllm/model_executor/layers/quantization/utils/fp8_utils.py validate_fp8_block_shape, 0.33.0";
+constexpr const char* kModelOpt = "vllm/model_executor/layers/quantization/modelopt.py, 0.33.0";
+constexpr const char* kInc = "vllm/model_executor/layers/quantization/inc/inc.py, 0.33.0";
+constexpr const char* kDivide = "vllm/distributed/utils.py, 0.33.0";
 
 constexpr Rule kRules[] = {
-    {"unknown-method", E::refuses, "stops at a quant_method that is not registered",
-     "layers/quantization/__init__.py, 017e9f44",
+    {"unknown-method", E::refuses, "stops at a quant_method that is not registered", kModelConfig,
      "export in a format that vLLM reads: compressed-tensors, gptq, awq, fp8, modelopt",
      "Unknown quantization method: {}"},
     {"no-method", E::warns, "finds no quant_method, and takes the checkpoint for unquantized",
-     "reference: compressed-tensors 1.2; compressed-tensors#174",
+     "vllm/config/model.py, 0.33.0; compressed-tensors#174",
      "add quant_method to quantization_config"},
     {"mtp-missing", E::warns, "loads the model without them, and cannot draft with them",
-     "model_executor/models, 017e9f44; auto-round#1477, Model-Optimizer#2427",
+     "vllm/model_executor/models, 0.33.0; auto-round#1477, Model-Optimizer#2427",
      "copy the tensors from the base model, or set the number to 0"},
     {"no-architecture", E::warns, "takes the model class from 'architectures'",
-     "models/registry.py, 017e9f44", "copy config.json from the base model"},
+     "vllm/model_executor/models/registry.py, 0.33.0", "copy config.json from the base model"},
     {"not-replayed", E::notes, "loads this method, but how is not known here", "reference pages",
      "run it"},
     {"scheme-not-known", E::notes, "no page says whether this scheme has a kernel",
@@ -42,14 +54,21 @@ constexpr Rule kRules[] = {
      "checks that all parameters were loaded only in unquantized models: this one stays "
      "uninitialised memory",
      kLoader, "write the tensor; qexport writes all of them"},
-    {"missing-weight", E::refuses, "checks that all parameters of an unquantized model were loaded",
+    {"missing-weight", E::lies,
+     "leaves out of its check every module that can be quantized, which are all linears, "
+     "embeddings and heads: this one stays uninitialised memory",
      kLoader, "copy the tensor from the base model"},
     {"unexpected-tensor", E::refuses, "meets a tensor without a parameter", kAutoLoader,
      "quantize the module in the config too, or store it unquantized",
-     "There is no module or parameter named '{}'"},
+     "There is no module or parameter named '{inner}'"},
     {"unexpected-fused", E::refuses, "looks the fused parameter up, which was built without it",
-     "models/llama.py load_weights, 017e9f44; llm-compressor#2060, vllm#40591",
-     "quantize the module in the config too, or store it unquantized", "KeyError: '{}'"},
+     kLinear, "quantize the module in the config too, or store it unquantized",
+     "AttributeError: '{2}' object has no attribute 'data'"},
+    {"unexpected-expert", E::refuses, "looks the experts' parameter up, which was built without it",
+     kExperts, "quantize the experts in the config too, or store them unquantized",
+     "AttributeError: Layer {} has no parameter '{2}' for checkpoint weight"},
+    {"stacked-experts", E::notes, "takes stacks of quantized experts, in which layout is not known",
+     kExperts, "run it"},
     {"wrong-shape", E::refuses, "asserts that parameter and tensor have one shape", kParameter,
      "export it anew; config.json and weights disagree"},
     {"wrong-dtype", E::lies, "copies with a silent conversion of the codes",
@@ -62,25 +81,39 @@ constexpr Rule kRules[] = {
      "restore quantization_config, or take the module off the list of those left out"},
     {"fused-disagree", E::refuses, "one parameter cannot be quantized in part", kCtUtils,
      "quantize all members alike, or none (qexport --ignore)",
-     "Found a different quantization schemes for {}"},
+     "Found different quantization schemes for the shards of {}"},
+    {"shards-disagree", E::refuses, "one parameter cannot be quantized in part", kGptqUtils,
+     "quantize all members alike, or none (qexport --ignore)",
+     "Detected some but not all shards of {} are quantized"},
+    {"inc-disagree", E::refuses, "one parameter has one scheme",
+     "vllm/model_executor/layers/quantization/inc/config_parser.py, 0.33.0",
+     "quantize all members alike, or none (qexport --ignore)",
+     "Fused module '{}' requires consistent quant config"},
     {"fused-mixed", E::lies, "takes the first shard's scheme for all of them", kCtUtils,
      "give all members of a fused layer one scheme"},
     {"experts-disagree", E::refuses, "wants one scheme for gate, up and down of all experts",
-     "layers/quantization/compressed_tensors/compressed_tensors_moe, 017e9f44",
+     "vllm/model_executor/layers/quantization/compressed_tensors/compressed_tensors_moe, 0.33.0",
      "quantize all experts of a layer alike",
      "All MoE projections need to have same quantization scheme but found multiple"},
-    {"tied-head-quantized", E::lies,
-     "skips every tensor of lm_head: the embedding is the head, unquantized",
-     "models/llama.py (skip_prefixes), 017e9f44; vllm#45544",
-     "leave the head out, or set tie_word_embeddings to false"},
+    {"tied-head-quantized", E::refuses,
+     "skips lm_head.weight alone: the embedding is the head, and has no other parameters",
+     "vllm/model_executor/models/utils.py aliased_params, 0.33.0; vllm#45544",
+     "leave the head out, or set tie_word_embeddings to false",
+     "There is no module or parameter named '{}'"},
+    {"mtp-unknown", E::refuses, "has no draft layers in this model class, and does not skip them",
+     kAutoLoader, "leave them out, or name the architecture that has them",
+     "There is no module or parameter named '{}'"},
     {"mtp-targeted", E::warns,
      "builds the draft layers quantized when they are asked for, and stops at their shapes",
      "vllm#52649; reference: compressed-tensors 5.8",
      "add re:^mtp.* or the draft layers' names to the list of modules left out"},
     {"bad-pattern", E::refuses, "compiles every pattern of the config", kCtUtils,
-     "correct the regular expression", "re.error"},
+     "correct the regular expression", "error"},
     {"ct-sparse", E::refuses, "no longer loads sparse checkpoints", kCt, "decompress it first",
-     "DeprecationWarning"},
+     "Sparsity support has been removed from compressed-tensors"},
+    {"ct-act-order", E::refuses, "takes columns in their own order alone", kCt,
+     "order columns statically (actorder: static), or not",
+     "Compressed-tensors group/dynamic activation ordering"},
     {"ct-bare-list", E::refuses, "indexes the group as an object",
      "reference: compressed-tensors 1.2", "write weights, input_activations and targets out",
      "TypeError"},
@@ -100,65 +133,70 @@ constexpr Rule kRules[] = {
     {"ct-kv-scheme", E::refuses, "takes only symmetric FP8 scales of keys and values",
      std::string_view("compressed_tensors.py validate_kv_cache_scheme, 017e9f44"),
      "export the KV cache as fp8, or without", "kv_cache_scheme"},
-    {"input-not-aligned", E::refuses, "wants whole groups on every rank", kGptq,
-     "qexport --group-size 64 or 32, a smaller --tp, or pad the MLP",
-     "The input size is not aligned with the quantized weight shape. This can be caused by too "
-     "large tensor parallel size."},
-    {"output-not-aligned", E::refuses, "wants whole words of codes on every rank", kGptq,
+    {"input-not-aligned", E::lies,
+     "gives every rank the scales of its whole groups: those of the group that is cut are lost",
+     kGptq, "qexport --group-size 64 or 32, a smaller --tp, or pad the MLP"},
+    {"output-not-aligned", E::refuses, "wants whole words of codes on every rank", kAwq,
      "leave the module out, or a smaller --tp",
      "The output size is not aligned with the quantized weight shape. This can be caused by too "
      "large tensor parallel size."},
-    {"group-split", E::refuses, "wants whole groups on every rank",
-     "reference: compressed-tensors 5.4",
-     "qexport --group-size 64 or 32, a smaller --tp, or pad the MLP"},
+    {"group-split", E::refuses, "wants whole groups on every rank", kDivide,
+     "qexport --group-size 64 or 32, a smaller --tp, or pad the MLP",
+     "is not divisible by group_size="},
     {"zero-point-split", E::refuses, "cuts packed zero points along the outputs",
      "reference: compressed-tensors 5.3, 5.4", "use a symmetric scheme, or a smaller --tp"},
     {"tp-size", E::refuses, "divides the layer over the ranks",
-     "distributed/utils.py ensure_divisibility; reference 5.4",
-     "use a --tp that divides it, or pad", "is not divisible by"},
-    {"tp-heads", E::refuses, "gives every rank whole heads", "int4-formats.md 1.7: t divides heads",
-     "use a --tp that divides the heads"},
-    {"tp-kv-heads", E::refuses, "divides or repeats heads of keys", "models/llama.py, 017e9f44",
+     "vllm/distributed/utils.py ensure_divisibility, 0.33.0", "use a --tp that divides it, or pad",
+     "is not divisible by"},
+    {"tp-heads", E::refuses, "gives every rank whole heads", kModelConfig,
+     "use a --tp that divides the heads",
+     "Total number of attention heads ({}) must be divisible by tensor parallel size"},
+    {"tp-kv-heads", E::refuses, "divides or repeats heads of keys",
+     "vllm/model_executor/models/llama.py, 0.33.0",
      "use a --tp that divides the heads of keys, or a multiple of them"},
     {"block-rows", E::refuses, "wants whole blocks of outputs on every rank", kFp8Utils,
      "a smaller --tp, or leave the module out",
-     "Weight output_partition_size is not divisible by weight quantization block_n"},
+     "is not divisible by weight quantization block_n = "},
+    {"block-rows-fused", E::refuses,
+     "does not check fused layers, and looks for scales beyond their end",
+     "vllm/model_executor/layers/linear.py _maybe_allow_fp8_block_shape_mismatch, 0.33.0",
+     "a smaller --tp, or leave the module out", "exceeds dimension size"},
     {"block-columns", E::refuses, "wants whole blocks of inputs on every rank", kFp8Utils,
-     "a smaller --tp, or pad the MLP",
-     "Weight input_size_per_partition is not divisible by weight quantization block_k"},
+     "a smaller --tp, or pad the MLP", "is not divisible by weight quantization block_k = "},
     {"w4afp8-shape", E::refuses, "wants multiples of 256 in experts",
      "reference: compressed-tensors 5.4", "use another scheme"},
     {"fp4-columns", E::refuses, "wants multiples of 16 inputs", kModelOpt, "leave the module out"},
     {"marlin-shape", E::warns, "pads shapes that Marlin's tiles do not divide", kMarlin,
      "older versions stop with 'not divisible by min_thread_n'"},
-    {"gptq-missing-key", E::warns, "does without Marlin when the key is absent, or stops",
-     "reference: int4-formats 1.7", "write \"{}\" into quantization_config"},
-    {"gptq-marlin-format", E::refuses, "no longer loads stored Marlin tiles",
-     "reference: int4-formats 1.6", "qload it and export it as gptq"},
-    {"gptq-format", E::refuses, "knows no such checkpoint_format", "reference: int4-formats 1.2",
-     "export it as gptq"},
+    {"gptq-missing-key", E::refuses, "requires the key", kGptq, "write it into quantization_config",
+     "Cannot find any of ['{}'] in the model's quantization config."},
+    {"gptq-act-order", E::refuses, "takes columns in their own order alone", kGptqUtils,
+     "quantize with a static order, or without",
+     "GPTQ group activation ordering (desc_act=True) is no longer supported."},
+    {"gptq-marlin-format", E::refuses, "has no parameters for stored Marlin tiles", kGptq,
+     "qload it and export it as gptq", "There is no module or parameter named"},
     {"awq-version", E::lies, "reads GEMM shapes whatever the version says",
      "reference: int4-formats 1.3", "qload it and export it as awq (gemm)"},
-    {"awq-missing-key", E::refuses, "requires the key", "auto_awq.py, 2026; reference 1.3",
-     "write \"zero_point\": true"},
+    {"awq-missing-key", E::refuses, "requires the key", kAwq, "write \"zero_point\": true",
+     "Cannot find any of ['{}'] in the model's quantization config."},
     {"auto-round-packing", E::refuses, "reads auto_round:auto_gptq and auto_round:auto_awq", kInc,
-     "export it as auto-round, gptq or awq", "packing_format {}"},
+     "export it as auto-round, gptq or awq", "Unsupported packing_format: {}"},
     {"auto-round-data-type", E::refuses, "reads integers in this packing", kInc,
-     "export it as compressed-tensors", "data_type {}"},
+     "export it as compressed-tensors", "Unsupported data_type: {}"},
     {"fp8-activation-scheme", E::refuses, "requires the key", kFp8,
      "add \"activation_scheme\": \"dynamic\"",
      "Cannot find any of ['{}'] in the model's quantization config."},
     {"fp8-static-block", E::refuses, "wants dynamic activations with blocks", kFp8,
-     "set activation_scheme to dynamic"},
+     "set activation_scheme to dynamic",
+     "The block-wise quantization only supports dynamic activation scheme"},
     {"modelopt-algo", E::refuses,
      "accepts FP8, FP8_PER_CHANNEL_PER_TOKEN, FP8_PB_WO, NVFP4, W4A16_NVFP4, MXFP8, "
      "MIXED_PRECISION",
-     kModelOpt, "export compressed-tensors, gptq or awq instead", "{}"},
+     kModelOpt, "export compressed-tensors, gptq or awq instead", "odelOpt"},
     {"modelopt-nested-keys", E::refuses,
      "requires group_size, kv_cache_quant_algo and exclude_modules", kModelOpt,
-     "write \"{}\" into hf_quant_config.json"},
-    {"bnb-tp", E::refuses, "loads pre-quantized bitsandbytes without tensor parallelism",
-     "model_loader/bitsandbytes_loader.py", "use --pp, or another format"},
+     "write it into hf_quant_config.json",
+     "NVFP4 quantization requires the following fields in hf_quant_config.json"},
     {"quark-scheme", E::notes, "what is done with this spec is not replayed",
      "reference: quark 4.3", "run it"},
     {"kv-scale-architecture", E::lies, "never loads k/v scales in this family: they run at 1.0",
@@ -166,14 +204,14 @@ constexpr Rule kRules[] = {
     {"kv-scale-lone", E::refuses, "asserts that k and v scales come together", "vllm#46265",
      "write both scales", "AssertionError"},
     {"kv-scale-default", E::lies, "takes 1.0 for scales that are not stored",
-     "vllm/model_executor/layers/attention/attention.py, 017e9f44; modelopt.md 1.6",
+     "vllm/model_executor/layers/quantization/kv_cache.py, 0.33.0",
      "calibrate the KV cache (qcalibrate), or drop the scheme"},
     {"flag-redundant", E::warns, "reads the method from the config",
      "seeds: quantization documentation", "leave the flag out"},
     {"flag-contradicts", E::notes, "the flag names another method than the config",
      "reference pages", "leave the flag out"},
     {"hw-capability", E::refuses, "asks the device for a compute capability", kCt,
-     "use another scheme or device", "compute capability {}"},
+     "use another scheme or device", "apability: {}"},
     {"hw-unsupported", E::refuses, "has no kernel for the device",
      "reference: compressed-tensors 5.1", "use another scheme or device"},
     {"hw-not-known", E::notes, "no page says whether the scheme runs on this device",
@@ -208,16 +246,16 @@ constexpr Method kMethods[] = {
     {"auto_awq", choose_awq, Dialect::substring},
     {"fp8", choose_fp8, Dialect::exact},
     {"auto-round", choose_auto_round, Dialect::prefix},
+    {"inc", choose_auto_round, Dialect::prefix},
     {"modelopt", choose_modelopt, Dialect::modelopt_vllm},
     {"modelopt_fp4", choose_modelopt, Dialect::modelopt_vllm},
-    {"bitsandbytes", choose_bitsandbytes, Dialect::substring},
     {"torchao", choose_as_stored, Dialect::components},
     {"quark", choose_as_stored, Dialect::name_or_regex},
     {"mxfp4", choose_as_stored, Dialect::regex_start},
     {"gpt_oss_mxfp4", choose_as_stored, Dialect::regex_start},
 };
 
-constexpr const char* kNoScheme = "No compressed-tensors compatible scheme was found.";
+constexpr const char* kNoScheme = "No compressed-tensors compatible scheme was found";
 // reference: compressed-tensors.md 5.1, int4-formats.md 1.6 and 1.7
 constexpr Support kSupport[] = {
     {"pack", Where::embedding},
@@ -252,23 +290,19 @@ constexpr Support kSupport[] = {
     {"mxfp8a16", Where::any, 75},
     {"none", Where::any, 0, kNoScheme},
     {"gptq-marlin", Where::any, 75},
-    {"gptq-group", Where::any, 0,
-     "Marlin does not support this group_size. Only group_sizes = [-1, 32, 64, 128] are "
-     "supported."},
-    {"gptq-plain", Where::any, 0,
-     "Unsupported quantization config: bits and sym (only 4 and 8 bits, symmetric)"},
+    {"gptq-group", Where::any, 75},  // Humming takes every group
+    {"gptq-plain", Where::any, 0, "Unsupported quantization config: bits="},
+    {"inc-low", Where::any, 75},  // Humming
+    {"inc-plain", Where::any, 0, "INC quantization with bits="},
     {"awq", Where::any, 75},
     {"awq-no-zeros", Where::any, 75},
-    {"awq-bits", Where::any, 0, "Currently, only 4-bit weight quantization is supported for AWQ."},
-    {"bnb8", Where::experts, 0, "pre-quantized 8-bit bitsandbytes with fused experts"},
-    {"bnb4", Where::any},
-    {"bnb8", Where::any},
+    {"awq-bits", Where::any, 0, "Unsupported num_bits = "},
     {"FP8", Where::any},
     {"FP8_PER_CHANNEL_PER_TOKEN", Where::any},
     {"FP8_PB_WO", Where::any},
     {"NVFP4", Where::any},
     {"W4A16_NVFP4", Where::any},
-    {"NVFP4_AWQ", Where::any, 0, "modelopt quant_algo NVFP4_AWQ is not supported"},
+    {"NVFP4_AWQ", Where::any, 0, "ModelOpt currently only supports"},
     {"MXFP8", Where::any},
 };
 
@@ -276,12 +310,20 @@ constexpr Support kSupport[] = {
 constexpr Special kSpecials[] = {
     {"Qwen3MoeForCausalLM", "mlp.gate", true},
     {"GptOss", "lm_head", false},
+    // Model classes without draft layers, which do not skip those of a checkpoint either.
+    {"LlamaForCausalLM", "mtp", false},
+    {"MistralForCausalLM", "mtp", false},
+    {"MixtralForCausalLM", "mtp", false},
+    {"Qwen2ForCausalLM", "mtp", false},
+    {"Qwen2MoeForCausalLM", "mtp", false},
+    {"Qwen3ForCausalLM", "mtp", false},
+    {"Qwen3MoeForCausalLM", "mtp", false},
 };
 
 }  // namespace
 
 const Engine kVllm = {"vllm",
-                      "main of 2026-08-17 (017e9f44)",
+                      "0.33.0",
                       "vllm serve {}",
                       kRules,
                       kFused,

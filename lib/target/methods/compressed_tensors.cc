@@ -159,6 +159,7 @@ class Reader {
     if (weights == value.end() || !weights->is_object())
       return add("ct-null-weights", name, "has no 'weights'");
     Args w = read_args(name, *weights);
+    if (w.act_order) add("ct-act-order", name, "orders columns by their activations");
     std::optional<Args> in;
     auto inputs = value.find("input_activations");
     if (inputs != value.end() && inputs->is_object()) in = read_args(name, *inputs);

@@ -119,6 +119,8 @@ Chooser choose_gptq(Context& c, const Method& method) {
     if (!q.contains(key))
       c.findings.add("gptq-missing-key", "", "the config has no '" + std::string(key) + "'", key);
   }
+  if (g->base.act_order && g->base.group > 0)
+    c.findings.add("gptq-act-order", "", "desc_act is true, in groups");
   std::string stored = text_at(q, {"checkpoint_format", "format"});
   if (stored == "marlin" || bool_at(q, {"is_marlin_format"}).value_or(false)) {
     c.findings.add("gptq-marlin-format", "", "checkpoint_format is marlin");
@@ -205,6 +207,10 @@ struct AutoRound {
       s.symmetric = bool_at(extra->values, {"sym"}).value_or(base.symmetric);
     }
     awq ? name_awq(s, true) : name_gptq(s);
+    bool vllm = context.engine.name == "vllm";
+    bool low = s.bits == 2 || s.bits == 3 || s.bits == 5 || s.bits == 6 || s.bits == 7;
+    if (vllm && low) s.support = "inc-low";
+    if (vllm && s.support == "gptq-plain") s.support = "inc-plain";
     return s;
   }
 };
@@ -256,7 +262,9 @@ Chooser choose_auto_round(Context& c, const Method& method) {
   return [a](const Layer& layer) -> std::optional<Scheme> {
     if (layer.part == Part::embedding) return std::nullopt;
     bool head = layer.part == Part::head;
-    return agreed(layer, a->context.findings, [&](const std::string& n) { return a->of(n, head); });
+    return agreed(
+        layer, a->context.findings, [&](const std::string& n) { return a->of(n, head); },
+        "inc-disagree");
   };
 }
 

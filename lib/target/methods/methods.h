@@ -20,9 +20,11 @@ Chooser choose_as_stored(Context& context, const Method& method);  // taken as i
 // What the choosers share.
 
 // The scheme of a fused layer or of a layer's experts: `of` tells that of a shard by its name. All
-// must agree; else the topic "fused-disagree" or "experts-disagree" is reported.
+// must agree; else a topic is reported: "experts-disagree"; for other layers `topic` where the
+// engine has a rule for it, else "fused-disagree".
 std::optional<Scheme> agreed(const Layer& layer, Findings& findings,
-                             const std::function<std::optional<Scheme>(const std::string&)>& of);
+                             const std::function<std::optional<Scheme>(const std::string&)>& of,
+                             std::string_view topic = "shards-disagree");
 // The names that an engine asks about for a layer: of its shards; of experts the first one's.
 std::vector<std::string> asked_names(const Layer& layer);
 

@@ -67,14 +67,18 @@ std::vector<std::string> asked_names(const Layer& layer) {
 }
 
 std::optional<Scheme> agreed(const Layer& layer, Findings& findings,
-                             const std::function<std::optional<Scheme>(const std::string&)>& of) {
+                             const std::function<std::optional<Scheme>(const std::string&)>& of,
+                             std::string_view topic) {
   std::vector<std::string> names = asked_names(layer);
   std::optional<Scheme> first = of(names.front());
   for (const std::string& name : names) {
     std::optional<Scheme> other = of(name);
     if (other == first) continue;
     bool experts = layer.part == Part::experts;
-    findings.add(experts ? "experts-disagree" : "fused-disagree", layer.name,
+    findings.add(experts                 ? "experts-disagree"
+                 : findings.knows(topic) ? topic
+                                         : "fused-disagree",
+                 layer.name,
                  "is one parameter, but " + names.front() + " is " + label(first) + " and " + name +
                      " is " + label(other),
                  layer.name);

@@ -1,0 +1,90 @@
+"""One checkpoint through vLLM's config classes, model class and loader, up to process_weights_after_loading."""
+
+import logging
+import traceback
+
+import numpy
+import start  # before vLLM's modules
+import watch
+
+from vllm.config import set_current_vllm_config  # noqa: E402
+from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod  # noqa: E402
+from vllm.model_executor.model_loader.default_loader import DefaultModelLoader  # noqa: E402
+from vllm.model_executor.model_loader.utils import initialize_model  # noqa: E402
+from vllm.utils.torch_utils import set_default_torch_dtype  # noqa: E402
+
+
+class Heard(logging.Handler):
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
+def load(path, tp=1, rank=0, ep=1, capability=90):
+    """stage: how far it came; error: the exception's text, or none; unwritten: {parameter: part of its bytes};
+    dropped: tensors that went nowhere; converted: codes that became values, or the other way; read: of tensors
+    that this rank reads in part, which elements, as bits in hexadecimal."""
+    out = {"stage": "config", "error": "", "unwritten": {}, "dropped": [], "converted": []}
+    start.Device.capability = capability
+    heard = Heard()
+    logging.getLogger("vllm").addHandler(heard)
+    try:
+        config = start.engine_config(path, tp, ep)
+        start.set_groups(tp, rank, ep)
+        with set_current_vllm_config(config), set_default_torch_dtype(config.model_config.dtype):
+            out["stage"] = "build"
+            with watch.Unwritten():
+                model = initialize_model(config)
+            # What the constructors wrote is no longer memory that waits for a tensor.
+            waiting = {n for n, p in model.named_parameters() if p.numel() and watch.marked(p.data) == 1}
+            out["stage"] = "load"
+            observe(DefaultModelLoader(config.load_config), model, config, waiting, out)
+            cache_scales(model)
+        out["stage"] = "loaded"
+    except Exception as e:
+        out["error"] = f"{type(e).__name__}: {e}"
+        out["trace"] = traceback.format_exc()
+    out["warnings"] = heard.lines
+    return out
+
+
+def cache_scales(model):
+    """What process_weights_after_loading does with scales of keys and values; it needs no kernel."""
+    for module in model.modules():
+        method = getattr(module, "quant_method", None)
+        if isinstance(method, BaseKVCacheMethod):
+            for x in "kv":
+                scale = getattr(module, f"{x}_scale").data
+                scale[scale == 0] = 0.5  # tests store zeros; what is not stored is negative
+            method.process_weights_after_loading(module)
+
+
+def observe(loader, model, config, waiting, out):
+    flow, names, everything = watch.Flow(), [], loader.get_all_weights
+
+    def followed(*args):
+        for name, tensor in everything(*args):
+            tensor = tensor.clone()  # memory of its own
+            names.append(name)
+            flow.begin(name, tensor)
+            yield name, tensor
+
+    loader.get_all_weights = followed
+    with flow:
+        loader.load_weights(model, config.model_config)
+    used = set()
+    for name, p in model.named_parameters():
+        for source, stored, into in flow.written.get(watch.storage(p.data), []):
+            used.add(source)
+            if stored != into and {stored, into} & watch.CODES:
+                out["converted"].append([source, str(stored).removeprefix("torch."), str(into).removeprefix("torch.")])
+        left = watch.marked(p.data) if name in waiting else 0
+        if left:
+            out["unwritten"][name] = left
+    for _, b in model.named_buffers():
+        used.update(source for source, _, _ in flow.written.get(watch.storage(b), []))
+    out["dropped"] = [n for n in names if n not in used]
+    out["read"] = {n: numpy.packbits(flow.read[n].numpy()).tobytes().hex() for n in used if not flow.read[n].all()}
