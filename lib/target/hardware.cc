@@ -53,7 +53,8 @@ void check_hardware(Context& c, const Layer& layer, const Scheme& scheme, const 
                      what + ": it runs on sm" + std::to_string(row.exactly) + " alone",
                      std::to_string(row.exactly));
     } else if (n < row.capability) {
-      c.findings.add("hw-capability", layer.name,
+      bool scheme_asks = c.checkpoint.method == "compressed-tensors" || !c.findings.knows("hw-method-capability");
+      c.findings.add(scheme_asks ? "hw-capability" : "hw-method-capability", layer.name,
                      what + ": it needs compute capability " + std::to_string(row.capability),
                      std::to_string(row.capability));
     }

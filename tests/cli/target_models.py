@@ -102,7 +102,7 @@ def moe(experts=4, mixtral=False, inner=256, shared=True, **config):
         m = Model("MixtralForCausalLM", "mixtral", num_local_experts=experts, **{"intermediate_size": inner, **config})
     else:
         m = Model("Qwen2MoeForCausalLM", "qwen2_moe", num_experts=experts, moe_intermediate_size=inner,
-                  **{"shared_expert_intermediate_size": inner, **config})
+                  **{"num_experts_per_tok": 2, "shared_expert_intermediate_size": inner, **config})
     block, names = ("block_sparse_moe", ("w1", "w3", "w2")) if mixtral else ("mlp", ("gate_proj", "up_proj", "down_proj"))
     for i in range(m.layers):
         p = f"model.layers.{i}"
@@ -166,7 +166,7 @@ def deepseek_v3(experts=4, inner=256, **config):
 
 def gemma3_text(**config):
     m = llama(**{"tie_word_embeddings": True, **config}).drop("lm_head.weight")
-    m.configure(architectures=["Gemma3ForCausalLM"], model_type="gemma3_text")
+    m.configure(architectures=["Gemma3ForCausalLM"], model_type="gemma3_text", query_pre_attn_scalar=D, sliding_window=64)
     for i in range(m.layers):
         head_norms(m, f"model.layers.{i}")
         for name in ("pre_feedforward_layernorm", "post_feedforward_layernorm"):

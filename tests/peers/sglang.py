@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,7 @@ from support import Weights  # noqa: E402
 BIN = Path(os.environ.get("QPIPE_BIN", ROOT / "build/release"))
 LOADS, LIES, REFUSES = test_target.LOADS, test_target.LIES, test_target.REFUSES
 # What kernels get ready from what was loaded: no tensor of a checkpoint is meant for it.
-OWN = ("g_idx", "g_idx_sort_indices", "_blockscale_swizzled", "attn.k_scale", "attn.v_scale", "attn_mqa.k_scale",
+OWN = ("g_idx_sort_indices", "_blockscale_swizzled", "attn.k_scale", "attn.v_scale", "attn_mqa.k_scale",
        "attn_mqa.v_scale", "attn_mha.k_scale", "attn_mha.v_scale", "w13_weight_shape", "w2_weight_shape")
 
 
@@ -71,13 +72,15 @@ class Sglang:
             server.wait()
 
 
-def meant(name):
-    return not name.endswith(OWN)
+def meant(name, ordered):
+    return not name.endswith(OWN) and (ordered or not name.endswith("g_idx"))
 
 
 def theirs(sglang, row):
     """Verdict, text of the error, tensors nobody read, parameters nobody wrote; of the first and the last rank."""
     error, dropped, empty, schemes, kernels = "", None, {}, set(), set()
+    quant = json.loads((row.path / "config.json").read_text()).get("quantization_config", {})
+    ordered = "actorder" in json.dumps(quant) or quant.get("desc_act", False)
     for rank in sorted({0, row.tp - 1}):
         answer = sglang.ask(row, rank)
         after = next(iter(answer.get("process", {}).items()), ("", ""))
@@ -87,7 +90,7 @@ def theirs(sglang, row):
         here = set(answer.get("dropped", []))
         dropped = here if dropped is None else dropped & here
         for kind in ("uninitialised", "default"):
-            empty |= {n: kind for n in answer.get(kind, {}) if meant(n)}
+            empty |= {n: kind for n in answer.get(kind, {}) if meant(n, ordered)}
     schemes = sorted(s for s in schemes if not s.startswith("Unquantized"))
     return error, dropped or set(), empty, schemes
 
@@ -166,19 +169,19 @@ BLACKWELL, ASCEND, AMD = {"mxfp8", "mxfp8a16"}, {"modelslim"}, {"quark"}
 
 def exports(folder):
     """(b) what we export, by shapes of models and ranks."""
-    text = folder / "text.txt"
-    text.write_bytes((ROOT / "tests/data/tiny-lm/heldout.txt").read_bytes()[:20000])
+    tokens, draw = folder / "tokens.jsonl", random.Random(1)
+    tokens.write_text("".join(f"{json.dumps([draw.randrange(t.V) for _ in range(64)])}\n" for _ in range(4)))
     for name, make in MODELS.items():
         weights = Weights(seed=5)
-        source = make().write(folder / name, lambda dtype, n: weights.take(n) if dtype == "BF16" else bytes(4 * n))
+        model, source = folder / name, folder / f"{name}.qmap"
+        make().write(model, lambda dtype, n: weights.take(n) if dtype == "BF16" else bytes(4 * n))
+        subprocess.run([BIN / "qcalibrate", model, "--tokens", tokens, "-n", "4", "--seqlen", "64", "-o", source], check=True,
+                       capture_output=True)
         for family, scheme in SCHEMES:
             out = folder / f"{name}-{family}-{scheme}"
-            static = scheme in ("fp8-static", "int8-static", "nvfp4")
-            first = [BIN / "qload", source]
             done = subprocess.run(
-                ["bash", "-o", "pipefail", "-c", '"$0/qload" "$1" | "$0/qquantize" -s "$2" $5 | "$0/qexport" -f "$3" -o "$4"',
-                 BIN, source, scheme, family, out, "--act-scale 0.02" if static else ""], capture_output=True, text=True)
-            del first
+                ["bash", "-o", "pipefail", "-c", '"$0/qquantize" "$1" -s "$2" | "$0/qexport" -f "$3" -o "$4"', BIN, source, scheme,
+                 family, out], capture_output=True, text=True)
             label = f"{name}, {family} {scheme}"
             if done.returncode:
                 yield label, " ".join(done.stderr.split())[:160]

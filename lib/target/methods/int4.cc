@@ -116,8 +116,9 @@ Chooser choose_gptq(Context& c, const Method& method) {
   name_gptq(g->base);
   g->head = bool_at(q, {"lm_head"}).value_or(false);
   for (const char* key : {"desc_act", "sym"}) {
-    if (!q.contains(key))
-      c.findings.add("gptq-missing-key", "", "the config has no '" + std::string(key) + "'", key);
+    if (q.contains(key)) continue;
+    if (c.engine.name == "sglang") g->base.support = "gptq-plain";
+    c.findings.add("gptq-missing-key", "", "the config has no '" + std::string(key) + "'", key);
   }
   std::string stored = text_at(q, {"checkpoint_format", "format"});
   if (stored == "marlin" || bool_at(q, {"is_marlin_format"}).value_or(false)) {
@@ -205,6 +206,8 @@ struct AutoRound {
       s.symmetric = bool_at(extra->values, {"sym"}).value_or(base.symmetric);
     }
     awq ? name_awq(s, true) : name_gptq(s);
+    // SGLang chooses a kernel for each layer here, and for the whole model under quant_method gptq.
+    if (full_match && s.support != "gptq-marlin" && !awq) s.support = "auto-gptq-plain";
     return s;
   }
 };

@@ -8,7 +8,7 @@ import types
 
 NAMES = {"aiter", "cuda", "cutlass", "decord", "deep_ep", "deep_gemm", "flash_attn", "flash_mla", "flashinfer", "humming",
          "IPython", "llguidance", "outlines", "quack", "sgl_kernel", "sgl_kernel_npu", "tilelang", "torch_memory_saver",
-         "torchaudio", "torchvision", "triton", "tvm_ffi", "xgrammar"}
+         "torchair", "torchaudio", "torchvision", "triton", "tvm_ffi", "xgrammar"}
 
 
 ABSENT = {"sgl_kernel.scalar_type"}  # SGLang has names of its own instead
