@@ -69,10 +69,6 @@ void check_kv_scales(Context& c, std::string_view method, const Flags& flags,
       if (c.model.architecture.starts_with("Qwen3_5") &&
           drop("kv-scale-architecture", i, "is a scale of the KV cache of " + c.model.architecture))
         continue;
-      bool gemma = c.model.architecture.starts_with("Gemma3");
-      if (gemma && in_projection &&
-          drop("kv-scale-renamed", i, "is caught by the renaming of k_proj to qkv_proj"))
-        continue;
       uint64_t n = c.checkpoint.tensors[i].shape.elements().value_or(0);
       if (n > 1 && suffix != "kv_scale")
         drop("kv-scale-per-head", i, "has " + std::to_string(n) + " values, one per head");

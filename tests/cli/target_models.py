@@ -287,18 +287,19 @@ def gptq(m, bits=4, group=128, which=language, order=True, **more):
         "scales": ("F16", (cdiv(k, group), n)), **({"g_idx": ("I32", (k,))} if order else {})})
 
 
-def awq(m, group=128, which=language, **more):
-    m.config["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": True,
+def awq(m, group=128, which=language, bits=4, **more):
+    m.config["quantization_config"] = {"quant_method": "awq", "bits": bits, "group_size": group, "zero_point": True,
                                        "version": "gemm", "modules_to_not_convert": None, **more}
     return replace(m, which, lambda n, k: {
-        "qweight": ("I32", (k, n // 8)), "qzeros": ("I32", (k // group, n // 8)), "scales": ("F16", (k // group, n))})
+        "qweight": ("I32", (k, n * bits // 32)), "qzeros": ("I32", (k // group, n * bits // 32)),
+        "scales": ("F16", (k // group, n))})
 
 
-def auto_round(m, awq_layout=False, **more):
-    m = awq(m) if awq_layout else gptq(m, order=False)
+def auto_round(m, awq_layout=False, bits=4, **more):
+    m = awq(m, bits=bits) if awq_layout else gptq(m, bits, order=False)
     m.config["quantization_config"] = {
         "quant_method": "auto-round", "packing_format": "auto_round:auto_awq" if awq_layout else "auto_round:auto_gptq",
-        "bits": 4, "group_size": 128, "sym": not awq_layout, "data_type": "int", "block_name_to_quantize": "model.layers", **more}
+        "bits": bits, "group_size": 128, "sym": not awq_layout, "data_type": "int", "block_name_to_quantize": "model.layers", **more}
     return m
 
 
@@ -320,12 +321,20 @@ def modelopt(m, algo="NVFP4", left=("lm_head",), **more):
     return replace(m, language, lambda n, k: {s: f(n, k) for s, f in tensors.items()})
 
 
-def modelslim(m, label="W8A8_DYNAMIC"):
-    m = replace(m, language, lambda n, k: {"weight": ("I8", (n, k)), "weight_scale": ("F32", (n, 1)),
-                                           "weight_offset": ("F32", (n, 1))})
+SLIM = {"W8A8": lambda n, k: {"weight": ("I8", (n, k)), "input_scale": ("BF16", (1,)), "input_offset": ("BF16", (1,)),
+                              "quant_bias": ("I32", (n,)), "deq_scale": ("F32", (n,))},
+        "W4A8_DYNAMIC": lambda n, k: {"weight": ("I8", (n // 2, k)), "weight_scale": ("F32", (n, 1)), "weight_offset": ("F32", (n, 1)),
+                                      "scale_bias": ("F32", (n, 1))},
+        "W8A8_MXFP8": lambda n, k: {"weight": ("F8_E4M3", (n, k)), "weight_scale": ("U8", (n, k // 32))}}
+
+
+def modelslim(m, label="W8A8_DYNAMIC", which=language):
+    dynamic = lambda n, k: {"weight": ("I8", (n, k)), "weight_scale": ("F32", (n, 1)), "weight_offset": ("F32", (n, 1))}  # noqa: E731
+    tensors = SLIM.get(label, dynamic)
+    m = replace(m, which, tensors)
     description = {name: "FLOAT" for name in m.tensors}
     for name in m.linears:
-        for suffix in ("weight", "weight_scale", "weight_offset"):
+        for suffix in tensors(1, 32) if which(name) else ():
             description[f"{name}.{suffix}"] = label
     m.files["quant_model_description.json"] = description
     return m

@@ -131,9 +131,6 @@ constexpr Rule kRules[] = {
      "has no parameters for scales of keys and values where the config promises none", kKv,
      "write kv_cache_scheme (modelopt: kv_cache_quant_algo) into the config, or leave the scales out",
      "but not found the expected name in the model"},
-    {"kv-scale-renamed", E::refuses, "catches k_proj.k_scale with the renaming of k_proj",
-     "models/gemma3_causal.py load_weights, 0.5.23; sglang#25792, sglang#20870",
-     "promise them in the config", "KeyError: '{}'"},
     {"kv-scale-per-head", E::refuses, "has one scale for all heads",
      "model_loader/weight_utils.py default_weight_loader, 0.5.23; sglang#26436",
      "write one scale per layer", "Attempted to load weight"},
@@ -404,6 +401,8 @@ constexpr HardwareRow ascend(std::string_view hw, std::string_view methods, std:
       ascend("a5", methods, label, scheme, bits, where, a5)
 constexpr Cell kY = Cell::yes, kN = Cell::no, kO = Cell::open;
 constexpr Where kLinear = Where::linear, kMoe = Where::experts;
+constexpr const char* kNoRepack = "name 'gptq_marlin_repack' is not defined";
+constexpr const char* kNoXpu = "is not supported on XPU (no XPU kernel implementation).";
 constexpr HardwareRow kHardware[] = {
     QP_ASCEND("modelslim", "W4A4 dynamic, Linear", "W4A4_DYNAMIC", 0, kLinear, kY, kY, kO),
     QP_ASCEND("modelslim", "W8A8 static, Linear", "W8A8", 0, kLinear, kY, kY, kO),
@@ -428,6 +427,42 @@ constexpr HardwareRow kHardware[] = {
     QP_ASCEND("compressed-tensors", "W4A8 dynamic, MoE", "w4a8-int", 4, kMoe, kY, kY, kO),
     QP_ASCEND("compressed-tensors", "W4A16, MoE", "pack", 4, kMoe, kY, kY, kO),
     QP_ASCEND("compressed-tensors", "W8A8 dynamic, MoE", "int8", 8, kMoe, kY, kY, kO),
+    // model_config.py rocm_supported_quantization; marlin_utils.py has no Marlin there
+#define QP_AMD(methods, label, scheme, where, cell)      \
+  HardwareRow{"cdna3", methods, label, scheme, 0, where, cell}, \
+      HardwareRow{"cdna4", methods, label, scheme, 0, where, cell}
+    QP_AMD("compressed-tensors", kNoRepack, "pack", kLinear, kN),
+    QP_AMD("compressed-tensors", kNoRepack, "nvfp4", kLinear, kN),
+    QP_AMD("compressed-tensors", kNoRepack, "nvfp4a16", kLinear, kN),
+    QP_AMD("compressed-tensors", "", "fp8-tensor", Where::any, kY),
+    QP_AMD("compressed-tensors", "", "fp8-channel", Where::any, kY),
+    QP_AMD("compressed-tensors", "", "fp8-block", Where::any, kY),
+    QP_AMD("compressed-tensors", "", "int8", kLinear, kY),
+    QP_AMD("fp8", "", "fp8-tensor", Where::any, kY),
+    QP_AMD("fp8", "", "fp8-block", Where::any, kY),
+    QP_AMD("quark", "", "quark-fp8", Where::any, kY),
+    QP_AMD("quark", "", "quark-mxfp4", Where::any, kY),
+    QP_AMD("awq", "torch.bfloat16 is not supported for quantization method awq.", "awq", Where::any, kN),
+    QP_AMD("gptq gptq_marlin", "gptq_marlin quantization is currently not supported in ROCm.", "gptq-marlin", Where::any, kN),
+    QP_AMD("modelopt modelopt_fp8", "modelopt_fp8 quantization is currently not supported in ROCm.", "FP8", Where::any, kN),
+    QP_AMD("modelopt modelopt_fp4", "modelopt_fp4 quantization is currently not supported in ROCm.", "NVFP4", Where::any, kN),
+    QP_AMD("modelslim", "modelslim quantization is currently not supported in ROCm.", "W8A8", Where::any, kN),
+    QP_AMD("modelslim", "modelslim quantization is currently not supported in ROCm.", "W8A8_DYNAMIC", Where::any, kN),
+    QP_AMD("w8a8_int8", "w8a8_int8 quantization is currently not supported in ROCm.", "w8a8_int8", Where::any, kN),
+#undef QP_AMD
+    // gptq.py and compressed_tensors.py for XPU
+    {"xpu", "compressed-tensors", "", "pack", 0, kLinear, kY},
+    {"xpu", "compressed-tensors", "", "fp8-tensor", 0, kLinear, kY},
+    {"xpu", "compressed-tensors", "", "fp8-channel", 0, kLinear, kY},
+    {"xpu", "compressed-tensors", "", "fp8-block", 0, kLinear, kY},
+    {"xpu", "compressed-tensors", kNoXpu, "int8", 0, kLinear, kN},
+    {"xpu", "compressed-tensors", kNoXpu, "nvfp4a16", 0, kLinear, kN},
+    {"xpu", "gptq", "", "gptq-marlin", 4, kLinear, kY},
+    {"xpu", "gptq", "GPTQ MoE is not yet supported on XPU (dense-only phase).", "gptq-marlin", 0, kMoe, kN},
+    // gptq.py is_gptq_marlin_compatible
+    {"sm75", "gptq", kNoGptq, "gptq-marlin", 0, Where::any, kN},
+    {"sm75", "awq", "torch.bfloat16 is not supported for quantization method awq.", "awq", 0, Where::any, kN},
+    {"sm75", "awq", "", "awq", 0, kLinear, kY},
 };
 #undef QP_ASCEND
 

@@ -181,7 +181,8 @@ def empty_share(tensor):
 
 
 # What is said where the code came to a kernel, and not to a fault of the checkpoint's.
-KERNELS = ("from the 'CPU' backend", "Anything", "sgl_kernel", "'size_bits'", "'_OpNamespace'", "not compiled with CUDA")
+KERNELS = ("from the 'CPU' backend", "Anything", "sgl_kernel", "'size_bits'", "'_OpNamespace'", "not compiled with CUDA",
+           "e8m0_shuffle", "kernel_api_logging", "'NoneType' object is not callable")
 
 
 def kernel(e):
