@@ -32,21 +32,23 @@ struct Case {
   }
   uint64_t rank_k(const Shard& s, Dims d) const { return s.split == Split::row ? d.k / tp : d.k; }
 
-  // SGLang asks whether Marlin fits before it cuts the layer, and again after; layers that do not fit
-  // whole go to the plain kernel of AWQ.
+  // SGLang asks whether Marlin fits before it cuts the layer, and again after; layers that do not
+  // fit whole go to the plain kernel of AWQ.
   void packed_marlin(const Shard& s, Dims d) const {
     uint64_t k = rank_k(s, d), n = 0, whole = 0;
     for (size_t i = 0; i < dims.size(); ++i) {
       n += rank_n(layer.shards[i], dims[i]);
       whole += dims[i].n;
     }
-    if (whole % 64 != 0 || d.k % 128 != 0) return packed(s, Dims{s.split == Split::column ? n * tp : n, d.k});
+    if (whole % 64 != 0 || d.k % 128 != 0)
+      return packed(s, Dims{s.split == Split::column ? n * tp : n, d.k});
     if (n % 64 != 0) {
       fail("marlin-rows", s, "output size per rank " + by(n, 64));
     } else if (k % 128 != 0) {
       fail("marlin-columns", s, "input size per rank " + by(k, 128));
     } else if (scheme.group > 0 && k % scheme.group != 0) {
-      fail("input-not-aligned", s, "input size per rank " + by(k, scheme.group) + ", the group size");
+      fail("input-not-aligned", s,
+           "input size per rank " + by(k, scheme.group) + ", the group size");
     }
   }
 

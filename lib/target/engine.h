@@ -85,7 +85,7 @@ struct Engine {
   std::span<const Special> specials;
   std::span<const HardwareRow> hardware;
   std::string_view tp_flag, ep_flag, pp_flag;
-  bool head_by_config = true;  // the head takes the quantization config
+  bool head_by_config = true;            // the head takes the quantization config
   std::span<const Loader> loaders = {};  // none: fused layers and experts stop, others do not
 };
 

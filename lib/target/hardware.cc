@@ -68,14 +68,13 @@ void check_hardware(Context& c, const Layer& layer, const Scheme& scheme, const 
     if (r->cell == Cell::no && !code)
       c.findings.add("hw-unsupported", layer.name, what + ": " + label + " is not supported there");
     if (r->cell == Cell::open)
-      c.findings.add("hw-open", layer.name,
-                     what + ": " + label + " is still to be decided there");
+      c.findings.add("hw-open", layer.name, what + ": " + label + " is still to be decided there");
     if (r->cell == Cell::yes && hw == "cdna3" && e4m3) c.findings.add("hw-fnuz", layer.name, what);
     return;
   }
   if (int n = capability_of(hw); n > 0) {
-    bool scheme_asks = c.checkpoint.method == "compressed-tensors" ||
-                       !c.findings.knows("hw-method-capability");
+    bool scheme_asks =
+        c.checkpoint.method == "compressed-tensors" || !c.findings.knows("hw-method-capability");
     std::string_view topic = scheme_asks ? "hw-capability" : "hw-method-capability";
     if (row.exactly != 0 && n != row.exactly) {
       c.findings.add(topic, layer.name,

@@ -337,8 +337,8 @@ class Replay {
     auto expected = shape_of(p, scheme, dims);
     if (expected && !fits(p, t.shape, *expected)) {
       result_.verdicts[i] = Verdict::wrong_shape;
-      bool padded = s.split == Split::row && layer.part == Part::linear && findings_.knows("row-padded") &&
-                    apart_along_k(p, t.shape, *expected);
+      bool padded = s.split == Split::row && layer.part == Part::linear &&
+                    findings_.knows("row-padded") && apart_along_k(p, t.shape, *expected);
       add(padded ? "row-padded" : "wrong-shape", t.name,
           "has another shape than the parameter (expected " + expected->str() + ", found " +
               t.shape.str() + ")",

@@ -1,13 +1,12 @@
-// SGLang 0.5.23: paths are those of its package, under sglang/srt. What is said here of its loading is
-// compared with what its own code does by tests/peers/sglang.py.
+// SGLang 0.5.23: paths are those of its package, under sglang/srt. What is said here of its loading
+// is compared with what its own code does by tests/peers/sglang.py.
 #include "lib/target/methods/methods.h"
 
 namespace qp::target {
 namespace {
 
 using E = Effect;
-constexpr const char* kCt =
-    "layers/quantization/compressed_tensors/compressed_tensors.py, 0.5.23";
+constexpr const char* kCt = "layers/quantization/compressed_tensors/compressed_tensors.py, 0.5.23";
 constexpr const char* kCtUtils = "layers/quantization/compressed_tensors/utils.py, 0.5.23";
 constexpr const char* kCtPacked =
     "layers/quantization/compressed_tensors/schemes/compressed_tensors_wNa16.py, 0.5.23";
@@ -38,8 +37,7 @@ constexpr Rule kRules[] = {
      "export in a format that SGLang reads: compressed-tensors, gptq, awq, fp8, modelopt",
      "Unknown quantization method: {}. Must be one of"},
     {"no-method", E::refuses, "takes a config without quant_method for the method ''", kConfig,
-     "add quant_method to quantization_config",
-     "Unknown quantization method: . Must be one of"},
+     "add quant_method to quantization_config", "Unknown quantization method: . Must be one of"},
     {"mtp-missing", E::warns, "loads the model without them, and cannot draft with them",
      "models/*_nextn.py, models/*_mtp.py, 0.5.23; auto-round#1477, Model-Optimizer#2427",
      "copy the tensors from the base model, or set the number to 0"},
@@ -72,8 +70,8 @@ constexpr Rule kRules[] = {
      "too long",
      kRow, "export it anew; config.json and weights disagree"},
     {"cast-silently", E::lies,
-     "casts where layers are fused or row-parallel: codes and floats are taken for each other", kRow,
-     "leave the module out in the config, or quantize it"},
+     "casts where layers are fused or row-parallel: codes and floats are taken for each other",
+     kRow, "leave the module out in the config, or quantize it"},
     {"latents-joined", E::refuses,
      "joins what is stored of q_a_proj and kv_a_proj_with_mqa along the first dimension", kLatents,
      "leave q_a_proj and kv_a_proj_with_mqa out", "{}"},
@@ -97,10 +95,10 @@ constexpr Rule kRules[] = {
     {"fused-disagree", E::refuses, "one parameter cannot be quantized in part", kCtUtils,
      "quantize all members alike, or none (qexport --ignore)",
      "Found a different quantization schemes for {}"},
-    {"fused-mixed", E::lies, "takes one scheme for all shards, where it looks them up at all", kCtUtils,
-     "give all members of a fused layer one scheme"},
-    {"experts-disagree", E::refuses, "wants one scheme for gate, up and down of all experts",
-     kCt, "quantize all experts of a layer alike",
+    {"fused-mixed", E::lies, "takes one scheme for all shards, where it looks them up at all",
+     kCtUtils, "give all members of a fused layer one scheme"},
+    {"experts-disagree", E::refuses, "wants one scheme for gate, up and down of all experts", kCt,
+     "quantize all experts of a layer alike",
      "All MoE projections need to have same quantization scheme"},
     {"tied-head-quantized", E::lies, "skips lm_head.weight and uses the embedding",
      "models/llama.py load_weights, 0.5.23; sglang#2935",
@@ -129,13 +127,15 @@ constexpr Rule kRules[] = {
      "for QuantizationArgs"},
     {"kv-scale-dropped", E::lies,
      "has no parameters for scales of keys and values where the config promises none", kKv,
-     "write kv_cache_scheme (modelopt: kv_cache_quant_algo) into the config, or leave the scales out",
+     "write kv_cache_scheme (modelopt: kv_cache_quant_algo) into the config, or leave the scales "
+     "out",
      "but not found the expected name in the model"},
     {"kv-scale-per-head", E::refuses, "has one scale for all heads",
      "model_loader/weight_utils.py default_weight_loader, 0.5.23; sglang#26436",
      "write one scale per layer", "Attempted to load weight"},
     {"kv-scale-default", E::lies, "takes 1.0 for scales that are not stored",
-     "layers/quantization/kv_cache.py, 0.5.23", "calibrate the KV cache (qcalibrate), or leave it unquantized"},
+     "layers/quantization/kv_cache.py, 0.5.23",
+     "calibrate the KV cache (qcalibrate), or leave it unquantized"},
     {"input-not-aligned", E::refuses, "wants whole groups on every rank", kAwq,
      "qexport --group-size 64 or 32, a smaller --tp, or pad the MLP",
      "The input size is not aligned with the quantized weight shape. This can be caused by too "
@@ -153,26 +153,23 @@ constexpr Rule kRules[] = {
      "qexport --group-size 64 or 32, a smaller --tp, or pad the MLP"},
     {"group-split", E::refuses, "wants whole groups on every rank", kCtPacked,
      "qexport --group-size 64 or 32, a smaller --tp, or pad the MLP", "AssertionError"},
-    {"zero-point-split", E::refuses, "cuts packed zero points along the outputs",
-     kCtPacked, "use a symmetric scheme, or a smaller --tp"},
-    {"tp-size", E::refuses, "divides the layer over the ranks", "distributed/utils.py divide, 0.5.23",
-     "use a --tp that divides it, or pad", "is not divisible by"},
+    {"zero-point-split", E::refuses, "cuts packed zero points along the outputs", kCtPacked,
+     "use a symmetric scheme, or a smaller --tp"},
+    {"tp-size", E::refuses, "divides the layer over the ranks",
+     "distributed/utils.py divide, 0.5.23", "use a --tp that divides it, or pad",
+     "is not divisible by"},
     {"tp-heads", E::refuses, "gives every rank whole heads", "models/llama.py, 0.5.23",
      "use a --tp that divides the heads", "AssertionError"},
     {"tp-kv-heads", E::refuses, "divides or repeats heads of keys", "models/llama.py, 0.5.23",
      "use a --tp that divides the heads of keys, or a multiple of them"},
     {"block-rows", E::refuses, "wants whole blocks of outputs on every rank", kFp8Utils,
-     "a smaller --tp, or leave the module out",
-     "is not divisible by weight quantization block_n"},
+     "a smaller --tp, or leave the module out", "is not divisible by weight quantization block_n"},
     {"block-rows-last", E::refuses, "wants whole blocks in every shard of a fused layer", kFp8Utils,
-     "leave the module out",
-     "is not divisible by weight quantization block_n"},
+     "leave the module out", "is not divisible by weight quantization block_n"},
     {"block-columns", E::refuses, "wants whole blocks of inputs on every rank", kFp8Utils,
-     "a smaller --tp, or pad the MLP",
-     "is not divisible by weight quantization block_k"},
+     "a smaller --tp, or pad the MLP", "is not divisible by weight quantization block_k"},
     {"fp4-columns", E::refuses, "wants multiples of 16 inputs", kModelOpt, "leave the module out"},
-    {"marlin-shape", E::warns, "wants N % 64 and K % 128 for Marlin",
-     kMarlin,
+    {"marlin-shape", E::warns, "wants N % 64 and K % 128 for Marlin", kMarlin,
      "use shapes that fit; the dense compressed-tensors scheme does not act on it"},
     {"gptq-missing-key", E::refuses, "runs Marlin alone, and wants the key for it", kGptq,
      "write \"{}\" into quantization_config", kNoGptq},
@@ -427,10 +424,11 @@ constexpr HardwareRow kHardware[] = {
     QP_ASCEND("compressed-tensors", "W4A8 dynamic, MoE", "w4a8-int", 4, kMoe, kY, kY, kO),
     QP_ASCEND("compressed-tensors", "W4A16, MoE", "pack", 4, kMoe, kY, kY, kO),
     QP_ASCEND("compressed-tensors", "W8A8 dynamic, MoE", "int8", 8, kMoe, kY, kY, kO),
-    // model_config.py rocm_supported_quantization; marlin_utils.py has no Marlin there
-#define QP_AMD(methods, label, scheme, where, cell)      \
-  HardwareRow{"cdna3", methods, label, scheme, 0, where, cell}, \
-      HardwareRow{"cdna4", methods, label, scheme, 0, where, cell}
+// model_config.py rocm_supported_quantization; marlin_utils.py has no Marlin there
+#define QP_AMD(methods, label, scheme, where, cell)                           \
+  HardwareRow{"cdna3", methods, label, scheme, 0, where, cell}, HardwareRow { \
+    "cdna4", methods, label, scheme, 0, where, cell                           \
+  }
     QP_AMD("compressed-tensors", kNoRepack, "pack", kLinear, kN),
     QP_AMD("compressed-tensors", kNoRepack, "nvfp4", kLinear, kN),
     QP_AMD("compressed-tensors", kNoRepack, "nvfp4a16", kLinear, kN),
@@ -442,13 +440,20 @@ constexpr HardwareRow kHardware[] = {
     QP_AMD("fp8", "", "fp8-block", Where::any, kY),
     QP_AMD("quark", "", "quark-fp8", Where::any, kY),
     QP_AMD("quark", "", "quark-mxfp4", Where::any, kY),
-    QP_AMD("awq", "torch.bfloat16 is not supported for quantization method awq.", "awq", Where::any, kN),
-    QP_AMD("gptq gptq_marlin", "gptq_marlin quantization is currently not supported in ROCm.", "gptq-marlin", Where::any, kN),
-    QP_AMD("modelopt modelopt_fp8", "modelopt_fp8 quantization is currently not supported in ROCm.", "FP8", Where::any, kN),
-    QP_AMD("modelopt modelopt_fp4", "modelopt_fp4 quantization is currently not supported in ROCm.", "NVFP4", Where::any, kN),
-    QP_AMD("modelslim", "modelslim quantization is currently not supported in ROCm.", "W8A8", Where::any, kN),
-    QP_AMD("modelslim", "modelslim quantization is currently not supported in ROCm.", "W8A8_DYNAMIC", Where::any, kN),
-    QP_AMD("w8a8_int8", "w8a8_int8 quantization is currently not supported in ROCm.", "w8a8_int8", Where::any, kN),
+    QP_AMD("awq", "torch.bfloat16 is not supported for quantization method awq.", "awq", Where::any,
+           kN),
+    QP_AMD("gptq gptq_marlin", "gptq_marlin quantization is currently not supported in ROCm.",
+           "gptq-marlin", Where::any, kN),
+    QP_AMD("modelopt modelopt_fp8", "modelopt_fp8 quantization is currently not supported in ROCm.",
+           "FP8", Where::any, kN),
+    QP_AMD("modelopt modelopt_fp4", "modelopt_fp4 quantization is currently not supported in ROCm.",
+           "NVFP4", Where::any, kN),
+    QP_AMD("modelslim", "modelslim quantization is currently not supported in ROCm.", "W8A8",
+           Where::any, kN),
+    QP_AMD("modelslim", "modelslim quantization is currently not supported in ROCm.",
+           "W8A8_DYNAMIC", Where::any, kN),
+    QP_AMD("w8a8_int8", "w8a8_int8 quantization is currently not supported in ROCm.", "w8a8_int8",
+           Where::any, kN),
 #undef QP_AMD
     // gptq.py and compressed_tensors.py for XPU
     {"xpu", "compressed-tensors", "", "pack", 0, kLinear, kY},
@@ -458,29 +463,22 @@ constexpr HardwareRow kHardware[] = {
     {"xpu", "compressed-tensors", kNoXpu, "int8", 0, kLinear, kN},
     {"xpu", "compressed-tensors", kNoXpu, "nvfp4a16", 0, kLinear, kN},
     {"xpu", "gptq", "", "gptq-marlin", 4, kLinear, kY},
-    {"xpu", "gptq", "GPTQ MoE is not yet supported on XPU (dense-only phase).", "gptq-marlin", 0, kMoe, kN},
+    {"xpu", "gptq", "GPTQ MoE is not yet supported on XPU (dense-only phase).", "gptq-marlin", 0,
+     kMoe, kN},
     // gptq.py is_gptq_marlin_compatible
     {"sm75", "gptq", kNoGptq, "gptq-marlin", 0, Where::any, kN},
-    {"sm75", "awq", "torch.bfloat16 is not supported for quantization method awq.", "awq", 0, Where::any, kN},
+    {"sm75", "awq", "torch.bfloat16 is not supported for quantization method awq.", "awq", 0,
+     Where::any, kN},
     {"sm75", "awq", "", "awq", 0, kLinear, kY},
 };
 #undef QP_ASCEND
 
 }  // namespace
 
-const Engine kSglang = {"sglang",
-                        "0.5.23",
-                        "python3 -m sglang.launch_server --model-path {}",
-                        kRules,
-                        kFused,
-                        kMethods,
-                        kSupport,
-                        kSpecials,
-                        kHardware,
-                        "--tp-size",
-                        "--ep-size",
-                        "--pp-size",
-                        true,
-                        kLoaders};
+const Engine kSglang = {"sglang",    "0.5.23",    "python3 -m sglang.launch_server --model-path {}",
+                        kRules,      kFused,      kMethods,
+                        kSupport,    kSpecials,   kHardware,
+                        "--tp-size", "--ep-size", "--pp-size",
+                        true,        kLoaders};
 
 }  // namespace qp::target

@@ -228,7 +228,8 @@ class Reader {
     if (!w.is_float && out) return become("ct-int-channel", "int8-static-out");
     if (!w.is_float && pack && in) return become("ct-pack", "pack-int-act");
     bool strategy = w.strategy == "group" || w.strategy == "channel";
-    if (sglang_ && !w.is_float && !in && !out && strategy && !(pack && (w.bits == 4 || w.bits == 8)))
+    if (sglang_ && !w.is_float && !in && !out && strategy &&
+        !(pack && (w.bits == 4 || w.bits == 8)))
       return become("ct-pack", "pack-odd");
     if (!w.is_float && pack) {
       bool common = w.bits == 4 || w.bits == 8;
