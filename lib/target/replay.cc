@@ -60,6 +60,11 @@ std::string full_name(std::string_view module, std::string_view suffix) {
   return std::string(module) + "." + std::string(suffix);
 }
 
+// Scales that SGLang's fp8 method calls weight_scale_inv, as stored or renamed by its loader.
+bool is_inverse(std::string_view suffix, const ParamSet& set) {
+  return suffix == "weight_scale_inv" || (suffix == "weight_scale" && set.name == "modelopt-mxfp8");
+}
+
 // Whether the shapes differ in the dimension of the inputs alone.
 bool apart_along_k(const Param& p, const Shape& stored, const Shape& expected) {
   if (stored.rank() != 2 || expected.rank() != 2) return false;
@@ -312,10 +317,11 @@ class Replay {
     if (m == nullptr) return;
     const Loader* loader = loader_of(engine_, model_.architecture);
     for (const auto& [suffix, i] : m->parts) {
-      if (loader != nullptr && loader->renames_inverse && suffix == "weight_scale_inv") {
+      if (loader != nullptr && loader->renames_inverse && is_inverse(suffix, set)) {
         result_.verdicts[i] = Verdict::dropped;
         add("scale-inv-renamed", tensor(i).name, "is looked up as weight_scale",
             full_name(layer.name, "weight_scale"));
+        result_.missing.push_back({full_name(s.name, "weight_scale_inv"), Verdict::defaulted});
         continue;
       }
       auto p = std::ranges::find(set.params, suffix, &Param::suffix);
@@ -367,7 +373,8 @@ class Replay {
       return;
     }
     result_.verdicts[i] = Verdict::wrong_dtype;
-    bool checked = layer.part == Part::linear && layer.shards.size() == 1 && s.split != Split::row;
+    bool checked = layer.part == Part::linear && layer.shards.size() == 1 &&
+                   s.split != Split::row && !layer.vision;
     add(!checked && findings_.knows("cast-silently") ? "cast-silently"
         : is_float(t.dtype)                          ? "float-into-codes"
                                                      : "wrong-dtype",

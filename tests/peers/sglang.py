@@ -97,7 +97,8 @@ def theirs(sglang, row):
         for kind in ("uninitialised", "default"):
             empty |= {n: kind for n in answer.get(kind, {}) if meant(n, ordered, weights_only)}
     schemes = sorted(s for s in schemes if not s.startswith("Unquantized"))
-    return error, dropped or set(), empty, schemes
+    early = [k for k in kernels if k.startswith("before the end")]
+    return error, dropped or set(), empty, early or schemes
 
 
 def ours(row):

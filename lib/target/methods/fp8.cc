@@ -73,6 +73,8 @@ Chooser choose_w8a8(Context& c, const Method& method) {
   s.support = method.name;
   const Json* list = list_at(q, {"ignore", "ignored_layers"});
   bool all = method.name == "w8a8_fp8";  // it reads no list
+  if (all && c.model.kv_lora > 0)
+    c.findings.add("w8a8-latents", "", "the method is w8a8_fp8, and the model has latents");
   auto left = std::make_shared<NameList>(
       method.left_out, list == nullptr || all ? std::vector<std::string>{} : strings_of(*list));
   return [&c, s, left](const Layer& layer) -> std::optional<Scheme> {

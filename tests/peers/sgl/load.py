@@ -242,7 +242,10 @@ def load(request):
                              (s := 1 - follow.written.get(p.untyped_storage().data_ptr(), 0) / p.numel()) > 0}
         answer["process"], answer["kernels"] = process(model)
         answer["stage"] = "done"
-    except BaseException as e:
+    except Exception as e:
+        if kernel(e):  # before all was loaded: what the rest would do is not known
+            answer |= {"stage": "kernel", "kernels": [f"before the end: {' '.join(str(e).split())[:80]}"], "words": []}
+            return answer
         where = [f for f in traceback.extract_tb(e.__traceback__) if "sglang" in f.filename or True][-1]
         answer |= {"error": f"{type(e).__name__}: {e}", "where": f"{where.filename.rpartition('/srt/')[2]}:{where.lineno}"}
         if os.environ.get("QPIPE_TRACE"):
