@@ -61,8 +61,8 @@ std::string full_name(std::string_view module, std::string_view suffix) {
 }
 
 // Scales that SGLang's fp8 method calls weight_scale_inv, as stored or renamed by its loader.
-bool is_inverse(std::string_view suffix, const ParamSet& set) {
-  return suffix == "weight_scale_inv" || (suffix == "weight_scale" && set.name == "modelopt-mxfp8");
+bool is_inverse(std::string_view suffix, const Scheme& scheme) {
+  return suffix == "weight_scale_inv" || (suffix == "weight_scale" && scheme.support == "MXFP8");
 }
 
 // Whether the shapes differ in the dimension of the inputs alone.
@@ -317,7 +317,7 @@ class Replay {
     if (m == nullptr) return;
     const Loader* loader = loader_of(engine_, model_.architecture);
     for (const auto& [suffix, i] : m->parts) {
-      if (loader != nullptr && loader->renames_inverse && is_inverse(suffix, set)) {
+      if (loader != nullptr && loader->renames_inverse && is_inverse(suffix, scheme)) {
         result_.verdicts[i] = Verdict::dropped;
         add("scale-inv-renamed", tensor(i).name, "is looked up as weight_scale",
             full_name(layer.name, "weight_scale"));
