@@ -10,7 +10,7 @@ namespace qp {
 namespace {
 
 // What smaller groups mend: ranks of tensor parallelism that cut through them.
-constexpr std::array<std::string_view, 2> kOfGroups = {"input-not-aligned", "group-split"};
+constexpr std::array<std::string_view, 3> kOfGroups = {"input-not-aligned", "group-split", "gptq-groups-cut"};
 constexpr std::array<uint64_t, 4> kGroups = {128, 64, 32, 16};
 
 bool objects(const target::Finding& f) {
