@@ -10,7 +10,8 @@ namespace qp {
 namespace {
 
 // What smaller groups mend: ranks of tensor parallelism that cut through them.
-constexpr std::array<std::string_view, 2> kOfGroups = {"input-not-aligned", "group-split"};
+constexpr std::array<std::string_view, 3> kOfGroups = {"input-not-aligned", "group-split",
+                                                       "gptq-groups-cut"};
 constexpr std::array<uint64_t, 4> kGroups = {128, 64, 32, 16};
 
 bool objects(const target::Finding& f) {
@@ -25,19 +26,32 @@ bool of_groups(const target::Finding& f) {
 
 void ExportTarget::declare(CLI::App& app) {
   auto group = "Target";
-  app.add_option("--target", asked_,
-                 "Write only what this engine loads and uses whole: vllm, sglang, transformers, llama.cpp")
+  app.add_option(
+         "--target", asked_,
+         "Write only what this engine loads and uses whole: vllm, sglang, transformers, llama.cpp")
       ->type_name("ENGINE[@VERSION]")
       ->group(group);
-  app.add_option("--tp", options_.tp, "Tensor-parallel ranks")->type_name("N")->capture_default_str()->group(group);
-  app.add_option("--ep", options_.ep, "Expert-parallel ranks")->type_name("N")->capture_default_str()->group(group);
-  app.add_option("--pp", options_.pp, "Pipeline stages")->type_name("N")->capture_default_str()->group(group);
-  app.add_option("--hw", options_.hardware, "Device, as for qverify --target")->type_name("HW")->group(group);
+  app.add_option("--tp", options_.tp, "Tensor-parallel ranks")
+      ->type_name("N")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--ep", options_.ep, "Expert-parallel ranks")
+      ->type_name("N")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--pp", options_.pp, "Pipeline stages")
+      ->type_name("N")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--hw", options_.hardware, "Device, as for qverify --target")
+      ->type_name("HW")
+      ->group(group);
 }
 
 void ExportTarget::check_arguments() {
   if (asked_.empty()) {
-    bool more = options_.tp != 1 || options_.ep != 1 || options_.pp != 1 || !options_.hardware.empty();
+    bool more =
+        options_.tp != 1 || options_.ep != 1 || options_.pp != 1 || !options_.hardware.empty();
     if (more) throw usage_error("--tp, --ep, --pp and --hw need --target");
     return;
   }
@@ -57,21 +71,24 @@ ExportPlan ExportTarget::fit(const Planner& make, ExportOptions options, const F
   if (engine_ == nullptr) return plan;
   if (plan.write != nullptr) {  // a file, whose writer has one engine's rules
     if (format.target == name()) return plan;
-    throw limit_error("-f " + std::string(format.name) + " is for " + std::string(format.target) + ", and what " +
-                      name() + " makes of it is not known here")
+    throw limit_error("-f " + std::string(format.name) + " is for " + std::string(format.target) +
+                      ", and what " + name() + " makes of it is not known here")
         .hint("choose a format that is a directory, such as compressed-tensors");
   }
-  if (name() == "llama.cpp") throw limit_error("llama.cpp loads no directories").hint("use -f gguf");
+  if (name() == "llama.cpp")
+    throw limit_error("llama.cpp loads no directories").hint("use -f gguf");
   target::Result first = check_target(plan, *engine_, options_).result;
   if (first.outcome == target::Outcome::loads) return plan;
   auto objection = std::ranges::find_if(first.findings, objects);
-  bool groups = std::ranges::all_of(first.findings, [](const target::Finding& f) { return !objects(f) || of_groups(f); });
+  bool groups = std::ranges::all_of(
+      first.findings, [](const target::Finding& f) { return !objects(f) || of_groups(f); });
   if (groups && format.transforms && options.group_size == 0) {
     for (uint64_t size : kGroups) {
       options.group_size = size;
       try {
         ExportPlan other = make(options);
-        if (check_target(other, *engine_, options_).result.outcome != target::Outcome::loads) continue;
+        if (check_target(other, *engine_, options_).result.outcome != target::Outcome::loads)
+          continue;
         tool.say("scales are repeated to groups of " + std::to_string(size) + ", exact: " + name() +
                  " would refuse larger ones (" + objection->id + ")");
         return other;
@@ -81,7 +98,8 @@ ExportPlan ExportTarget::fit(const Planner& make, ExportOptions options, const F
     }
   }
   std::string what = name() + " " + std::string(target::name_of(first.outcome)) + ": ";
-  what += objection == first.findings.end() ? "see qverify --target" : objection->what + " [" + objection->id + "]";
+  what += objection == first.findings.end() ? "see qverify --target"
+                                            : objection->what + " [" + objection->id + "]";
   Error error = limit_error(std::move(what));
   if (objection == first.findings.end()) throw error;
   if (!objection->subject.empty()) error.tensor(objection->subject);

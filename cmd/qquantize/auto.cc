@@ -60,8 +60,8 @@ void AutoCommand::declare(CLI::App& app) {
       ->group(group);
 }
 
-void AutoCommand::check(const std::vector<std::string>& schemes,
-                        const SchemeOverrides& overrides, const std::string& algorithm) {
+void AutoCommand::check(const std::vector<std::string>& schemes, const SchemeOverrides& overrides,
+                        const std::string& algorithm) {
   if (!asked()) {
     if (!save_recipe_.empty())
       throw usage_error("--save-recipe writes what --target-bpw or --target-size choose")

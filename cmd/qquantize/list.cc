@@ -7,20 +7,24 @@
 
 namespace qp {
 
-// A row for every name that -s takes. Names of ggml's types are there as file types, which they mean to
-// -s; a recipe can name all types.
+// A row for every name that -s takes. Names of ggml's types are there as file types, which they
+// mean to -s; a recipe can name all types.
 void QuantizeCommand::list_schemes(Tool& tool) const {
   Json rows = Json::array();
   for (const Preset& p : presets()) {
     if (find_mix(p.name) != nullptr) continue;
-    rows.push_back({{"name", p.name}, {"summary", p.summary}, {"aliases", p.aliases}, {"scheme", to_json(p.scheme)}});
+    rows.push_back({{"name", p.name},
+                    {"summary", p.summary},
+                    {"aliases", p.aliases},
+                    {"scheme", to_json(p.scheme)}});
     if (p.experts) rows.back()["experts"] = to_json(*p.experts);
   }
   for (const Mix& m : mixes()) {
     Json aliases = Json::array();
     if (!m.alias.empty()) aliases.push_back(m.alias);
     rows.push_back({{"name", m.name},
-                    {"summary", "llama-quantize's file type: ggml's " + std::string(m.type) + ", by its rules others"},
+                    {"summary", "llama-quantize's file type: ggml's " + std::string(m.type) +
+                                    ", by its rules others"},
                     {"aliases", aliases},
                     {"mix", m.name}});
   }
@@ -31,7 +35,8 @@ void QuantizeCommand::list_schemes(Tool& tool) const {
   Table table({"scheme", "what it is", "also called"}, {false, false, false});
   for (const Json& row : rows) {
     std::string aliases, name = row["name"];
-    for (const Json& a : row["aliases"]) aliases += (aliases.empty() ? "" : " ") + a.get<std::string>();
+    for (const Json& a : row["aliases"])
+      aliases += (aliases.empty() ? "" : " ") + a.get<std::string>();
     table.add({name, row["summary"], aliases});
     if (tool.options.quiet) std::cout << name << "\n";  // completions ask this way
   }

@@ -58,12 +58,14 @@ void QuantizeCommand::declare(CLI::App& app) {
                  "deepgemm, transformers, sglang, quark, modelslim")
       ->type_name("NAME")
       ->group(what);
-  app.add_flag("--pure", pure_, "With a file type of llama-quantize's (q4_k_m): every matrix in its default type")
+  app.add_flag("--pure", pure_,
+               "With a file type of llama-quantize's (q4_k_m): every matrix in its default type")
       ->group(what);
   app.add_option("--output-tensor-type", output_type_, "The same: ggml's type of the output head")
       ->type_name("TYPE")
       ->group(what);
-  app.add_option("--token-embedding-type", embedding_type_, "The same: ggml's type of the token table")
+  app.add_option("--token-embedding-type", embedding_type_,
+                 "The same: ggml's type of the token table")
       ->type_name("TYPE")
       ->group(what);
   app.add_option("--kv-cache", kv_cache_,
@@ -131,7 +133,9 @@ Rule QuantizeCommand::rule_of_options(const std::string& name) const {
 Recipe QuantizeCommand::recipe(const std::string& name) const {
   bool of_mix = pure_ || !output_type_.empty() || !embedding_type_.empty();
   if (of_mix && (auto_.asked() || overrides_.any() || find_mix(name) == nullptr)) {
-    throw usage_error("--pure, --output-tensor-type and --token-embedding-type are about llama-quantize's file types")
+    throw usage_error(
+        "--pure, --output-tensor-type and --token-embedding-type are about llama-quantize's file "
+        "types")
         .hint("give one to -s, such as q4_k_m");
   }
   Recipe r;
@@ -156,15 +160,17 @@ std::vector<QuantizeCommand::Result> QuantizeCommand::results() const {
   if (auto_.asked() || names.empty()) names = {""};
   if (names.size() > 1 && output_.path.empty() && !looking()) {
     throw usage_error("several schemes make several results, and nothing names them")
-        .hint("give -o 'NAME-{scheme}.qmap', or --target-bpw N or --target-size SIZE to choose "
-              "among the schemes");
+        .hint(
+            "give -o 'NAME-{scheme}.qmap', or --target-bpw N or --target-size SIZE to choose "
+            "among the schemes");
   }
   bool placed = output_.path.find(kSchemePlace) != std::string::npos;
   if (names.size() > 1 && !placed && !output_.path.empty()) {
     throw usage_error("-o " + printable(output_.path) + " names one file for " +
                       std::to_string(names.size()) + " results")
-        .hint("put {scheme} into it for a file each, or give --target-bpw N or --target-size SIZE "
-              "to choose among the schemes");
+        .hint(
+            "put {scheme} into it for a file each, or give --target-bpw N or --target-size SIZE "
+            "to choose among the schemes");
   }
   if (placed && names.front().empty()) {
     throw usage_error("-o " + printable(output_.path) + " asks for a scheme, and -s names " +

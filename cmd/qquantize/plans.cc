@@ -72,16 +72,18 @@ void QuantizeCommand::print_plans(const Store& store, const std::vector<Result>&
       Json plan = to_json(r.plan, identity(store.model()));
       plan["peak_memory_bytes"] = memory_need(r.plan, threads());
       if (auto_.asked()) plan["allocation"] = auto_.to_json();
-      all.push_back(wanted.size() == 1 ? plan : Json{{"scheme", r.scheme}, {"output", r.path}, {"plan", plan}});
+      all.push_back(wanted.size() == 1
+                        ? plan
+                        : Json{{"scheme", r.scheme}, {"output", r.path}, {"plan", plan}});
     } else {
       print_heading(r, wanted);
       print_plan(r.plan);
     }
   }
   if (!tool.options.json) return;
-  std::cout << (wanted.size() == 1 ? all[0] : all)
-                   .dump(1, ' ', false, Json::error_handler_t::replace)
-            << "\n";
+  std::cout
+      << (wanted.size() == 1 ? all[0] : all).dump(1, ' ', false, Json::error_handler_t::replace)
+      << "\n";
 }
 
 void QuantizeCommand::print_plan(const Plan& plan) const {

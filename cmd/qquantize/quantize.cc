@@ -91,8 +91,8 @@ int QuantizeCommand::run(Tool& tool) {
     std::vector<std::unique_ptr<transform::JournalScope>> journals;
     std::vector<std::unique_ptr<QmapOutput>> outputs;
     for (Result& r : wanted) {
-      journals.push_back(std::make_unique<transform::JournalScope>(
-          r.path.empty() ? "" : r.path + ".partial"));
+      journals.push_back(
+          std::make_unique<transform::JournalScope>(r.path.empty() ? "" : r.path + ".partial"));
       outputs.push_back(std::make_unique<QmapOutput>(options_of(r)));
     }
     write(given, wanted, outputs, tool);
@@ -178,13 +178,13 @@ std::unique_ptr<Store> QuantizeCommand::edit(const Store& given, Result& r, Qmap
 
 // Carries the plans out, together where nothing comes before rounding: then there is one source.
 // What is finished stays unfinished in name until all are.
-void QuantizeCommand::write(const Store& given, std::vector<Result>& wanted,
-                            const Outputs& outputs, Tool& tool) {
+void QuantizeCommand::write(const Store& given, std::vector<Result>& wanted, const Outputs& outputs,
+                            Tool& tool) {
   check_space(wanted, outputs);
   Log log(log_, resume_);
   std::vector<QuantizeResult> done;
-  bool together = std::ranges::none_of(
-      wanted, [](const Result& r) { return transform::wanted(r.plan); });
+  bool together =
+      std::ranges::none_of(wanted, [](const Result& r) { return transform::wanted(r.plan); });
   auto keep = [&](bool worth) {  // of those that are finished, when another is not
     for (size_t k = 0; k < done.size(); ++k) outputs[k]->keep_partial(worth);
   };
@@ -246,10 +246,9 @@ void QuantizeCommand::commit(const std::vector<Result>& wanted, const Outputs& o
       tool.say(whose + std::to_string(done[k].resumed) +
                " tensors taken over from the unfinished run");
     }
-    tool.say(whose + std::to_string(plan.quantized) + " of " +
-                 std::to_string(plan.entries.size()) + " tensors quantized, " +
-                 human_bytes(static_cast<double>(plan.input_bytes)) + " -> " +
-                 human_bytes(static_cast<double>(plan.output_bytes)),
+    tool.say(whose + std::to_string(plan.quantized) + " of " + std::to_string(plan.entries.size()) +
+                 " tensors quantized, " + human_bytes(static_cast<double>(plan.input_bytes)) +
+                 " -> " + human_bytes(static_cast<double>(plan.output_bytes)),
              1);
     outputs[k]->commit(done[k].id);
     if (many) handles += outputs[k]->handle(done[k].id);

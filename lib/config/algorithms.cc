@@ -11,17 +11,43 @@ namespace {
 
 const Algorithm kAlgorithms[] = {
     {"rtn", "round to nearest: scales from the range of each group", false, false, {}},
-    {"mse", "clip search: the scale of each group that rounds its weights with the least error", false, false, {}},
-    {"hqq", "half-quadratic: zero points (or scales) that spare outliers, by turns with the codes", false, false, {}},
-    {"imatrix", "ggml's types: their searches, weighed with the mean squares of what each column reads", false, false, {}},
-    {"clip", "clip search by inputs: the scale of each group that spoils the output least", true, false, {}},
-    {"gptq", "errors are made up for in the columns that follow, by the inputs' second moments", true, false,
-     {{"damp", "what is added to the moments' diagonal, in parts of its mean (0.01; doubled while they cannot be factored)"},
+    {"mse",
+     "clip search: the scale of each group that rounds its weights with the least error",
+     false,
+     false,
+     {}},
+    {"hqq",
+     "half-quadratic: zero points (or scales) that spare outliers, by turns with the codes",
+     false,
+     false,
+     {}},
+    {"imatrix",
+     "ggml's types: their searches, weighed with the mean squares of what each column reads",
+     false,
+     false,
+     {}},
+    {"clip",
+     "clip search by inputs: the scale of each group that spoils the output least",
+     true,
+     false,
+     {}},
+    {"gptq",
+     "errors are made up for in the columns that follow, by the inputs' second moments",
+     true,
+     false,
+     {{"damp",
+       "what is added to the moments' diagonal, in parts of its mean (0.01; doubled while they "
+       "cannot be factored)"},
       {"order", "of columns: group (group-aware, the default), desc_act, none"},
       {"clip", "search each group's scale (true), or take its range"},
       {"static_groups", "with desc_act: scales are fitted before the walk (false)"},
-      {"alpha", "0 to 1: how far weights move towards what the unquantized model's inputs ask for (tokens / (tokens + 4 channels)); 0: no second pass"}}},
-    {"autoround", "rounding and ranges of a layer are learned together, by the signs of gradients", true, false,
+      {"alpha",
+       "0 to 1: how far weights move towards what the unquantized model's inputs ask for (tokens / "
+       "(tokens + 4 channels)); 0: no second pass"}}},
+    {"autoround",
+     "rounding and ranges of a layer are learned together, by the signs of gradients",
+     true,
+     false,
      {{"iters", "steps per layer (200); 0: ranges alone, no gradients"},
       {"batch_size", "windows per step (8)"},
       {"lr", "of the roundings (1 / iters)"},
@@ -29,15 +55,27 @@ const Algorithm kAlgorithms[] = {
       {"minmax", "learn the ranges, too (true)"},
       {"best", "keep the best state measured, not the last (true)"},
       {"seed", "of the order of windows (42)"}}},
-    {"rotate", "first: Hadamard rotations, fused into the weights, spread outliers", false, true,
+    {"rotate",
+     "first: Hadamard rotations, fused into the weights, spread outliers",
+     false,
+     true,
      {{"seed", "of the signs (0)"}, {"values", "rotate the values of attention, too (true)"}}},
-    {"smoothquant", "first: outliers of activations move into the weights that read them", false, true,
-     {{"alpha", "how much of them moves, 0 to 1 (0.8 behind norms; behind linears 0.5, or 0.9 for static scales)"}}},
-    {"awq", "first: channels with large inputs are scaled up before rounding; then clip", true, true,
+    {"smoothquant",
+     "first: outliers of activations move into the weights that read them",
+     false,
+     true,
+     {{"alpha",
+       "how much of them moves, 0 to 1 (0.8 behind norms; behind linears 0.5, or 0.9 for static "
+       "scales)"}}},
+    {"awq",
+     "first: channels with large inputs are scaled up before rounding; then clip",
+     true,
+     true,
      {{"ratios", "candidates of the search (20)"},
       {"duo", "weigh with the weights' shares, too (true)"},
       {"tokens", "that outputs are compared over (16384)"},
-      {"pre_scale", "where no weight before can take factors, store them as pre_quant_scale (false)"}}},
+      {"pre_scale",
+       "where no weight before can take factors, store them as pre_quant_scale (false)"}}},
 };
 
 std::string short_number(double x) {
@@ -49,8 +87,10 @@ std::string short_number(double x) {
 std::vector<std::string> split(std::string_view text, char at) {
   std::vector<std::string> parts(1);
   for (char c : text) {
-    if (c == at) parts.emplace_back();
-    else parts.back() += c;
+    if (c == at)
+      parts.emplace_back();
+    else
+      parts.back() += c;
   }
   return parts;
 }
@@ -72,7 +112,8 @@ const Algorithm& find_algorithm(std::string_view name) {
   }
   std::string all, hint = did_you_mean(name, names);
   for (std::string_view n : names) all += (all.empty() ? "" : ", ") + std::string(n);
-  throw usage_error("unknown algorithm '" + printable(name) + "' (expected " + all + ")").hint(hint);
+  throw usage_error("unknown algorithm '" + printable(name) + "' (expected " + all + ")")
+      .hint(hint);
 }
 
 double AlgorithmStep::number(std::string_view key, double otherwise, double lo, double hi) const {
@@ -92,7 +133,8 @@ bool AlgorithmStep::flag(std::string_view key, bool otherwise) const {
   return word(key, kWords, otherwise ? 1 : 0) == 1;
 }
 
-size_t AlgorithmStep::word(std::string_view key, std::span<const std::string_view> words, size_t otherwise) const {
+size_t AlgorithmStep::word(std::string_view key, std::span<const std::string_view> words,
+                           size_t otherwise) const {
   auto it = options.find(key);
   if (it == options.end()) return otherwise;
   auto found = std::ranges::find(words, it->second);
@@ -115,7 +157,8 @@ std::vector<AlgorithmStep> parse_algorithm(std::string_view text) {
       if (eq == std::string::npos || std::ranges::find(known, key) == known.end()) {
         std::string all;
         for (std::string_view k : known) all += (all.empty() ? "" : ", ") + std::string(k);
-        throw usage_error(words[0] + ": unknown option '" + printable(words[i]) + "' (expected KEY=VALUE" +
+        throw usage_error(words[0] + ": unknown option '" + printable(words[i]) +
+                          "' (expected KEY=VALUE" +
                           (known.empty() ? "; it has none)" : ", KEY one of " + all + ")"))
             .hint(did_you_mean(key, known));
       }
@@ -130,7 +173,8 @@ std::vector<AlgorithmStep> parse_algorithm(std::string_view text) {
                         "' chooses codes already; nothing can follow it");
     }
     for (size_t k = 0; k < i; ++k) {
-      if (steps[k].algorithm == &a) throw usage_error("'" + printable(text) + "' names " + std::string(a.name) + " twice");
+      if (steps[k].algorithm == &a)
+        throw usage_error("'" + printable(text) + "' names " + std::string(a.name) + " twice");
     }
   }
   if (const Algorithm& last = *steps.back().algorithm; last.edits) {

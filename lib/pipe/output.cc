@@ -25,7 +25,8 @@ constexpr int kTakeSeconds = 30;  // how long a result waits for its reader
 constexpr int kGraceSeconds = 2;
 
 bool same_file(const std::string& a, const std::string& b) {
-  struct stat x {}, y {};
+  struct stat x {
+  }, y{};
   return stat(a.c_str(), &x) == 0 && stat(b.c_str(), &y) == 0 && x.st_dev == y.st_dev &&
          x.st_ino == y.st_ino;
 }
@@ -80,7 +81,9 @@ void wait_until_taken(int fd, bool leased) {
       fcntl(fd, F_SETLEASE, F_UNLCK);  // lets the reader's open() go on
       return;
     }
-    struct pollfd p {STDOUT_FILENO, 0, 0};
+    struct pollfd p {
+      STDOUT_FILENO, 0, 0
+    };
     poll(&p, 1, 20);
     auto now = Clock::now();
     if ((p.revents & (POLLERR | POLLHUP | POLLNVAL)) != 0) {
@@ -93,8 +96,8 @@ void wait_until_taken(int fd, bool leased) {
       poll(nullptr, 0, 20);
     }
     if (now - start > std::chrono::seconds(kTakeSeconds)) {
-      throw Error(ErrorKind::system, "nobody took the result in " + std::to_string(kTakeSeconds) +
-                                         " s")
+      throw Error(ErrorKind::system,
+                  "nobody took the result in " + std::to_string(kTakeSeconds) + " s")
           .hint("use -o FILE");
     }
   }
@@ -161,7 +164,8 @@ QmapOutput::QmapOutput(OutputOptions options) : options_(std::move(options)) {
       }
     }
     if (st.st_size != 0) {
-      throw usage_error("standard output is a file that is not empty").hint("use > FILE or -o FILE");
+      throw usage_error("standard output is a file that is not empty")
+          .hint("use > FILE or -o FILE");
     }
     int flags = fcntl(STDOUT_FILENO, F_GETFL);
     if ((flags & O_APPEND) != 0) fcntl(STDOUT_FILENO, F_SETFL, flags & ~O_APPEND);
@@ -273,8 +277,8 @@ void QmapOutput::commit(const Hash128& id) {
     stream_out();
     return;
   }
-  std::string line = "qmap:/proc/" + std::to_string(getpid()) + "/fd/" +
-                     std::to_string(fd_.get()) + " " + id.hex() + "\n";
+  std::string line = "qmap:/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(fd_.get()) +
+                     " " + id.hex() + "\n";
   // The lease is taken before anybody can know the path.
   fcntl(fd_.get(), F_SETSIG, SIGRTMIN);
   struct sigaction action {};

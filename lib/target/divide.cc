@@ -12,6 +12,7 @@ std::string by(uint64_t a, uint64_t b) {
 
 struct Case {
   const Layer& layer;
+  const std::vector<Dims>& dims;
   const Scheme& scheme;
   const ModelShape& model;
   uint64_t tp;
@@ -30,6 +31,26 @@ struct Case {
     return d.n / (keys && model.kv_heads > 0 ? std::min(tp, model.kv_heads) : tp);
   }
   uint64_t rank_k(const Shard& s, Dims d) const { return s.split == Split::row ? d.k / tp : d.k; }
+
+  // SGLang asks whether Marlin fits before it cuts the layer, and again after; layers that do not
+  // fit whole go to the plain kernel of AWQ.
+  void packed_marlin(const Shard& s, Dims d) const {
+    uint64_t k = rank_k(s, d), n = 0, whole = 0;
+    for (size_t i = 0; i < dims.size(); ++i) {
+      n += rank_n(layer.shards[i], dims[i]);
+      whole += dims[i].n;
+    }
+    if (whole % 64 != 0 || d.k % 128 != 0)
+      return packed(s, Dims{s.split == Split::column ? n * tp : n, d.k});
+    if (n % 64 != 0) {
+      fail("marlin-rows", s, "output size per rank " + by(n, 64));
+    } else if (k % 128 != 0) {
+      fail("marlin-columns", s, "input size per rank " + by(k, 128));
+    } else if (scheme.group > 0 && k % scheme.group != 0) {
+      fail("input-not-aligned", s,
+           "input size per rank " + by(k, scheme.group) + ", the group size");
+    }
+  }
 
   // GPTQ and AWQ: groups along the rank's inputs, words along its outputs.
   void packed(const Shard& s, Dims d) const {
@@ -89,7 +110,7 @@ void check_division(const Layer& layer, const Scheme& scheme, const std::vector<
                     const ModelShape& model, const Options& options, Findings& findings) {
   // Experts that are spread over ranks are not cut.
   uint64_t tp = layer.part == Part::experts && options.ep > 1 ? 1 : options.tp;
-  Case c{layer, scheme, model, tp, findings};
+  Case c{layer, dims, scheme, model, tp, findings};
   bool int4 = scheme.params == "gptq" || scheme.params == "awq";
   for (size_t i = 0; i < layer.shards.size(); ++i) {
     const Shard& s = layer.shards[i];
@@ -103,10 +124,18 @@ void check_division(const Layer& layer, const Scheme& scheme, const std::vector<
                  by(s.split == Split::row ? dims[i].k : dims[i].n, tp));
       continue;
     }
-    if (int4) c.packed(s, dims[i]);
+    bool sglang = findings.knows("marlin-columns"), linear = layer.part != Part::experts;
+    if (int4 && !sglang) c.packed(s, dims[i]);
+    if (sglang && scheme.params == "awq" && linear && i == 0) c.packed_marlin(s, dims[i]);
+    if (sglang && scheme.support == "gptq-marlin" && linear && s.split == Split::row && tp > 1 &&
+        scheme.group > 0 && dims[i].k / tp % scheme.group != 0) {
+      c.fail("gptq-groups-cut", s,
+             "input size per rank " + by(dims[i].k / tp, scheme.group) + ", the group size");
+    }
     if (scheme.params == "ct-pack" || scheme.params == "ct-nvfp4") c.compressed(s, dims[i]);
     if (scheme.params == "ct-mxfp4" || scheme.params == "ct-mxfp8") c.compressed(s, dims[i]);
-    if (scheme.support == "gptq-marlin" || scheme.support == "awq" || scheme.support == "pack")
+    if (scheme.support == "gptq-marlin" || (scheme.support == "awq" && !sglang) ||
+        scheme.support == "pack")
       c.marlin(s, dims[i]);
     if (scheme.block_n > 0 && scheme.block_k > 0) c.blocks(s, dims[i]);
     bool fp4 = scheme.params == "modelopt-nvfp4" || scheme.params == "modelopt-nvfp4-awq";

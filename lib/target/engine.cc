@@ -1,5 +1,6 @@
 #include "lib/target/engine.h"
 
+#include <algorithm>
 #include <array>
 
 #include "lib/base/error.h"
@@ -37,6 +38,25 @@ const Support* support_of(const Engine& engine, std::string_view scheme, Where w
     if (row.scheme == scheme && (row.where == Where::any || row.where == where)) return &row;
   }
   return nullptr;
+}
+
+const Loader* loader_of(const Engine& engine, std::string_view architecture) {
+  for (const Loader& row : engine.loaders) {
+    if (architecture.starts_with(row.architecture)) return &row;
+  }
+  return nullptr;
+}
+
+bool by_member(const Engine& engine, std::string_view architecture, std::string_view whole) {
+  const Loader* row = loader_of(engine, architecture);
+  if (row == nullptr) return true;
+  std::string_view words = row->by_member;
+  for (size_t at = 0; at < words.size();) {
+    size_t end = std::min(words.find(' ', at), words.size());
+    if (whole.ends_with(words.substr(at, end - at))) return true;
+    at = end + 1;
+  }
+  return false;
 }
 
 std::string_view name_of(Effect effect) {

@@ -54,6 +54,18 @@ struct Special {
   bool takes_config;              // quantized as the config says, or never
 };
 
+// What an architecture's class does with a tensor that fits no parameter, and in the lists of
+// the config. Begins with `architecture`; the first row that fits wins.
+struct Loader {
+  std::string_view architecture;
+  bool fused_stops, experts_stop, plain_stops;  // else such a tensor is passed over
+  // Fused layers whose members are looked up in config lists, apart by spaces; others are looked
+  // up by the name of the whole alone.
+  std::string_view by_member;
+  bool kv_scales = false;        // self_attn.k_scale finds its parameter
+  bool renames_inverse = false;  // weight_scale_inv is taken for weight_scale
+};
+
 enum class Cell : uint8_t { yes, no, open };  // open: to be decided, or in work
 struct HardwareRow {
   std::string_view hardware, methods;  // methods apart by spaces
@@ -73,8 +85,13 @@ struct Engine {
   std::span<const Special> specials;
   std::span<const HardwareRow> hardware;
   std::string_view tp_flag, ep_flag, pp_flag;
-  bool head_by_config = true;  // the head takes the quantization config
+  bool head_by_config = true;            // the head takes the quantization config
+  std::span<const Loader> loaders = {};  // none: fused layers and experts stop, others do not
 };
+
+// Nothing when the engine has no rows: then all fused layers are looked up by their members, too.
+const Loader* loader_of(const Engine& engine, std::string_view architecture);
+bool by_member(const Engine& engine, std::string_view architecture, std::string_view whole);
 
 extern const Engine kVllm, kSglang, kTransformers, kLlamaCpp;
 

@@ -20,7 +20,11 @@ std::string launch_command(const Context& context, const Flags& flags);
 
 // Errors: usage.
 void check_hardware_name(const std::string& hardware);
-// Topics: hw-capability, hw-unsupported, hw-open, hw-fnuz, hw-cpu-capability, hw-not-known.
+// The cell of the engine's tables for a scheme on the hardware asked for; nothing when there is
+// none.
+const HardwareRow* hardware_row(const Context& context, const Scheme& scheme, Where where);
+// Topics: hw-capability, hw-method-capability, hw-scheme, hw-unsupported, hw-open, hw-fnuz,
+// hw-cpu-capability, hw-not-known.
 void check_hardware(Context& context, const Layer& layer, const Scheme& scheme,
                     const Support& support, Where where);
 

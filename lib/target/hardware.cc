@@ -41,38 +41,52 @@ void check_hardware_name(const std::string& hardware) {
   throw usage_error("--hw '" + printable(hardware) + "' is not known").hint("known: " + known);
 }
 
+const HardwareRow* hardware_row(const Context& c, const Scheme& scheme, Where where) {
+  for (const HardwareRow& r : c.engine.hardware) {
+    bool here = r.hardware == c.options.hardware && listed(r.methods, c.checkpoint.method) &&
+                r.scheme == scheme.support && (r.bits == 0 || r.bits == scheme.bits) &&
+                (r.where == Where::any || r.where == where);
+    // Some methods run in float16 alone.
+    if (here && r.label.starts_with("torch.bfloat16") && c.model.dtype != DType::bf16) continue;
+    if (here) return &r;
+  }
+  return nullptr;
+}
+
 void check_hardware(Context& c, const Layer& layer, const Scheme& scheme, const Support& row,
                     Where where) {
   const std::string& hw = c.options.hardware;
   if (hw.empty()) return;
   std::string what = std::string(row.scheme) + " of " + std::to_string(scheme.bits) + " bits" +
                      (where == Where::experts ? " in experts" : "") + " on " + hw;
+  bool e4m3 = param_set(scheme.params).params.front().dtype == "F8_E4M3";
+  if (const HardwareRow* r = hardware_row(c, scheme, where)) {
+    // Labels are names in the documents' tables, and errors in those of the code.
+    bool code = r->cell == Cell::no && !hw.starts_with('a');
+    std::string label(r->label);
+    if (code) c.findings.add("hw-scheme", layer.name, what + ": it is not there", label);
+    if (r->cell == Cell::no && !code)
+      c.findings.add("hw-unsupported", layer.name, what + ": " + label + " is not supported there");
+    if (r->cell == Cell::open)
+      c.findings.add("hw-open", layer.name, what + ": " + label + " is still to be decided there");
+    if (r->cell == Cell::yes && hw == "cdna3" && e4m3) c.findings.add("hw-fnuz", layer.name, what);
+    return;
+  }
   if (int n = capability_of(hw); n > 0) {
+    bool scheme_asks =
+        c.checkpoint.method == "compressed-tensors" || !c.findings.knows("hw-method-capability");
+    std::string_view topic = scheme_asks ? "hw-capability" : "hw-method-capability";
     if (row.exactly != 0 && n != row.exactly) {
-      c.findings.add("hw-capability", layer.name,
+      c.findings.add(topic, layer.name,
                      what + ": it runs on sm" + std::to_string(row.exactly) + " alone",
                      std::to_string(row.exactly));
     } else if (n < row.capability) {
-      c.findings.add("hw-capability", layer.name,
+      c.findings.add(topic, layer.name,
                      what + ": it needs compute capability " + std::to_string(row.capability),
                      std::to_string(row.capability));
     }
     return;
   }
-  for (const HardwareRow& r : c.engine.hardware) {
-    bool here = r.hardware == hw && listed(r.methods, c.checkpoint.method) &&
-                r.scheme == scheme.support && (r.bits == 0 || r.bits == scheme.bits) &&
-                (r.where == Where::any || r.where == where);
-    if (!here) continue;
-    if (r.cell == Cell::no)
-      c.findings.add("hw-unsupported", layer.name,
-                     what + ": " + std::string(r.label) + " is not supported there");
-    if (r.cell == Cell::open)
-      c.findings.add("hw-open", layer.name,
-                     what + ": " + std::string(r.label) + " is still to be decided there");
-    return;
-  }
-  bool e4m3 = param_set(scheme.params).params.front().dtype == "F8_E4M3";
   if (hw == "cdna3" && e4m3 && c.findings.add("hw-fnuz", layer.name, what)) return;
   if (hw == "cpu" && c.checkpoint.method == "compressed-tensors" &&
       c.findings.add("hw-cpu-capability", layer.name, what))

@@ -9,7 +9,7 @@ namespace qp::target {
 bool is_kv_scale(std::string_view suffix);
 
 // Topics: kv-scale-dropped, kv-scale-architecture, kv-scale-per-head, kv-scale-lone,
-// kv-scale-renamed.
+// kv-scale-default.
 void check_kv_scales(Context& context, std::string_view method, const Flags& flags,
                      std::vector<Verdict>& verdicts);
 

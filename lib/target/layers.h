@@ -67,7 +67,8 @@ struct Layers {
 // What config.json says of sizes; 0 what it does not.
 struct ModelShape {
   std::string architecture, model_type;
-  uint64_t hidden = 0, inner = 0, heads = 0, kv_heads = 0, head_dim = 0, vocab = 0, layers = 0, draft_layers = 0;
+  uint64_t hidden = 0, inner = 0, heads = 0, kv_heads = 0, head_dim = 0, vocab = 0, layers = 0,
+           draft_layers = 0;
   uint64_t experts = 0, expert_inner = 0, shared_inner = 0;
   uint64_t q_lora = 0, kv_lora = 0, qk_nope = 0, qk_rope = 0, v_dim = 0;
   bool tied = false;

@@ -1,6 +1,7 @@
 // The replay: layers as the engine builds them, their parameters, and what fills them.
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "lib/base/error.h"
 #include "lib/target/divide.h"
@@ -57,6 +58,18 @@ bool is_stack_scale(std::string_view module, std::string_view suffix) {
 
 std::string full_name(std::string_view module, std::string_view suffix) {
   return std::string(module) + "." + std::string(suffix);
+}
+
+// Scales that SGLang's fp8 method calls weight_scale_inv, as stored or renamed by its loader.
+bool is_inverse(std::string_view suffix, const Scheme& scheme) {
+  return suffix == "weight_scale_inv" || (suffix == "weight_scale" && scheme.support == "MXFP8");
+}
+
+// Whether the shapes differ in the dimension of the inputs alone.
+bool apart_along_k(const Param& p, const Shape& stored, const Shape& expected) {
+  if (stored.rank() != 2 || expected.rank() != 2) return false;
+  size_t outputs = p.shape.front() == 'N' ? 0 : 1;
+  return stored[outputs] == expected[outputs];
 }
 
 class Replay {
@@ -203,13 +216,14 @@ class Replay {
 
   void check_tied_head(const Layer& layer) {
     for (const Shard& s : layer.shards) {
-      const StoredModule* m = stored(s);
-      for (const auto& [suffix, i] : m->parts) {
-        result_.verdicts[i] = Verdict::ignored;
-        if (!is_quantized_suffix(suffix)) continue;
-        add("tied-head-quantized", tensor(i).name,
-            "is of a quantized head, and tie_word_embeddings is true", tensor(i).name);
-        break;
+      bool told = false;
+      for (const auto& [suffix, i] : stored(s)->parts) {
+        bool codes = is_quantized_suffix(suffix);
+        result_.verdicts[i] = codes ? Verdict::dropped : Verdict::ignored;
+        if (codes && !std::exchange(told, true)) {
+          add("tied-head-quantized", tensor(i).name,
+              "is of a quantized head, and tie_word_embeddings is true", tensor(i).name);
+        }
       }
     }
   }
@@ -231,7 +245,10 @@ class Replay {
       if (first) add("scheme-not-known", layer.name, what);
       return true;
     }
-    if (!row->error.empty()) {
+    // Some run on the hardware asked for and nowhere else.
+    const HardwareRow* cell = hardware_row(context_, scheme, where);
+    bool there = cell != nullptr && cell->cell != Cell::no;
+    if (!row->error.empty() && !there) {
       if (first) add("unsupported-scheme", layer.name, what, row->error);
       return false;
     }
@@ -249,10 +266,36 @@ class Replay {
       check_shard(layer, s, set, scheme, dims.back());
     }
     check_division(layer, scheme, dims, model_, options_, findings_);
+    check_latents(layer, set, scheme);
     bool half = scheme.support == "gptq-plain" || scheme.support == "gptq-group";
     if (half && model_.dtype == DType::bf16 && told_.insert("half").second) {
       add("gptq-plain-dtype", layer.name,
           "the model is bfloat16, and the scheme is not one of Marlin's");
+    }
+  }
+
+  // DeepSeek's first projections are put together before they are loaded, along the outputs of a
+  // weight [out, in] whatever the tensor.
+  void check_latents(const Layer& layer, const ParamSet& set, const Scheme& scheme) {
+    if (layer.shards.size() != 2 || !layer.name.ends_with("fused_qkv_a_proj_with_mqa")) return;
+    for (const Param& p : set.params) {
+      if (set.name == "awq" || p.shape.starts_with("N") || !created(p, scheme)) continue;
+      const StoredModule* m = stored(layer.shards.front());
+      auto i = m == nullptr ? std::nullopt : m->find(p.suffix);
+      if (!i) continue;
+      if (tensor(*i).shape.rank() == 0) {
+        const StoredModule* other = stored(layer.shards.back());
+        auto second = other == nullptr ? std::nullopt : other->find(p.suffix);
+        if (second && findings_.knows("latents-scale")) {
+          result_.verdicts[*second] = Verdict::ignored;
+          add("latents-scale", tensor(*second).name, "is not read");
+        }
+        continue;
+      }
+      bool whole = tensor(*i).shape.rank() == 2;
+      add("latents-joined", tensor(*i).name, "cannot be joined with that of kv_a_proj_with_mqa",
+          whole ? "Sizes of tensors must match except in dimension 0." : "AssertionError");
+      return;
     }
   }
 
@@ -285,7 +328,15 @@ class Replay {
       if (needed(p, scheme)) miss(layer, s, p.suffix, true);
     }
     if (m == nullptr) return;
+    const Loader* loader = loader_of(engine_, model_.architecture);
     for (const auto& [suffix, i] : m->parts) {
+      if (loader != nullptr && loader->renames_inverse && is_inverse(suffix, scheme)) {
+        result_.verdicts[i] = Verdict::dropped;
+        add("scale-inv-renamed", tensor(i).name, "is looked up as weight_scale",
+            full_name(layer.name, "weight_scale"));
+        result_.missing.push_back({full_name(s.name, "weight_scale_inv"), Verdict::defaulted});
+        continue;
+      }
       auto p = std::ranges::find(set.params, suffix, &Param::suffix);
       if (p == set.params.end() || !created(*p, scheme)) {
         if (suffix != "bias") unexpected(layer, s, suffix, i);
@@ -305,7 +356,9 @@ class Replay {
     auto expected = shape_of(p, scheme, dims);
     if (expected && !fits(p, t.shape, *expected)) {
       result_.verdicts[i] = Verdict::wrong_shape;
-      add("wrong-shape", t.name,
+      bool padded = s.split == Split::row && layer.part == Part::linear &&
+                    findings_.knows("row-padded") && apart_along_k(p, t.shape, *expected);
+      add(padded ? "row-padded" : "wrong-shape", t.name,
           "has another shape than the parameter (expected " + expected->str() + ", found " +
               t.shape.str() + ")",
           s.name);
@@ -333,8 +386,12 @@ class Replay {
       return;
     }
     result_.verdicts[i] = Verdict::wrong_dtype;
-    add(is_float(t.dtype) ? "float-into-codes" : "wrong-dtype", t.name,
-        "has another dtype than the parameter " + what);
+    bool checked = layer.part == Part::linear && layer.shards.size() == 1 &&
+                   s.split != Split::row && !layer.vision;
+    add(!checked && findings_.knows("cast-silently") ? "cast-silently"
+        : is_float(t.dtype)                          ? "float-into-codes"
+                                                     : "wrong-dtype",
+        t.name, "has another dtype than the parameter " + what);
   }
 
   void miss(const Layer& layer, const Shard& s, std::string_view suffix, bool quantized) {
@@ -359,20 +416,24 @@ class Replay {
     std::string slot = parameter_name(layer, s, suffix);
     result_.verdicts[i] = Verdict::dropped;
     std::string what = "has no parameter in the engine's " + layer.name;
-    if (layer.part == Part::experts && findings_.knows("unexpected-expert")) {
+    bool experts = layer.part == Part::experts, fused = layer.name != s.name;
+    if (experts && findings_.knows("unexpected-expert")) {
       findings_.add("unexpected-expert", tensor(i).name, what, layer.name,
                     slot.substr(layer.name.size() + 1));
       return;
     }
-    bool fused = layer.part == Part::experts || layer.name != s.name;
-    findings_.add(fused ? "unexpected-fused" : "unexpected-tensor", tensor(i).name, what, slot,
+    bool stops = experts || fused;
+    if (const Loader* row = loader_of(engine_, model_.architecture)) {
+      stops = experts ? row->experts_stop : fused ? row->fused_stops : row->plain_stops;
+    }
+    findings_.add(stops ? "unexpected-fused" : "unexpected-tensor", tensor(i).name, what, slot,
                   layer.class_name);
   }
 
   void check_unquantized(const Layer& layer) {
     for (const Shard& s : layer.shards) {
       const StoredModule* m = stored(s);
-      bool matrix = layer.part != Part::plain;
+      bool matrix = layer.part != Part::plain || layer.router;
       if (matrix && (m == nullptr || !m->find("weight"))) miss(layer, s, "weight", false);
       if (m == nullptr) continue;
       for (const auto& [suffix, i] : m->parts) {

@@ -3,6 +3,7 @@ tensors are zeros. Each maker takes what is to be wrong with it."""
 
 import copy
 import json
+import struct
 from pathlib import Path
 
 from support import SIZES, count, write_safetensors
@@ -76,11 +77,17 @@ class Model:
         self.config["quantization_config"]["ignore"] = ["lm_head", *names]
         return self
 
-    def write(self, directory):
+    def shape_of(self, tensor):
+        """The bytes of a weight_shape: what reads it unpacks with it."""
+        module, _, part = tensor.rpartition(".")
+        return struct.pack("<2q", *self.linears[module]) if part == "weight_shape" and module in self.linears else None
+
+    def write(self, directory, fill=lambda dtype, n: bytes(SIZES[dtype] * n)):
+        """fill: the bytes of n elements."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         write_safetensors(directory / "model.safetensors",
-                          {n: (d, s, bytes(SIZES[d] * count(s))) for n, (d, s) in self.tensors.items()})
+                          {n: (d, s, self.shape_of(n) or fill(d, count(s))) for n, (d, s) in self.tensors.items()})
         (directory / "config.json").write_text(json.dumps(self.config))
         for name, value in self.files.items():
             (directory / name).write_text(json.dumps(value))
@@ -96,11 +103,12 @@ def llama(**config):
     return m
 
 
-def moe(experts=4, mixtral=False, inner=256, **config):
+def moe(experts=4, mixtral=False, inner=256, shared=True, **config):
     if mixtral:
         m = Model("MixtralForCausalLM", "mixtral", num_local_experts=experts, **{"intermediate_size": inner, **config})
     else:
-        m = Model("Qwen2MoeForCausalLM", "qwen2_moe", num_experts=experts, moe_intermediate_size=inner, **config)
+        m = Model("Qwen2MoeForCausalLM", "qwen2_moe", num_experts=experts, moe_intermediate_size=inner,
+                  **{"num_experts_per_tok": 2, "shared_expert_intermediate_size": inner, **config})
     block, names = ("block_sparse_moe", ("w1", "w3", "w2")) if mixtral else ("mlp", ("gate_proj", "up_proj", "down_proj"))
     for i in range(m.layers):
         p = f"model.layers.{i}"
@@ -110,36 +118,91 @@ def moe(experts=4, mixtral=False, inner=256, **config):
         for e in range(experts):
             for name, shape in zip(names, ((inner, H), (inner, H), (H, inner))):
                 m.linear(f"{p}.{block}.experts.{e}.{name}", shape)
+        if not mixtral and shared:
+            biases(m, p)
+            m.mlp(f"{p}.mlp.shared_expert", inner)
+            m.tensors[f"{p}.mlp.shared_expert_gate.weight"] = ("BF16", (1, H))
     return m
 
 
+def biases(m, prefix):
+    """Those of Qwen2's attention."""
+    for name in ("q_proj", "k_proj", "v_proj"):
+        m.tensors[f"{prefix}.self_attn.{name}.bias"] = ("BF16", ATTENTION[name][:1])
+
+
+def head_norms(m, prefix):
+    for name in ("q_norm", "k_norm"):
+        m.tensors[f"{prefix}.self_attn.{name}.weight"] = ("BF16", (D,))
+
+
 def qwen3_moe(**more):
-    m = moe(**more)
+    m = moe(shared=False, **more)
     for i in range(m.layers):
-        for x in "qk":
-            m.put(f"model.layers.{i}.self_attn.{x}_norm.weight", "BF16", D)
+        head_norms(m, f"model.layers.{i}")
     return m.configure(architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe")
 
 
-def qwen2_5_vl(**config):
-    m = llama(**config)
-    m.configure(architectures=["Qwen2_5_VLForConditionalGeneration"], model_type="qwen2_5_vl",
-                vision_config={"depth": 1, "hidden_size": 128, "intermediate_size": 342, "num_heads": 2, "out_hidden_size": H,
-                               "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3,
-                               "window_size": 112, "fullatt_block_indexes": [0], "tokens_per_second": 2})
+def deepseek_v3(experts=4, inner=256, **config):
+    """A dense layer, then one of experts; the latents' sizes are no multiples of a block, as in the real one."""
+    m = Model("DeepseekV3ForCausalLM", "deepseek_v3", **{
+        "q_lora_rank": 256, "kv_lora_rank": 128, "qk_nope_head_dim": D, "qk_rope_head_dim": D, "v_head_dim": D,
+        "num_key_value_heads": HEADS, "n_routed_experts": experts, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
+        "num_experts_per_tok": 2, "moe_intermediate_size": inner, "first_k_dense_replace": 1, "moe_layer_freq": 1,
+        "topk_method": "noaux_tc", "scoring_func": "sigmoid", "norm_topk_prob": True, "routed_scaling_factor": 2.5,
+        "num_nextn_predict_layers": 0, "rope_theta": 10000.0, "max_position_embeddings": 4096, **config})
     for i in range(m.layers):
-        for x in "qkv":
-            m.put(f"model.layers.{i}.self_attn.{x}_proj.bias", "BF16", ATTENTION[x + "_proj"][0])
-    m.put("visual.patch_embed.proj.weight", "BF16", 128, 3, 2, 14, 14)
-    for name in ("blocks.0.norm1", "blocks.0.norm2", "merger.ln_q"):
-        m.put(f"visual.{name}.weight", "BF16", 128)
-    block = [("attn.qkv", (3 * 128, 128)), ("attn.proj", (128, 128)), ("mlp.gate_proj", (342, 128)), ("mlp.up_proj", (342, 128)),
-             ("mlp.down_proj", (128, 342))]  # 342: as odd as 3420 is to the real one
-    for name, shape in block:
-        m.linear("visual.blocks.0." + name, shape)
-        m.put(f"visual.blocks.0.{name}.bias", "BF16", shape[0])
-    for i, n in ((0, 4 * 128), (2, H)):
-        m.put(f"visual.merger.mlp.{i}.weight", "BF16", n, 4 * 128).put(f"visual.merger.mlp.{i}.bias", "BF16", n)
+        p = f"model.layers.{i}"
+        m.norms(p)
+        for name, shape in (("q_a_proj", (256, H)), ("q_b_proj", (HEADS * 2 * D, 256)), ("kv_a_proj_with_mqa", (128 + D, H)),
+                            ("kv_b_proj", (HEADS * 2 * D, 128)), ("o_proj", (H, HEADS * D))):
+            m.linear(f"{p}.self_attn.{name}", shape)
+        m.tensors[f"{p}.self_attn.q_a_layernorm.weight"] = ("BF16", (256,))
+        m.tensors[f"{p}.self_attn.kv_a_layernorm.weight"] = ("BF16", (128,))
+        if i == 0:
+            m.mlp(f"{p}.mlp")
+            continue
+        m.tensors[f"{p}.mlp.gate.weight"] = ("BF16", (experts, H))
+        m.tensors[f"{p}.mlp.gate.e_score_correction_bias"] = ("F32", (experts,))
+        for e in range(experts):
+            m.mlp(f"{p}.mlp.experts.{e}", inner)
+        m.mlp(f"{p}.mlp.shared_experts", inner)
+    return m
+
+
+def gemma3_text(**config):
+    m = llama(**{"tie_word_embeddings": True, **config}).drop("lm_head.weight")
+    m.configure(architectures=["Gemma3ForCausalLM"], model_type="gemma3_text", query_pre_attn_scalar=D, sliding_window=64)
+    for i in range(m.layers):
+        head_norms(m, f"model.layers.{i}")
+        for name in ("pre_feedforward_layernorm", "post_feedforward_layernorm"):
+            m.tensors[f"model.layers.{i}.{name}.weight"] = ("BF16", (H,))
+    return m
+
+
+def qwen2_5_vl(inner=342, **config):
+    """inner: of the vision tower, as odd as 3420 is to the real one."""
+    m = llama(**config)
+    m.configure(architectures=["Qwen2_5_VLForConditionalGeneration"], model_type="qwen2_5_vl", vision_config={
+        "depth": 1, "hidden_size": 128, "out_hidden_size": H, "intermediate_size": inner, "num_heads": 2,
+        "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3, "window_size": 112,
+        "fullatt_block_indexes": [0], "tokens_per_second": 2})
+    for i in range(m.layers):
+        biases(m, f"model.layers.{i}")
+    p = "visual.blocks.0"
+    m.linear(f"{p}.attn.qkv", (3 * 128, 128))
+    m.linear(f"{p}.attn.proj", (128, 128))
+    for name, shape in (("gate_proj", (inner, 128)), ("up_proj", (inner, 128)), ("down_proj", (128, inner))):
+        m.linear(f"{p}.mlp.{name}", shape)
+    for name in [n for n in m.linears if n.startswith(p)]:
+        m.tensors[name + ".bias"] = ("BF16", m.linears[name][:1])
+    for name in ("norm1", "norm2"):
+        m.tensors[f"{p}.{name}.weight"] = ("BF16", (128,))
+    m.tensors["visual.patch_embed.proj.weight"] = ("BF16", (128, 3, 2, 14, 14))
+    m.tensors["visual.merger.ln_q.weight"] = ("BF16", (128,))
+    for name, shape in (("0", (512, 512)), ("2", (H, 512))):
+        m.linear(f"visual.merger.mlp.{name}", shape)
+        m.tensors[f"visual.merger.mlp.{name}.bias"] = ("BF16", shape[:1])
     return m
 
 
@@ -231,18 +294,19 @@ def gptq(m, bits=4, group=128, which=language, order=True, **more):
         "scales": ("F16", (cdiv(k, group), n)), **({"g_idx": ("I32", (k,))} if order else {})})
 
 
-def awq(m, group=128, which=language, **more):
-    m.config["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": True,
+def awq(m, group=128, which=language, bits=4, **more):
+    m.config["quantization_config"] = {"quant_method": "awq", "bits": bits, "group_size": group, "zero_point": True,
                                        "version": "gemm", "modules_to_not_convert": None, **more}
     return replace(m, which, lambda n, k: {
-        "qweight": ("I32", (k, n // 8)), "qzeros": ("I32", (k // group, n // 8)), "scales": ("F16", (k // group, n))})
+        "qweight": ("I32", (k, n * bits // 32)), "qzeros": ("I32", (k // group, n * bits // 32)),
+        "scales": ("F16", (k // group, n))})
 
 
-def auto_round(m, awq_layout=False, **more):
-    m = awq(m) if awq_layout else gptq(m, order=False)
+def auto_round(m, awq_layout=False, bits=4, **more):
+    m = awq(m, bits=bits) if awq_layout else gptq(m, bits, order=False)
     m.config["quantization_config"] = {
         "quant_method": "auto-round", "packing_format": "auto_round:auto_awq" if awq_layout else "auto_round:auto_gptq",
-        "bits": 4, "group_size": 128, "sym": not awq_layout, "data_type": "int", "block_name_to_quantize": "model.layers", **more}
+        "bits": bits, "group_size": 128, "sym": not awq_layout, "data_type": "int", "block_name_to_quantize": "model.layers", **more}
     return m
 
 
@@ -264,12 +328,20 @@ def modelopt(m, algo="NVFP4", left=("lm_head",), **more):
     return replace(m, language, lambda n, k: {s: f(n, k) for s, f in tensors.items()})
 
 
-def modelslim(m, label="W8A8_DYNAMIC"):
-    m = replace(m, language, lambda n, k: {"weight": ("I8", (n, k)), "weight_scale": ("F32", (n, 1)),
-                                           "weight_offset": ("F32", (n, 1))})
+SLIM = {"W8A8": lambda n, k: {"weight": ("I8", (n, k)), "input_scale": ("BF16", (1,)), "input_offset": ("BF16", (1,)),
+                              "quant_bias": ("I32", (n,)), "deq_scale": ("F32", (n,))},
+        "W4A8_DYNAMIC": lambda n, k: {"weight": ("I8", (n // 2, k)), "weight_scale": ("F32", (n, 1)), "weight_offset": ("F32", (n, 1)),
+                                      "scale_bias": ("F32", (n, 1))},
+        "W8A8_MXFP8": lambda n, k: {"weight": ("F8_E4M3", (n, k)), "weight_scale": ("U8", (n, k // 32))}}
+
+
+def modelslim(m, label="W8A8_DYNAMIC", which=language):
+    dynamic = lambda n, k: {"weight": ("I8", (n, k)), "weight_scale": ("F32", (n, 1)), "weight_offset": ("F32", (n, 1))}  # noqa: E731
+    tensors = SLIM.get(label, dynamic)
+    m = replace(m, which, tensors)
     description = {name: "FLOAT" for name in m.tensors}
     for name in m.linears:
-        for suffix in ("weight", "weight_scale", "weight_offset"):
+        for suffix in tensors(1, 32) if which(name) else ():
             description[f"{name}.{suffix}"] = label
     m.files["quant_model_description.json"] = description
     return m

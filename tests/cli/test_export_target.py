@@ -15,7 +15,7 @@ class ExportTarget(CliTest):
         self.ok("qverify", "plain", "--target", "vllm", "--tp", "2")
         refused = self.run_("qverify", "plain", "--target", "vllm", "--tp", "4")
         self.assertEqual(refused.code, 1, refused)
-        self.assertIn("not aligned", refused.out)
+        self.assertIn("not divisible by 128, the group size", refused.out)
         for engine in ("vllm", "sglang"):
             said = self.ok("qexport", "q.qmap", "-f", "gptq", "--target", engine, "--tp", "4", "-o", "fits", "--force").err
             self.assertIn("groups of 64", said)

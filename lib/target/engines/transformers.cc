@@ -55,7 +55,8 @@ constexpr Rule kRules[] = {
     {"fp8-static", E::refuses, "takes dynamic activations only",
      "FineGrainedFP8Config; reference: fp8 1.1", "set activation_scheme to dynamic"},
     {"fp8-tensor-scale", E::lies,
-     "knows scales as weight_scale_inv alone, takes codes as values and reports the scales as UNEXPECTED",
+     "knows scales as weight_scale_inv alone, takes codes as values and reports the scales as "
+     "UNEXPECTED",
      kLoading, "export fp8-block, or as compressed-tensors"},
     {"flag-redundant", E::warns, "has no such flag", "reference pages", "leave it out"},
 };
@@ -95,6 +96,7 @@ constexpr Support kSupport[] = {
     {"fp8-weights-block", Where::experts, 0, kStacked},
     {"mxfp8", Where::experts, 0, kStacked},
     {"mxfp8a16", Where::experts, 0, kStacked},
+    {"fp8", Where::any},
     {"pack-asym", Where::any, 0,
      "You set `ignore_mismatched_sizes` to `False`, thus raising an error. (weight_zero_point)"},
     {"pack", Where::any},

@@ -76,9 +76,11 @@ class Reader {
                     [&](const std::string& n) { return by_name_then_class(n, "Linear", layer); });
     }
     if (auto g = by_name(layer.name)) return groups_[*g].scheme;
+    // SGLang quantizes a head that is named, whatever its class.
+    if (sglang_ && layer.part == Part::head) return std::nullopt;
     auto of_class = by_class(layer.class_name);
     if (sglang_ && of_class) return groups_[*of_class].scheme;
-    if (layer.shards.front().name != layer.name) {  // fused
+    if (layer.shards.front().name != layer.name && members_count(layer)) {  // fused
       std::vector<size_t> found;
       for (const Shard& s : layer.shards) {
         if (auto g = by_name(s.name)) found.push_back(*g);
@@ -226,6 +228,10 @@ class Reader {
     if (!w.is_float && pack && in && in->is_float) return become("ct-pack", "w4afp8");
     if (!w.is_float && out) return become("ct-int-channel", "int8-static-out");
     if (!w.is_float && pack && in) return become("ct-pack", "pack-int-act");
+    bool strategy = w.strategy == "group" || w.strategy == "channel";
+    if (sglang_ && !w.is_float && !in && !out && strategy &&
+        !(pack && (w.bits == 4 || w.bits == 8)))
+      return become("ct-pack", "pack-odd");
     if (!w.is_float && pack) {
       bool common = w.bits == 4 || w.bits == 8;
       return become("ct-pack", !w.symmetric ? (common ? "pack-asym" : "pack-odd-asym")
@@ -252,7 +258,12 @@ class Reader {
     return s;
   }
 
+  bool members_count(const Layer& layer) const {
+    return by_member(context_.engine, context_.model.architecture, layer.name);
+  }
+
   bool ignored(const Layer& layer) {
+    if (!members_count(layer) && layer.part != Part::experts) return ignore_.covers(layer.name);
     if (layer.part == Part::experts) {
       auto names = asked_names(layer);
       return ignore_.covers(layer.name) ||

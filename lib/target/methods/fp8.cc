@@ -17,6 +17,12 @@ std::pair<uint64_t, uint64_t> block_of(const Json& q) {
   return {one((*list)[0]), one((*list)[1])};
 }
 
+// SGLang calls the vision tower's "attn.qkv" "attn.qkv_proj", and looks for its members in lists.
+std::string asked(const Context& c, const std::string& name) {
+  bool renamed = c.engine.name == "sglang" && name.ends_with(".attn.qkv");
+  return renamed ? name.substr(0, name.size() - 3) + "q_proj" : name;
+}
+
 }  // namespace
 
 Chooser choose_fp8(Context& c, const Method& method) {
@@ -38,22 +44,22 @@ Chooser choose_fp8(Context& c, const Method& method) {
   if (s.static_in) c.findings.add("fp8-static", "", "activation_scheme is static");
   bool mx = method.name == "mxfp8";
   s.params = mx ? "fp8-mx" : n > 0 ? "fp8-block" : "fp8-tensor";
-  s.support = mx ? "mxfp8" : s.params;
+  bool transformers = c.engine.name == "transformers";  // it makes floats of them on the way in
+  s.support = transformers ? "fp8" : s.params;
   const Json* list = list_at(q, {"ignored_layers", "modules_to_not_convert"});
   auto left = std::make_shared<NameList>(
       method.left_out, list == nullptr ? std::vector<std::string>{} : strings_of(*list));
   bool inner = c.engine.name == "sglang";  // an entry that goes on inside the experts counts, too
-  bool head = c.engine.name == "transformers";
-  return [&c, s, left, inner, head](const Layer& layer) -> std::optional<Scheme> {
+  return [&c, s, left, inner, head = transformers](const Layer& layer) -> std::optional<Scheme> {
     if (layer.part == Part::embedding || (layer.part == Part::head && !head)) return std::nullopt;
-    if (left->covers(layer.name)) return std::nullopt;
+    if (left->covers(asked(c, layer.name))) return std::nullopt;
     if (inner && layer.part == Part::experts) {
       for (const std::string& entry : left->entries()) {
         if (entry.find(layer.name) != entry.npos) return std::nullopt;
       }
     }
     return agreed(layer, c.findings, [&](const std::string& name) {
-      return left->covers(name) ? std::nullopt : std::optional(s);
+      return left->covers(asked(c, name)) ? std::nullopt : std::optional(s);
     });
   };
 }
@@ -68,12 +74,14 @@ Chooser choose_w8a8(Context& c, const Method& method) {
   s.support = method.name;
   const Json* list = list_at(q, {"ignore", "ignored_layers"});
   bool all = method.name == "w8a8_fp8";  // it reads no list
+  if (all && c.model.kv_lora > 0)
+    c.findings.add("w8a8-latents", "", "the method is w8a8_fp8, and the model has latents");
   auto left = std::make_shared<NameList>(
       method.left_out, list == nullptr || all ? std::vector<std::string>{} : strings_of(*list));
   return [&c, s, left](const Layer& layer) -> std::optional<Scheme> {
     if (layer.part == Part::embedding || layer.part == Part::head) return std::nullopt;
     return agreed(layer, c.findings, [&](const std::string& n) {
-      return left->covers(n) ? std::nullopt : std::optional(s);
+      return left->covers(asked(c, n)) ? std::nullopt : std::optional(s);
     });
   };
 }

@@ -116,8 +116,9 @@ Chooser choose_gptq(Context& c, const Method& method) {
   name_gptq(g->base);
   g->head = bool_at(q, {"lm_head"}).value_or(false);
   for (const char* key : {"desc_act", "sym"}) {
-    if (!q.contains(key))
-      c.findings.add("gptq-missing-key", "", "the config has no '" + std::string(key) + "'", key);
+    if (q.contains(key)) continue;
+    if (c.engine.name == "sglang") g->base.support = "gptq-plain";
+    c.findings.add("gptq-missing-key", "", "the config has no '" + std::string(key) + "'", key);
   }
   if (g->base.act_order && g->base.group > 0)
     c.findings.add("gptq-act-order", "", "desc_act is true, in groups");
@@ -211,6 +212,8 @@ struct AutoRound {
     bool low = s.bits == 2 || s.bits == 3 || s.bits == 5 || s.bits == 6 || s.bits == 7;
     if (vllm && low) s.support = "inc-low";
     if (vllm && s.support == "gptq-plain") s.support = "inc-plain";
+    // SGLang chooses a kernel for each layer here, and for the whole model under quant_method gptq.
+    if (full_match && s.support != "gptq-marlin" && !awq) s.support = "auto-gptq-plain";
     return s;
   }
 };

@@ -94,6 +94,7 @@ Chooser choose_modelslim(Context& c, const Method&) {
       if (label == "W8A8") s.params = "modelslim-static";
       if (label == "W8A8_DYNAMIC" || label == "W4A4_DYNAMIC") s.params = "modelslim-dynamic";
       if (label == "W4A8_DYNAMIC") s.params = "modelslim-w4a8";
+      if (label == "W8A8_MXFP8") s.params = "modelopt-mxfp8";
       if (s.params.empty()) {
         c.findings.add("modelslim-label", name, "its label is " + printable(label), label);
         return std::nullopt;
@@ -101,6 +102,7 @@ Chooser choose_modelslim(Context& c, const Method&) {
       s.support = label == "W8A8"           ? "W8A8"
                   : label == "W8A8_DYNAMIC" ? "W8A8_DYNAMIC"
                   : label == "W4A4_DYNAMIC" ? "W4A4_DYNAMIC"
+                  : label == "W8A8_MXFP8"   ? "W8A8_MXFP8"
                                             : "W4A8_DYNAMIC";
       return s;
     };
