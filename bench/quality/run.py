@@ -45,6 +45,7 @@ ROWS = [
     *by_bits("hqq", "-s {s} -a hqq", ""),
     *by_bits("clip", "-s {s} -a clip", ""),
     *by_bits("gptq", "-s {s} -a gptq", "gptqmodel {b}", "llmcompressor gptq-{s}"),
+    *by_bits("gptq, symmetric", "-s {s} -a gptq:alpha=0", "gptqmodel {b}", "llmcompressor gptq-{s}"),
     *by_bits("gptq, asymmetric", "-s {s} -a gptq:alpha=1", "gptqmodel {b}", "llmcompressor gptq-{s}"),
     *by_bits("awq", "-s {s} -a awq", "llmcompressor awq-{s}"),
     *by_bits("awq, gptq", "-s {s} -a awq,gptq", ""),

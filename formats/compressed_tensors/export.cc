@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "formats/compressed_tensors/compressed_tensors.h"
@@ -15,25 +16,51 @@
 namespace qp::ct {
 namespace {
 
-// All must be named: SGLang refuses a Linear that is neither targeted nor ignored.
-std::vector<std::string> ignore_list(const Model& m) {
-  return unquantized_names(m, [](const ModuleInfo& info) -> std::string {
+// Scheme and g_idx of what engines join to one linear; nothing for those whose members differ.
+using Wholes = std::map<std::string, std::optional<std::pair<int32_t, bool>>>;
+
+std::pair<int32_t, bool> key_of(const Tensor& t) {
+  return {t.quantized() ? t.scheme : -1, t.part(Role::g_idx) != nullptr};
+}
+
+Wholes wholes_of(const Model& m, const std::vector<ModuleInfo>& infos) {
+  Wholes wholes;
+  for (size_t i = 0; i < m.tensors.size(); ++i) {
+    if (infos[i].whole.empty() || m.tensors[i].shape.rank() < 2) continue;
+    auto [it, fresh] = wholes.try_emplace(infos[i].whole, key_of(m.tensors[i]));
+    if (!fresh && it->second != key_of(m.tensors[i])) it->second.reset();
+  }
+  return wholes;
+}
+
+// All must be named: SGLang refuses a Linear that is neither targeted nor ignored. Its Llama, Qwen2
+// and others look a joined linear up by its own name (0.5.23: no packed_modules_mapping).
+std::vector<std::string> ignore_list(const Model& m, const Wholes& wholes) {
+  auto names = unquantized_names(m, [](const ModuleInfo& info) -> std::string {
     if (info.kind == ModuleKind::embedding) return "";
     if (info.kind == ModuleKind::stack) return "re:" + escape_regex(info.module) + "\\..*";
     if (info.kind == ModuleKind::mtp && info.module.starts_with("mtp.")) return "re:^mtp.*";
     return info.module;
   });
+  for (const auto& [whole, key] : wholes) {
+    if (key && key->first < 0) names.push_back(whole);
+  }
+  std::ranges::sort(names);
+  return names;
 }
 
-std::vector<Group> groups_of(const Model& m, const std::vector<ModuleInfo>& infos) {
+std::vector<Group> groups_of(const Model& m, const std::vector<ModuleInfo>& infos,
+                             const Wholes& wholes) {
   std::map<std::pair<int32_t, bool>, std::vector<std::string>>
       names;  // by scheme, and whether there is a g_idx
   bool plain = true;
   for (size_t i = 0; i < m.tensors.size(); ++i) {
     if (!m.tensors[i].quantized()) continue;
-    names[{m.tensors[i].scheme, m.tensors[i].part(Role::g_idx) != nullptr}].push_back(
-        infos[i].module);
+    names[key_of(m.tensors[i])].push_back(infos[i].module);
     plain = plain && (infos[i].kind == ModuleKind::linear || infos[i].kind == ModuleKind::expert);
+  }
+  for (const auto& [whole, key] : wholes) {
+    if (key && key->first >= 0) names[*key].push_back(whole);
   }
   std::vector<Group> groups;
   for (auto& [key, targets] : names) {
@@ -113,9 +140,11 @@ ExportPlan plan(const Store& store, const ExportOptions& options) {
     }
   }
   refuse_uneven_experts(store, m, infos);
-  auto groups = groups_of(m, infos);
+  Wholes wholes = wholes_of(m, infos);
+  auto groups = groups_of(m, infos, wholes);
   if (options.target == "sglang") set_use_clip(m, groups, options);
-  finish_plan(store, options, quantization_config(groups, ignore_list(m), m.kv_cache), out);
+  finish_plan(store, options, quantization_config(groups, ignore_list(m, wholes), m.kv_cache),
+              out);
   return out;
 }
 

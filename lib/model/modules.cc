@@ -49,19 +49,26 @@ constexpr NameRow kByComponent[] = {
 // A module called plain "gate" is a router when it sits under one of these.
 constexpr std::string_view kRouterParents[] = {"mlp", "block_sparse_moe", "feed_forward", "ffn", "moe"};
 
-// Projections the engines fuse: members, and the name of the group.
+// Projections the engines fuse: members, the name of the group, and what engines call the whole.
 struct FusedRow {
   std::string_view member;
   std::string_view group;
+  std::string_view whole;
 };
 constexpr FusedRow kFused[] = {
-    {"q_proj", "qkv"},        {"k_proj", "qkv"},
-    {"v_proj", "qkv"},        {"gate_proj", "gate_up"},
-    {"up_proj", "gate_up"},   {"w1", "w13"},
-    {"w3", "w13"},            {"q_a_proj", "qkv_a"},
-    {"kv_a_proj_with_mqa", "qkv_a"}, {"in_proj_qkv", "in_proj"},
-    {"in_proj_z", "in_proj"}, {"in_proj_b", "in_proj_ba"},
-    {"in_proj_a", "in_proj_ba"},
+    {"q_proj", "qkv", "qkv_proj"},
+    {"k_proj", "qkv", "qkv_proj"},
+    {"v_proj", "qkv", "qkv_proj"},
+    {"gate_proj", "gate_up", "gate_up_proj"},
+    {"up_proj", "gate_up", "gate_up_proj"},
+    {"w1", "w13", "gate_up_proj"},
+    {"w3", "w13", "gate_up_proj"},
+    {"q_a_proj", "qkv_a", "fused_qkv_a_proj_with_mqa"},
+    {"kv_a_proj_with_mqa", "qkv_a", "fused_qkv_a_proj_with_mqa"},
+    {"in_proj_qkv", "in_proj", "in_proj_qkvz"},
+    {"in_proj_z", "in_proj", "in_proj_qkvz"},
+    {"in_proj_b", "in_proj_ba", "in_proj_ba"},
+    {"in_proj_a", "in_proj_ba", "in_proj_ba"},
 };
 
 bool component_is(std::string_view component, std::string_view word) {
@@ -205,7 +212,9 @@ ModuleInfo classify(std::string_view name, DType dtype, const Shape& shape, cons
   std::string parent(parent_of(module));
   info.transposed = is_gpt2(config) && last.starts_with("c_");
   for (const FusedRow& row : kFused) {
-    if (row.member == last) info.fused = parent + "." + std::string(row.group);
+    if (row.member != last) continue;
+    info.fused = parent + "." + std::string(row.group);
+    if (info.kind == ModuleKind::linear) info.whole = parent + "." + std::string(row.whole);
   }
   info.agree = info.fused;
   if (info.kind == ModuleKind::expert) {

@@ -37,6 +37,8 @@ struct ModuleInfo {
   std::string module;  // name without ".weight"
   // Tensors with the same non-empty key are one parameter in the engine: they share global scales.
   std::string fused;
+  // What engines call that parameter, outside experts: "model.layers.0.self_attn.qkv_proj".
+  std::string whole;
   // Tensors with the same key must have one scheme (fused members, and all experts of a layer).
   std::string agree;
   bool transposed = false;  // a linear stored [in, out]: GPT-2's Conv1D
