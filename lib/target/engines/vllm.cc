@@ -17,8 +17,6 @@ constexpr const char* kExperts =
     "vllm/model_executor/layers/fused_moe/routed_experts.py load_weights, 0.33.0";
 constexpr const char* kParameter = "vllm/model_executor/parameter.py, 0.33.0";
 constexpr const char* kModelConfig = "vllm/config/model.py, 0.33.0";
-constexpr const char* kBase =
-    "vllm/model_executor/layers/quantization/base_config.py get_from_keys, 0.33.0";
 constexpr const char* kGptq = "vllm/model_executor/layers/quantization/auto_gptq.py, 0.33.0";
 constexpr const char* kGptqUtils =
     "vllm/model_executor/layers/quantization/utils/gptq_utils.py, 0.33.0";
