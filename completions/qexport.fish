@@ -19,7 +19,7 @@ complete -c qexport -l target -r -d 'Write only what this engine loads and uses 
 complete -c qexport -l tp -r -d 'Tensor-parallel ranks'
 complete -c qexport -l ep -r -d 'Expert-parallel ranks'
 complete -c qexport -l pp -r -d 'Pipeline stages'
-complete -c qexport -l hw -r -d 'Device, as for qverify --target'
+complete -c qexport -l hw -r -d 'Device: sm80, sm90, sm100, cdna3, cdna4, a2, a3, a5, xpu, gaudi, cpu'
 complete -c qexport -s j -l threads -r -d 'Threads (default: one per processor)'
 complete -c qexport -l max-memory -r -d 'Memory to stay under, as 8G or 80% of what the cgroup allows'
 complete -c qexport -l json -d 'Results as JSON on standard output'

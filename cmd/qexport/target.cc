@@ -25,50 +25,25 @@ bool of_groups(const target::Finding& f) {
 }  // namespace
 
 void ExportTarget::declare(CLI::App& app) {
-  auto group = "Target";
-  app.add_option(
-         "--target", asked_,
-         "Write only what this engine loads and uses whole: vllm, sglang, transformers, llama.cpp")
-      ->type_name("ENGINE[@VERSION]")
-      ->group(group);
-  app.add_option("--tp", options_.tp, "Tensor-parallel ranks")
-      ->type_name("N")
-      ->capture_default_str()
-      ->group(group);
-  app.add_option("--ep", options_.ep, "Expert-parallel ranks")
-      ->type_name("N")
-      ->capture_default_str()
-      ->group(group);
-  app.add_option("--pp", options_.pp, "Pipeline stages")
-      ->type_name("N")
-      ->capture_default_str()
-      ->group(group);
-  app.add_option("--hw", options_.hardware, "Device, as for qverify --target")
-      ->type_name("HW")
-      ->group(group);
+  target_.declare(app, "Write only what this engine loads and uses whole");
 }
 
 void ExportTarget::check_arguments() {
-  if (asked_.empty()) {
-    bool more =
-        options_.tp != 1 || options_.ep != 1 || options_.pp != 1 || !options_.hardware.empty();
-    if (more) throw usage_error("--tp, --ep, --pp and --hw need --target");
-    return;
-  }
-  engine_ = &target::engine_from_name(asked_);
-  for (uint64_t n : {options_.tp, options_.ep, options_.pp}) {
-    if (n == 0 || n > 4096) throw usage_error("--tp, --ep and --pp are from 1 to 4096");
-  }
+  if (target_.given())
+    target_.check();
+  else if (target_.any())
+    throw usage_error("--tp, --ep, --pp and --hw need --target");
 }
 
 std::string ExportTarget::name() const {
-  return engine_ == nullptr ? "" : std::string(target::name_of(*engine_));
+  return target_.engine == nullptr ? "" : std::string(target::name_of(*target_.engine));
 }
 
 ExportPlan ExportTarget::fit(const Planner& make, ExportOptions options, const Format& format,
                              Tool& tool) const {
   ExportPlan plan = make(options);
-  if (engine_ == nullptr) return plan;
+  if (target_.engine == nullptr) return plan;
+  target_.warn_of_version(tool);
   if (plan.write != nullptr) {  // a file, whose writer has one engine's rules
     if (format.target == name()) return plan;
     throw limit_error("-f " + std::string(format.name) + " is for " + std::string(format.target) +
@@ -77,7 +52,7 @@ ExportPlan ExportTarget::fit(const Planner& make, ExportOptions options, const F
   }
   if (name() == "llama.cpp")
     throw limit_error("llama.cpp loads no directories").hint("use -f gguf");
-  target::Result first = check_target(plan, *engine_, options_).result;
+  target::Result first = check_target(plan, *target_.engine, target_.options).result;
   if (first.outcome == target::Outcome::loads) return plan;
   auto objection = std::ranges::find_if(first.findings, objects);
   bool groups = std::ranges::all_of(
@@ -87,7 +62,7 @@ ExportPlan ExportTarget::fit(const Planner& make, ExportOptions options, const F
       options.group_size = size;
       try {
         ExportPlan other = make(options);
-        if (check_target(other, *engine_, options_).result.outcome != target::Outcome::loads)
+        if (check_target(other, *target_.engine, target_.options).result.outcome != target::Outcome::loads)
           continue;
         tool.say("scales are repeated to groups of " + std::to_string(size) + ", exact: " + name() +
                  " would refuse larger ones (" + objection->id + ")");

@@ -4,9 +4,8 @@
 #include <functional>
 #include <string>
 
-#include "cmd/tool/run_tool.h"
+#include "cmd/tool/target_options.h"
 #include "formats/format.h"
-#include "lib/target/target.h"
 
 namespace qp {
 
@@ -23,9 +22,7 @@ class ExportTarget {
   ExportPlan fit(const Planner& plan, ExportOptions options, const Format& format, Tool& tool) const;
 
  private:
-  std::string asked_;
-  target::Options options_;
-  const target::Engine* engine_ = nullptr;
+  TargetOptions target_;
 };
 
 }  // namespace qp

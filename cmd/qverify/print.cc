@@ -115,7 +115,7 @@ void VerifyCommand::print(Tool& tool) const {
     std::cout << "; worst " << db_text(w->errors->sqnr_db()) << " dB: " << printable(w->name) << "\n";
   }
   if (r.eval) print_evaluation(*r.eval);
-  target_.print(tool);
+  target_.print();
   if (r.sampling) std::cout << "sample: " << sample_text(r) << "; the verdict is of this sample\n";
   const char* sound = r.sampling ? "sound in the sample" : "sound";
   std::cout << printable(r.checkpoint) << ": " << (r.sound() ? sound : "FAILED") << ": "

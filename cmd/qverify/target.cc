@@ -11,8 +11,6 @@
 namespace qp {
 namespace {
 
-constexpr uint64_t kMaxRanks = 4096;
-
 Severity severity_of(target::Effect effect) {
   switch (effect) {
     case target::Effect::refuses:
@@ -28,6 +26,13 @@ std::string hint_of(const target::Finding& f) {
   return out + (out.empty() ? "" : " ") + "[" + std::string(f.rule->source) + "]";
 }
 
+std::map<target::Verdict, size_t> counts_of(const target::Result& r) {
+  std::map<target::Verdict, size_t> counts;
+  for (target::Verdict v : r.verdicts) ++counts[v];
+  for (const target::Missing& m : r.missing) ++counts[m.verdict];
+  return counts;
+}
+
 void print_rule(const target::Engine& engine, const target::Rule& rule) {
   std::cout << target::rule_id(engine, rule) << "\n  effect: " << target::name_of(rule.effect)
             << "\n  what:   " << rule.what << "\n  source: " << rule.source
@@ -39,28 +44,8 @@ void print_rule(const target::Engine& engine, const target::Rule& rule) {
 
 void TargetCommand::declare(CLI::App& app) {
   auto group = "Target";
-  app.add_option("--target", engine_,
-                 "Tell what this engine does with the checkpoint, from headers alone: vllm, "
-                 "sglang, transformers, llama.cpp")
-      ->type_name("ENGINE[@VERSION]")
-      ->group(group);
-  app.add_option("--tp", options_.tp, "Tensor-parallel ranks")
-      ->type_name("N")
-      ->capture_default_str()
-      ->group(group);
-  app.add_option("--ep", options_.ep, "Expert-parallel ranks")
-      ->type_name("N")
-      ->capture_default_str()
-      ->group(group);
-  app.add_option("--pp", options_.pp, "Pipeline stages")
-      ->type_name("N")
-      ->capture_default_str()
-      ->group(group);
-  app.add_option("--hw", options_.hardware,
-                 "Device: sm80, sm90, sm100, cdna3, cdna4, a2, a3, a5, xpu, gaudi, cpu")
-      ->type_name("HW")
-      ->group(group);
-  app.add_option("--engine-args", options_.engine_args, "What else the engine is started with")
+  target_.declare(app, "Tell what this engine does with the checkpoint, from headers alone");
+  app.add_option("--engine-args", target_.options.engine_args, "What else the engine is started with")
       ->type_name("ARGS")
       ->group(group);
   app.add_option("--device-memory", memory_,
@@ -75,24 +60,18 @@ void TargetCommand::declare(CLI::App& app) {
 }
 
 void TargetCommand::check_arguments() {
-  if (!given()) {
-    bool more = options_.tp != 1 || options_.ep != 1 || options_.pp != 1 ||
-                !options_.hardware.empty() || !options_.engine_args.empty() || !memory_.empty();
-    if (more)
-      throw usage_error("--tp, --ep, --pp, --hw, --engine-args and --device-memory need --target");
-    return;
+  target::Options& options = target_.options;
+  if (given()) {
+    target_.check();
+    if (!memory_.empty()) options.device_memory = parse_size(memory_, "--device-memory");
+  } else if (target_.any() || !options.engine_args.empty() || !memory_.empty()) {
+    throw usage_error("--tp, --ep, --pp, --hw, --engine-args and --device-memory need --target");
   }
-  target_ = &target::engine_from_name(engine_);
-  for (uint64_t n : {options_.tp, options_.ep, options_.pp}) {
-    if (n == 0 || n > kMaxRanks)
-      throw usage_error("--tp, --ep and --pp are from 1 to " + std::to_string(kMaxRanks));
-  }
-  if (!memory_.empty()) options_.device_memory = parse_size(memory_, "--device-memory");
 }
 
-int TargetCommand::inform(Tool&) const {
+int TargetCommand::inform() const {
   bool found = false;
-  const target::Engine* only = given() ? &target::engine_from_name(engine_) : nullptr;
+  const target::Engine* only = given() ? &target::engine_from_name(target_.asked) : nullptr;
   for (const target::Engine* e : target::engines()) {
     if (only != nullptr && e != only) continue;
     for (const target::Rule& r : target::rules_of(*e)) {
@@ -109,38 +88,36 @@ int TargetCommand::inform(Tool&) const {
       .hint("qverify --list-rules names them");
 }
 
-void TargetCommand::check(const std::string& path, VerifyReport& report) {
-  done_ = check_target(path, *target_, options_);
+void TargetCommand::check(const std::string& path, VerifyReport& report, Tool& tool) {
+  target_.warn_of_version(tool);
+  done_ = check_target(path, *target_.engine, target_.options);
   std::ranges::move(done_->stored, std::back_inserter(report.findings));
   for (const target::Finding& f : done_->result.findings) {
     std::string what =
-        f.what + ": " + std::string(target::name_of(*target_)) + " " + std::string(f.rule->what);
+        f.what + ": " + std::string(target::name_of(*target_.engine)) + " " + std::string(f.rule->what);
     if (!f.error.empty()) what += " (\"" + f.error + "\")";
     report.findings.push_back(
         {severity_of(f.rule->effect), f.id, f.subject, std::move(what), hint_of(f)});
   }
-  for (const target::Rule& r : target::rules_of(*target_)) {
-    report.rules.emplace_back(target::rule_id(*target_, r), r.what);
+  for (const target::Rule& r : target::rules_of(*target_.engine)) {
+    report.rules.emplace_back(target::rule_id(*target_.engine, r), r.what);
   }
   report.target = json();
 }
 
 Json TargetCommand::json() const {
   const target::Result& r = done_->result;
-  std::map<target::Verdict, size_t> counts;
-  for (target::Verdict v : r.verdicts) ++counts[v];
-  for (const target::Missing& m : r.missing) ++counts[m.verdict];
-  Json out = {{"engine", target::name_of(*target_)},
-              {"version", target::version_of(*target_)},
-              {"asked", engine_},
+  Json out = {{"engine", target::name_of(*target_.engine)},
+              {"version", target::version_of(*target_.engine)},
+              {"asked", target_.asked},
               {"verdict", target::name_of(r.outcome)},
               {"launch", r.launch},
               {"rank_bytes", r.rank_bytes},
-              {"tp", options_.tp},
-              {"ep", options_.ep},
-              {"pp", options_.pp}};
+              {"tp", target_.options.tp},
+              {"ep", target_.options.ep},
+              {"pp", target_.options.pp}};
   out["counts"] = Json::object();
-  for (const auto& [verdict, n] : counts) out["counts"][std::string(target::name_of(verdict))] = n;
+  for (const auto& [verdict, n] : counts_of(r)) out["counts"][std::string(target::name_of(verdict))] = n;
   out["findings"] = Json::array();
   for (const target::Finding& f : r.findings) {
     out["findings"].push_back({{"rule", f.id},
@@ -161,13 +138,10 @@ Json TargetCommand::json() const {
   return out;
 }
 
-void TargetCommand::print(Tool&) const {
+void TargetCommand::print() const {
   if (!done_) return;
   const target::Result& r = done_->result;
-  std::map<target::Verdict, size_t> counts;
-  for (target::Verdict v : r.verdicts) ++counts[v];
-  for (const target::Missing& m : r.missing) ++counts[m.verdict];
-  std::cout << target::name_of(*target_) << " (" << target::version_of(*target_)
+  std::cout << target::name_of(*target_.engine) << " (" << target::version_of(*target_.engine)
             << "): " << target::name_of(r.outcome) << "\n";
   if (r.outcome == target::Outcome::refuses) {
     auto first = std::ranges::find_if(r.findings, [](const target::Finding& f) {
@@ -177,7 +151,7 @@ void TargetCommand::print(Tool&) const {
       std::cout << "  it prints: " << printable(first->error, 400) << "\n";
   }
   std::string line;
-  for (const auto& [verdict, n] : counts) {
+  for (const auto& [verdict, n] : counts_of(r)) {
     line += (line.empty() ? "" : "; ") + std::to_string(n) + " " +
             std::string(target::name_of(verdict));
   }

@@ -4,7 +4,7 @@
 #include <optional>
 #include <string>
 
-#include "cmd/tool/run_tool.h"
+#include "cmd/tool/target_options.h"
 #include "formats/verify/target.h"
 #include "lib/verify/report.h"
 
@@ -13,23 +13,22 @@ namespace qp {
 class TargetCommand {
  public:
   void declare(CLI::App& app);
-  bool given() const { return !engine_.empty(); }
+  bool given() const { return target_.given(); }
   // --list-rules and --explain: print and be done.
   bool informs() const { return list_rules_ || !explain_.empty(); }
-  int inform(Tool& tool) const;
+  int inform() const;
   // Errors: usage.
   void check_arguments();
   // Adds the verdict to the report: findings, rules, the "target" object.
-  void check(const std::string& path, VerifyReport& report);
-  void print(Tool& tool) const;
+  void check(const std::string& path, VerifyReport& report, Tool& tool);
+  void print() const;
 
  private:
   Json json() const;
 
-  std::string engine_, memory_, explain_;
+  TargetOptions target_;
+  std::string memory_, explain_;
   bool list_rules_ = false;
-  target::Options options_;
-  const target::Engine* target_ = nullptr;
   std::optional<TargetCheck> done_;
 };
 

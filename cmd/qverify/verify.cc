@@ -129,7 +129,7 @@ void VerifyCommand::check_arguments() {
 
 // Nothing but headers is read: no store is opened.
 int VerifyCommand::check_target_alone(const ResolvedInput& input, Tool& tool) {
-  target_.check(input.path, report_);
+  target_.check(input.path, report_, tool);
   report_.sort();
   for (const std::string& path : reports_) write_report(report_, path);
   print(tool);
@@ -137,7 +137,7 @@ int VerifyCommand::check_target_alone(const ResolvedInput& input, Tool& tool) {
 }
 
 int VerifyCommand::run(Tool& tool) {
-  if (target_.informs()) return target_.inform(tool);
+  if (target_.informs()) return target_.inform();
   check_arguments();
   report_.strict = tool.options.strict;
   report_.thresholds = thresholds_;
@@ -163,7 +163,7 @@ int VerifyCommand::run(Tool& tool) {
   }
   bool alone = against_.empty() && !eval_.evaluates() && manifest_.empty() && sample_.empty();
   if (target_.given() && alone) return check_target_alone(input, tool);
-  if (target_.given()) target_.check(input.path, report_);
+  if (target_.given()) target_.check(input.path, report_, tool);
   std::optional<OpenedInput> base;
   if (!against_.empty()) {
     base = open_input(against_, options);

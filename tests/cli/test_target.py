@@ -357,6 +357,31 @@ class Target(CliTest):
                         refused = engine == "sglang" and f"{scheme} {family}" in known
                         self.assertEqual(report["target"]["verdict"], REFUSES if refused else LOADS, report["findings"])
 
+    def test_mixed_exports_load(self):
+        """Several schemes, and layers left out: engines that join linears find what they look for, by whichever name."""
+        mixed = {"mixed": [{"match": "re:.*down_proj", "scheme": "fp8-dynamic"}, {"match": "Linear", "scheme": "w4a16"}],
+                 "one": [{"match": "Linear", "scheme": "int8"}]}
+        for name, rules in mixed.items():
+            (self.dir / "r.json").write_text(json.dumps({"rules": rules, "ignore": ["re:.*layers[.]0[.].*"]}))
+            self.ok("bash", "-c", f"set -o pipefail; qquantize {TINY} --recipe r.json | qexport -f compressed-tensors -o {name}")
+            for engine in ("vllm", "sglang", "transformers"):
+                with self.subTest(name=name, engine=engine):
+                    report = json.loads(self.run_("qverify", name, "--target", engine, "--json").out)
+                    self.assertEqual(report["target"]["verdict"], LOADS, report["findings"][:3])
+            # The test can fail: without the joined names it is what SGLang's own code gets wrong.
+            config = json.loads((self.dir / name / "config.json").read_text())
+            q = config["quantization_config"]
+            for names in (q["ignore"], *(g["targets"] for g in q["config_groups"].values())):
+                names[:] = [n for n in names if not n.endswith(("qkv_proj", "gate_up_proj"))]
+            (self.dir / name / "config.json").write_text(json.dumps(config))
+            report = json.loads(self.run_("qverify", name, "--target", "sglang", "--json").out)
+            self.assertNotEqual(report["target"]["verdict"], LOADS)
+
+    def test_version(self):
+        t.w4a16(t.llama()).write(self.dir / "m")
+        self.assertNotIn("no others are known", self.ok("qverify", "m", "--target", "vllm@0.33").err)
+        self.assertIn("no others are known", self.ok("qverify", "m", "--target", "vllm@0.9").err)
+
     def test_memory(self):
         m = t.llama().write(self.dir / "m")
         whole = (m / "model.safetensors").stat().st_size

@@ -104,6 +104,16 @@ EXPORTS = [("compressed-tensors", scheme) for scheme in
 EXPORTS += [("fp8", "fp8-block"), ("fp8", "fp8-tensor"), ("safetensors", "none")]
 
 
+def test_mixed_export(tmp_path):
+    """Names that transformers has no module for, of linears that other engines join, do it no harm."""
+    (tmp_path / "r.json").write_text(json.dumps({"ignore": ["re:.*layers[.]0[.].*"], "rules": [
+        {"match": "re:.*down_proj", "scheme": "fp8-dynamic"}, {"match": "Linear", "scheme": "w4a16"}]}))
+    programs.pipe(["qquantize", "-q", programs.TINY_LM, "--recipe", tmp_path / "r.json"],
+                  ["qexport", "-q", "-f", "compressed-tensors", "-o", tmp_path / "m"])
+    assert "gate_up_proj" in (tmp_path / "m/config.json").read_text()
+    agree(tmp_path / "m")
+
+
 @pytest.mark.parametrize("family, scheme", EXPORTS)
 @pytest.mark.parametrize("name", ["tiny-lm", "mixtral", "qwen3_moe", "deepseek_v3"])
 def test_exports(name, family, scheme, models, tmp_path):

@@ -2,7 +2,7 @@
 
     ./check --peers sglang
 
-sgl/load.py builds the model and loads it, without a GPU: DESIGN.md, "Targets". $QPIPE_ONLY holds words, when not
+sglang_cpu/load.py builds the model and loads it, without a GPU: DESIGN.md, "Targets". $QPIPE_ONLY holds words, when not
 every row is wanted: a row is kept whose label has one of them.
 """
 
@@ -54,7 +54,7 @@ class Sglang:
         key = hardware, place
         if key not in self.servers:
             self.servers[key] = subprocess.Popen(
-                [sys.executable, ROOT / "tests/peers/sgl/load.py", hardware], stdin=subprocess.PIPE,
+                [sys.executable, ROOT / "tests/peers/sglang_cpu/load.py", hardware], stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             self.servers[key].stdout.readline()
         return self.servers[key]
