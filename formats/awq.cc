@@ -162,11 +162,13 @@ ExportPlan plan(const Store& store, const ExportOptions& options) {
 }  // namespace
 
 const Format& awq_format() {
-  static const Format format = {
-      "awq", "AutoAWQ's gemm version, for vLLM, SGLang: 4 bits, weights only",
-      plan,  "awq awq_marlin",
-      adopt, nullptr,
-      true};
+  static const Format format = {.name = "awq",
+                                .summary = "AutoAWQ's gemm version, for vLLM, SGLang: 4 bits, weights only",
+                                .plan = plan,
+                                .quant_method = "awq awq_marlin",
+                                .adopt = adopt,
+                                .groups = true,
+                                .widens = true};
   return format;
 }
 

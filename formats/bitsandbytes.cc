@@ -392,9 +392,12 @@ ExportPlan plan(const Store& store, const ExportOptions& options) {
 }  // namespace
 
 const Format& bitsandbytes_format() {
-  static const Format format = {"bitsandbytes",
-                                "transformers: NF4, FP4 (double quantization too), LLM.int8()",
-                                plan, "bitsandbytes", adopt, nullptr, false, false, true};
+  static const Format format = {.name = "bitsandbytes",
+                                .summary = "transformers: NF4, FP4 (double quantization too), LLM.int8()",
+                                .plan = plan,
+                                .quant_method = "bitsandbytes",
+                                .adopt = adopt,
+                                .conv1d = true};
   return format;
 }
 

@@ -88,9 +88,7 @@ struct ExportPlan {
 
 struct ExportOptions {
   std::string target;               // engine whose rules hold ("" = none)
-  // Exact transforms of integer weights (formats/hf/transform.h); 0: as they are.
-  uint64_t group_size = 0;          // scales repeated to groups of this size
-  int num_bits = 0;                 // codes widened to this many bits
+  int num_bits = 0;                 // integer codes widened to this many bits, exact; 0: as they are
   // Of a GGUF: llama.cpp's name of the pre-tokenizer, and the model's name; "": found out.
   std::string pre_tokenizer, model_name;
   std::function<void(std::string)> warn = [](std::string) {};
@@ -107,7 +105,8 @@ struct Format {
   void (*adopt)(Model&, const Json& quantization_config, const LoadOptions&);
   // Holds the stored layout against the quantization config (qverify). Null: nothing to check.
   void (*check)(const RawCheckpoint&, const Json& quantization_config, std::vector<Finding>&) = nullptr;
-  bool transforms = false;  // the writer honours ExportOptions::group_size and num_bits
+  bool groups = false;  // holds integer codes in groups of any size (qexport --group-size)
+  bool widens = false;  // the writer honours ExportOptions::num_bits
   bool stacks = false;      // quantized stacks of experts are written as they are
   // Engines that load this family know GPT-2's Conv1D, quantized as any linear, [out, in].
   bool conv1d = false;

@@ -250,11 +250,14 @@ ExportPlan plan(const Store& store, const ExportOptions& options) {
 }  // namespace
 
 const Format& gptq_format() {
-  static const Format format = {"gptq", "GPTQModel, vLLM, SGLang: 2, 3, 4 and 8 bits, weights only",
-                                plan,   "gptq marlin gptq_marlin",
-                                adopt,  nullptr,
-                                true,   false,
-                                true};
+  static const Format format = {.name = "gptq",
+                                .summary = "GPTQModel, vLLM, SGLang: 2, 3, 4 and 8 bits, weights only",
+                                .plan = plan,
+                                .quant_method = "gptq marlin gptq_marlin",
+                                .adopt = adopt,
+                                .groups = true,
+                                .widens = true,
+                                .conv1d = true};
   return format;
 }
 

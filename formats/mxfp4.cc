@@ -144,9 +144,12 @@ ExportPlan plan(const Store& store, const ExportOptions& options) {
 }  // namespace
 
 const Format& mxfp4_format() {
-  static const Format format = {"mxfp4",
-                                "gpt-oss: stacks of experts in MXFP4; vLLM, SGLang, transformers",
-                                plan, "mxfp4", adopt, nullptr, false, true};
+  static const Format format = {.name = "mxfp4",
+                                .summary = "gpt-oss: stacks of experts in MXFP4; vLLM, SGLang, transformers",
+                                .plan = plan,
+                                .quant_method = "mxfp4",
+                                .adopt = adopt,
+                                .stacks = true};
   return format;
 }
 

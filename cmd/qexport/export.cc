@@ -55,8 +55,7 @@ void ExportCommand::declare(CLI::App& app) {
       ->type_name("SIZE")
       ->default_str("5GB")
       ->group(out);
-  app.add_option("--group-size", group_size_,
-                 "Repeat scales to groups of N, exact (gptq, awq, auto-round)")
+  app.add_option("--group-size", group_size_, "Repeat scales to groups of N, exact (integer codes)")
       ->type_name("N")
       ->check(CLI::Range(1, 1 << 20))
       ->group(out);
@@ -118,14 +117,17 @@ int ExportCommand::run(Tool& tool) {
     throw usage_error("unknown format '" + printable(format_) + "'")
         .hint(mean + (mean.empty() ? "" : " ") + "qexport --list-formats shows all");
   }
-  if ((group_size_ != 0 || num_bits_ != 0) && !format->transforms) {
-    throw usage_error("--group-size and --num-bits do nothing for -f " + format_)
-        .hint("they are for gptq, awq and auto-round");
-  }
+  if (group_size_ != 0 && !format->groups)
+    throw usage_error("--group-size does nothing for -f " + format_)
+        .hint("it is for compressed-tensors, gptq, awq and auto-round");
+  if (num_bits_ != 0 && !format->widens)
+    throw usage_error("--num-bits does nothing for -f " + format_)
+        .hint("it is for gptq, awq and auto-round");
   bool to_stdout = format->to_stdout && stdout_kind() != StdoutKind::nowhere;
   if (output_.empty() && !dry_run_ && !to_stdout) {
     throw usage_error("nowhere to write the result")
-        .hint(format->to_stdout ? "give -o FILE, or direct standard output into a file" : "give -o DIR");
+        .hint(format->to_stdout ? "give -o FILE, or direct standard output into a file"
+                                : "give -o DIR");
   }
   uint64_t shard = shard_size_.empty() ? 0 : parse_size(shard_size_, "--shard-size");
   if (!shard_size_.empty() && shard < 1000)
@@ -137,7 +139,6 @@ int ExportCommand::run(Tool& tool) {
   in.store->set_check(!no_check_);
   ExportOptions options;
   options.target = target_.name();
-  options.group_size = group_size_;
   options.num_bits = num_bits_;
   options.pre_tokenizer = pre_tokenizer_;
   options.model_name = model_name_;
@@ -146,15 +147,16 @@ int ExportCommand::run(Tool& tool) {
   try {
     auto other = prepared(*in.store, *format);
     const Store& store = other ? *other : *in.store;
-    auto make = [&](const ExportOptions& o) { return plan_export(*format, store, o); };
-    plan = target_.fit(make, options, *format, tool);
+    FittedPlan fitted = target_.fit(store, *format, options, {.group_size = group_size_}, tool);
+    plan = std::move(fitted.plan);
     if (other) {
       auto there = other->model().index();
       for (const Tensor& t : in.store->model().tensors) {
         if (!there.contains(t.name)) plan.ledger.push_back({t.name, "split", "experts apart"});
       }
-      in.store = std::move(other);
     }
+    if (fitted.store) other = std::move(fitted.store);
+    if (other) in.store = std::move(other);
   } catch (Error& e) {
     throw std::move(e).file(in.store->label());
   }

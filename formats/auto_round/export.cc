@@ -72,9 +72,8 @@ class Writer {
     }
     if (!floats && !symmetric && !asymmetric)
       throw limit_error("nothing is quantized").hint("-f safetensors writes the model as it is");
-    if (floats && (options_.group_size != 0 || options_.num_bits != 0)) {
-      throw limit_error("--group-size and --num-bits are for integer codes, which are not here");
-    }
+    if (floats && options_.num_bits != 0)
+      throw limit_error("--num-bits is for integer codes, which are not here");
     if (floats) {
       packing_ = Packing::llm_compressor;
     } else if (!asymmetric) {
@@ -258,16 +257,14 @@ ExportPlan plan(const Store& store, const ExportOptions& options) {
 namespace qp {
 
 const Format& auto_round_format() {
-  static const Format format = {
-      "auto-round",
-      "Intel AutoRound, vLLM, SGLang: 2, 3, 4 and 8 bits, MXFP4, MXFP8, NVFP4",
-      auto_round::plan,
-      "auto-round auto_round intel/auto-round",
-      auto_round::adopt,
-      nullptr,
-      true,
-      false,
-      true};
+  static const Format format = {.name = "auto-round",
+                                .summary = "Intel AutoRound, vLLM, SGLang: 2, 3, 4 and 8 bits, MXFP4, MXFP8, NVFP4",
+                                .plan = auto_round::plan,
+                                .quant_method = "auto-round auto_round intel/auto-round",
+                                .adopt = auto_round::adopt,
+                                .groups = true,
+                                .widens = true,
+                                .conv1d = true};
   return format;
 }
 

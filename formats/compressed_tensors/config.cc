@@ -85,10 +85,14 @@ Json quantization_config(const std::vector<Group>& groups, const std::vector<std
 namespace qp {
 
 const Format& compressed_tensors_format() {
-  static const Format format = {"compressed-tensors",
-                                "vLLM and SGLang: every scheme but codebooks, no extra flag",
-                                ct::plan, "compressed-tensors", ct::adopt, ct::check,
-                                false, false, false, "sglang"};
+  static const Format format = {.name = "compressed-tensors",
+                                .summary = "vLLM and SGLang: every scheme but codebooks, no extra flag",
+                                .plan = ct::plan,
+                                .quant_method = "compressed-tensors",
+                                .adopt = ct::adopt,
+                                .check = ct::check,
+                                .groups = true,
+                                .target = "sglang"};
   return format;
 }
 

@@ -28,10 +28,10 @@ IntWeight::IntWeight(const Store& store, const Tensor& t, const ExportOptions& o
   check_form(s);
   stored_bits_ = bits_ = s.weights.num_bits;
   symmetric_ = s.weights.symmetric;
-  stored_group_ = group_ =
+  group_ =
       s.weights.strategy == Strategy::group ? static_cast<uint64_t>(s.weights.group_size) : 0;
   g_idx_ = t.part(Role::g_idx);
-  transform(options);
+  widen(options);
   groups_ = group_ == 0 ? 1 : ceil_div(cols_, group_);
   ModuleInfo info = classify(t.name, t.dtype, t.shape, store.model().config);
   if (info.kind == ModuleKind::embedding)
@@ -66,26 +66,14 @@ void IntWeight::check_form(const Scheme& s) const {
     refuse("has scales that are no plain floats", again);
 }
 
-// Scales repeated, codes widened: every value stays the same.
-void IntWeight::transform(const ExportOptions& options) {
-  if (options.num_bits != 0 && options.num_bits != bits_) {
-    if (options.num_bits < bits_) {
-      refuse("has " + std::to_string(bits_) + "-bit codes and --num-bits asks for fewer",
-             "widening is exact, narrowing is not");
-    }
-    bits_ = options.num_bits;
+// Codes widened: every value stays the same.
+void IntWeight::widen(const ExportOptions& options) {
+  if (options.num_bits == 0 || options.num_bits == bits_) return;
+  if (options.num_bits < bits_) {
+    refuse("has " + std::to_string(bits_) + "-bit codes and --num-bits asks for fewer",
+           "widening is exact, narrowing is not");
   }
-  uint64_t now = group_ == 0 ? cols_ : group_, want = options.group_size;
-  if (want == 0 || want == now) return;
-  if (g_idx_ != nullptr)
-    refuse("has groups in the order of g_idx, whose scales cannot be repeated",
-           "export it without --group-size");
-  if (now % want != 0) {
-    refuse("has groups of " + std::to_string(now) + ", which " + std::to_string(want) +
-               " does not divide",
-           "choose a --group-size that divides it");
-  }
-  group_ = want;
+  bits_ = options.num_bits;
 }
 
 OutTensor IntWeight::named(const std::string& suffix, DType dtype, const Shape& shape) const {
@@ -125,30 +113,11 @@ OutTensor IntWeight::codes(const std::string& suffix, DType dtype, const Shape& 
   return out;
 }
 
-namespace {
-
-// Each element of a row `factor` times, cut at `to` elements: the scale of every smaller group.
-auto repeated(uint64_t from, uint64_t to, uint64_t factor, uint64_t unit) {
-  return [=](const std::byte* rows, uint64_t, uint64_t count, std::byte* made) {
-    for (uint64_t r = 0; r < count; ++r) {
-      for (uint64_t g = 0; g < to; ++g) {
-        std::memcpy(made + (r * to + g) * unit, rows + (r * from + g / factor) * unit, unit);
-      }
-    }
-  };
-}
-
-}  // namespace
-
 OutTensor IntWeight::scales(const std::string& suffix) const {
   OutTensor out = named(suffix, DType::f16, Shape{groups_, rows_});
   out.part = tensor_.part(Role::scale);
   out.layout = &transposed_layout;
   out.layout_args = {.rows = rows_, .cols = groups_, .bits = 16, .stored_bits = 16};
-  if (group_ == stored_group_) return out;
-  uint64_t whole = stored_group_ == 0 ? cols_ : stored_group_;
-  out.relaid_row_bytes = groups_ * 2;
-  out.relay = repeated(ceil_div(cols_, whole), groups_, whole / group_, 2);
   return out;
 }
 
@@ -163,17 +132,12 @@ OutTensor IntWeight::zeros(const std::string& suffix, const Shape& shape, const 
            "leave it unquantized with --ignore");
   }
   out.part = tensor_.part(symmetric_ ? Role::scale : Role::zero_point);
-  if (!symmetric_ && group_ == stored_group_) return out;
+  if (!symmetric_) return out;
   out.relaid_row_bytes = groups_;
-  if (symmetric_) {  // the rows of the scales only count
-    auto centre = static_cast<int>(1u << (bits_ - 1));
-    out.relay = [centre, n = groups_](const std::byte*, uint64_t, uint64_t count, std::byte* made) {
-      std::memset(made, centre, count * n);
-    };
-    return out;
-  }
-  uint64_t whole = stored_group_ == 0 ? cols_ : stored_group_;
-  out.relay = repeated(ceil_div(cols_, whole), groups_, whole / group_, 1);
+  auto centre = static_cast<int>(1u << (bits_ - 1));  // the rows of the scales only count
+  out.relay = [centre, n = groups_](const std::byte*, uint64_t, uint64_t count, std::byte* made) {
+    std::memset(made, centre, count * n);
+  };
   return out;
 }
 

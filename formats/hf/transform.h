@@ -1,6 +1,6 @@
 // Integer weights on their way out: what a family with integer codes, one scale per group along K
-// and integer zero points can hold, and the exact transforms that help
-// (reference/int4-formats.md 1.8): scales repeated to a smaller group, codes in more bits.
+// and integer zero points can hold, its codes in more bits if asked for, which is exact
+// (reference/int4-formats.md 1.8).
 #pragma once
 
 #include <string>
@@ -9,7 +9,7 @@
 
 namespace qp {
 
-// One tensor as such a family sees it, after the transforms that the options ask for.
+// One tensor as such a family sees it.
 class IntWeight {
  public:
   // Errors: limit, naming the tensor and why `family` cannot hold it.
@@ -41,12 +41,12 @@ class IntWeight {
 
  private:
   void check_form(const Scheme& scheme) const;
-  void transform(const ExportOptions& options);
+  void widen(const ExportOptions& options);
   OutTensor named(const std::string& suffix, DType dtype, const Shape& shape) const;
 
   const Tensor& tensor_;
   std::string label_, family_, module_;
-  uint64_t rows_, cols_, stored_group_ = 0, group_ = 0, groups_ = 0;  // group 0: the whole row
+  uint64_t rows_, cols_, group_ = 0, groups_ = 0;  // group 0: the whole row
   int stored_bits_, bits_;
   bool symmetric_;
   const Part* g_idx_ = nullptr;

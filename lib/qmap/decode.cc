@@ -6,6 +6,7 @@
 #include "lib/base/checked.h"
 #include "lib/kernels/ggml.h"
 #include "lib/kernels/kernels.h"
+#include "lib/qmap/grown.h"
 
 namespace qp {
 namespace {
@@ -237,6 +238,7 @@ std::optional<uint64_t> stored_bytes(const Part& p) {
   auto plain = byte_size(p.dtype, p.shape);
   if (!plain || !p.decode) return plain;
   const Decode& d = *p.decode;
+  if (d.grown) return grown_stored_bytes(p);
   uint64_t rows = p.shape.rows(), cols = p.shape.cols();
   bool castable = d.stored == p.dtype || (is_float(d.stored) && is_float(p.dtype));
   if (d.unpermute_heads > 0) {
@@ -274,6 +276,7 @@ std::optional<uint64_t> stored_bytes(const Part& p) {
 ByteRange stored_range(const Part& p, uint64_t first, uint64_t count) {
   if (!p.decode) return {first * row_bytes(p), (first + count) * row_bytes(p)};
   const Decode& d = *p.decode;
+  if (d.grown) return grown_range(p, first, count);
   if (!d.strides.empty()) {
     ByteRange range = strided_range(p, first, count);
     return {d.begin + range.begin, d.begin + range.end};
@@ -294,6 +297,7 @@ void decode_rows(const Part& p, std::span<const std::byte> stored, uint64_t firs
     return;
   }
   const Decode& d = *p.decode;
+  if (d.grown) return decode_grown(p, stored, first, count, out);
   if (d.layout != nullptr) {
     d.layout->decode(d.layout_args, stored.data(), first, count, out);
     return;

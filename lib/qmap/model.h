@@ -20,6 +20,8 @@
 
 namespace qp {
 
+struct Grown;
+
 // How stored bytes become the elements a Part promises, applied when rows are read. Absent for
 // plain row-major bytes. Steps in order: pick the stored row, decode, cast, flip.
 struct Decode {
@@ -38,6 +40,8 @@ struct Decode {
   // With strides: the part is a piece of an extent of `whole` bytes and starts at byte `begin` of it
   // (an expert of a stack). whole 0: the extent is the part's own.
   uint64_t begin = 0, whole = 0;
+  // Not null: made from a smaller part (grown.h); no other step then. In memory alone.
+  std::shared_ptr<const Grown> grown;
   bool operator==(const Decode&) const = default;
 };
 

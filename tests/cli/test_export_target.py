@@ -1,8 +1,10 @@
 """qexport --target: what is written passes the engine's rules, or nothing is written."""
 
 import json
+import random
 
-from support import TINY, CliTest, main
+import target_models as t
+from support import TINY, CliTest, Weights, main, read_safetensors
 
 
 class ExportTarget(CliTest):
@@ -28,10 +30,85 @@ class ExportTarget(CliTest):
         said = self.ok("qexport", "q.qmap", "-f", "gptq", "--target", "vllm", "--tp", "2", "-o", "two").err
         self.assertNotIn("groups of", said)
 
+    def test_any_family_with_groups(self):
+        said = self.ok("qexport", "q.qmap", "-f", "compressed-tensors", "--target", "vllm", "--tp", "4", "-o", "fits").err
+        self.assertIn("groups of 64", said)
+        self.ok("qverify", "fits", "--target", "vllm", "--tp", "4")
+        self.ok("qverify", "fits", "q.qmap", "--min-sqnr", "200")
+
+    def model(self, m):
+        weights = Weights(3)
+        m.write(self.dir / "m", lambda dtype, n: weights.take(n) if dtype == "BF16" else bytes(t.SIZES[dtype] * n))
+        return m
+
+    def values(self, checkpoint):
+        self.ok("qload", checkpoint, "--dequantize", "-o", "plain.qmap", "--force")
+        self.ok("qexport", "plain.qmap", "-f", "safetensors", "-o", "plain", "--force")
+        return read_safetensors(self.dir / "plain/model.safetensors")
+
+    def assert_padded(self, sound, padded, inner, size):
+        """All tensors of `padded` are those of `sound`, with zeros behind gate, up and down of `inner`."""
+        a, b = self.values(sound), self.values(padded)
+        self.assertEqual(set(a), set(b))
+        grown = 0
+        for name, (_, shape, data) in a.items():
+            _, larger, more = b[name]
+            if tuple(shape) == tuple(larger):
+                self.assertEqual(data, more, name)
+                continue
+            grown += 1
+            self.assertEqual([y for x, y in zip(shape, larger) if x != y], [size], name)
+            row, wide = 2 * shape[1], 2 * larger[1]
+            for r in range(larger[0]):
+                expected = data[r * row:(r + 1) * row] if r < shape[0] else b""
+                self.assertEqual(more[r * wide:(r + 1) * wide], expected.ljust(wide, b"\0"), name)
+        self.assertEqual(grown, inner)
+
+    def test_experts_padded_to_blocks(self):
+        """384 inner columns are 192 on each of two ranks; blocks have 128."""
+        self.model(t.qwen3_moe(inner=384))
+        self.ok("qquantize", "m", "-s", "fp8-block", "-o", "b.qmap")
+        self.ok("qexport", "b.qmap", "-f", "fp8", "-o", "sound")
+        self.assertEqual(self.run_("qverify", "sound", "--target", "vllm", "--tp", "2").code, 1)
+        for engine in ("vllm", "sglang"):
+            said = self.ok("qexport", "b.qmap", "-f", "fp8", "--target", engine, "--tp", "2", "--ledger", "l.json", "-o", "fits",
+                           "--force").err
+            self.assertIn("moe_intermediate_size is 512", said)
+            self.ok("qverify", "fits", "--target", engine, "--tp", "2")
+            self.assertEqual(json.loads((self.dir / "fits/config.json").read_text())["moe_intermediate_size"], 512)
+            fates = [e for e in json.loads((self.dir / "l.json").read_text()) if e["fate"] == "padded"]
+            self.assertEqual(len(fates), 2 * 4 * 3 + 1, fates)
+            self.assert_padded("sound", "fits", 24, 512)
+
+    def test_experts_and_shared_ones(self):
+        for scheme, family, inner in (("fp8-block", "fp8", 384), ("w4a16-asym", "compressed-tensors", 352), ("mxfp4a16", "compressed-tensors", 352),
+                                      ("nvfp4a16", "modelopt", 176)):
+            with self.subTest(scheme=scheme):
+                self.model(t.deepseek_v3(inner=inner))
+                self.ok("qquantize", "m", "-s", scheme, *(["--group-size", "32"] if scheme[0] == "w" else []), "-o", "d.qmap", "--force")
+                self.ok("qexport", "d.qmap", "-f", family, "-o", "sound", "--force")
+                self.assertEqual(self.run_("qverify", "sound", "--target", "vllm", "--tp", "2").code, 1)
+                said = self.ok("qexport", "d.qmap", "-f", family, "--target", "vllm", "--tp", "2", "-o", "fits", "--force").err
+                self.assertIn("padded", said)
+                self.ok("qverify", "fits", "--target", "vllm", "--tp", "2")
+                size = json.loads((self.dir / "fits/config.json").read_text())["moe_intermediate_size"]
+                self.assert_padded("sound", "fits", 4 * 3 + 3, size)
+
+    def test_left_out(self):
+        """Engines build routers unquantized."""
+        m = t.moe()
+        m.linear("model.layers.0.mlp.gate", (4, t.H))
+        weights, codes = Weights(3, 1.0), random.Random(1)
+        t.w4a16(m).write(self.dir / "m", lambda dtype, n: weights.take(n) if dtype == "BF16" else codes.randbytes(t.SIZES[dtype] * n))
+        self.assertEqual(self.run_("qverify", "m", "--target", "sglang").code, 1)
+        said = self.ok("qexport", "m", "-f", "compressed-tensors", "--target", "sglang", "-o", "fits").err
+        self.assertIn("left out, so unquantized: model.layers.0.mlp.gate", said)
+        self.ok("qverify", "fits", "--target", "sglang")
+        name = "model.layers.0.mlp.gate.weight"
+        self.assertEqual(self.values("m")[name], read_safetensors(self.dir / "fits/model.safetensors")[name])
+
     def test_what_cannot_pass(self):
-        for arguments, says in ((("-f", "compressed-tensors", "--target", "vllm", "--tp", "4"), ["vllm refuses", "o_proj", "--group-size"]),
-                                (("-f", "gptq", "--target", "vllm", "--tp", "8"), "heads"),
-                                (("-f", "gptq", "--group-size", "128", "--target", "vllm", "--tp", "4"), "o_proj"),
+        for arguments, says in ((("-f", "gptq", "--target", "vllm", "--tp", "8"), "heads"),
                                 (("-f", "gptq", "--target", "llama.cpp"), "-f gguf")):
             self.fails(5, "qexport", "q.qmap", *arguments, "-o", "x", says=says)
         self.fails(5, "qexport", TINY, "-f", "gguf", "--target", "vllm", "-o", "x", says="llama.cpp")
