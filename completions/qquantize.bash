@@ -11,7 +11,7 @@ _qquantize() {
     --symmetric) COMPREPLY=($(compgen -W "true false" -- "$cur")); return;;
   esac
   if [[ $cur == -* ]]; then
-    COMPREPLY=($(compgen -W "--help -h --version --scheme -s --algorithm -a --compute --list-algorithms --log --num-bits --group-size --symmetric --numerics --pure --output-tensor-type --token-embedding-type --kv-cache --recipe --ignore --list-schemes --target-bpw --target-size --sensitivity --save-recipe --dry-run --explain --output -o --force --stream --no-sync --resume --refer --no-check --threads -j --max-memory --json --quiet -q --verbose -v --strict" -- "$cur"))
+    COMPREPLY=($(compgen -W "--help -h --version --scheme -s --algorithm -a --compute --list-algorithms --log --num-bits --group-size --symmetric --numerics --pure --output-tensor-type --token-embedding-type --kv-cache --recipe --ignore --list-schemes --target-bpw --target-size --sensitivity --save-recipe --target --tp --ep --pp --hw --dry-run --explain --output -o --force --stream --no-sync --resume --refer --no-check --threads -j --max-memory --json --quiet -q --verbose -v --strict" -- "$cur"))
   else
     COMPREPLY=($(compgen -f -- "$cur"))
   fi

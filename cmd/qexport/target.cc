@@ -20,7 +20,7 @@ std::string ExportTarget::name() const {
 }
 
 FittedPlan ExportTarget::fit(const Store& store, const Format& format, const ExportOptions& options,
-                             const Fit& asked, Tool& tool) const {
+                             const Changes& asked, Tool& tool) const {
   if (target_.engine == nullptr) return plan_fitted(store, format, options, asked);
   target_.warn_of_version(tool);
   FittedPlan plain = plan_fitted(store, format, options, asked);

@@ -16,7 +16,7 @@ class ExportTarget {
   std::string name() const;  // of the engine, without a version; "": none
   // The plan, as asked or as the engine takes it. Errors: limit, with the engine's first objection.
   FittedPlan fit(const Store& store, const Format& format, const ExportOptions& options,
-                 const Fit& asked, Tool& tool) const;
+                 const Changes& asked, Tool& tool) const;
 
  private:
   TargetOptions target_;

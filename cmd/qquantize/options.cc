@@ -84,6 +84,7 @@ void QuantizeCommand::declare(CLI::App& app) {
   app.add_flag("--list-schemes", list_schemes_, "Print the schemes and what peers call them")
       ->group(what);
   auto_.declare(app);
+  target_.declare(app);
   auto plan = "Plan";
   app.add_flag(
          "--dry-run", dry_run_,

@@ -52,6 +52,7 @@ int QuantizeCommand::run(Tool& tool) {
     list_algorithms(tool);
     return 0;
   }
+  target_.check_arguments();
   auto_.check(scheme_names(), overrides_, algorithm_);
   std::vector<Result> wanted = results();  // before the input: the cheapest mistakes first
   if (!looking() && output_.path.empty() && stdout_kind() == StdoutKind::nowhere) {
@@ -77,7 +78,10 @@ int QuantizeCommand::run(Tool& tool) {
   if (auto_.asked()) {
     wanted[0].rules = auto_.choose(given, wanted[0].rules, precision(), tool);
   }
-  for (Result& r : wanted) make_plan_of(given, r, tool);
+  for (Result& r : wanted) {
+    make_plan_of(given, r, tool);
+    target_.check(given, r.plan, !kv_cache_.empty(), tool);
+  }
   if (tool.options.strict && tool.warnings() > 0) return 0;  // run_tool turns it into exit 2
   if (!explain_.empty()) {
     for (const Result& r : wanted) {

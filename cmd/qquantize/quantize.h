@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cmd/qquantize/auto.h"
+#include "cmd/qquantize/target.h"
 #include "cmd/tool/output_options.h"
 #include "cmd/tool/run_tool.h"
 #include "lib/algorithm/quantize.h"
@@ -70,6 +71,7 @@ class QuantizeCommand {
        resume_ = false, no_check_ = false;
   OutputArguments output_;
   AutoCommand auto_;
+  PlanTarget target_;
 };
 
 }  // namespace qp

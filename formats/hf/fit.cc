@@ -39,18 +39,18 @@ bool pad(Model& m, const std::map<std::string, uint64_t>& sizes, std::vector<Led
 
 }  // namespace
 
-std::unique_ptr<Store> fitted(const Store& store, const Fit& fit,
+std::unique_ptr<Store> fitted(const Store& store, const Changes& changes,
                               std::vector<LedgerEntry>& ledger) {
   Model m = store.model();
   for (Tensor& t : m.tensors) {
     std::string module = t.name.ends_with(".weight") ? t.name.substr(0, t.name.size() - 7) : t.name;
-    if (fit.left_out.contains(module) && t.quantized()) {
+    if (changes.left_out.contains(module) && t.quantized()) {
       t.dequantize = true;
-    } else if (fit.group_size != 0 && t.quantized()) {
-      regroup(m, t, fit.group_size);
+    } else if (changes.group_size != 0 && t.quantized()) {
+      regroup(m, t, changes.group_size);
     }
   }
-  if (!fit.sizes.empty() && !pad(m, fit.sizes, ledger)) return nullptr;
+  if (!changes.sizes.empty() && !pad(m, changes.sizes, ledger)) return nullptr;
   return store.with(std::move(m));
 }
 

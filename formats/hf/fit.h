@@ -11,7 +11,7 @@
 
 namespace qp {
 
-struct Fit {
+struct Changes {
   uint64_t group_size = 0;                // of integer codes: scales repeated; 0: as they are
   std::map<std::string, uint64_t> sizes;  // a key of config.json, and what its MLPs are padded to
   std::set<std::string> left_out;         // modules that are written unquantized
@@ -21,6 +21,7 @@ struct Fit {
 
 // The store with these changes; what they are is added to `ledger`. Null: some tensor cannot be
 // padded. Errors: limit, naming the tensor (regroup() in lib/qmap/grown.h).
-std::unique_ptr<Store> fitted(const Store& store, const Fit& fit, std::vector<LedgerEntry>& ledger);
+std::unique_ptr<Store> fitted(const Store& store, const Changes& changes,
+                              std::vector<LedgerEntry>& ledger);
 
 }  // namespace qp

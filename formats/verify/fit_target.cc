@@ -58,11 +58,11 @@ class Fitter {
          const target::Engine& engine, const target::Options& ranks)
       : store_(store), format_(format), options_(options), engine_(engine), ranks_(ranks) {}
 
-  FittedPlan run(const Fit& asked) {
+  FittedPlan run(const Changes& asked) {
     Trial first = {plan_fitted(store_, format_, options_, asked), {}};
     first.result = check_target(first.fitted.plan, engine_, ranks_).result;
     if (first.loads()) return std::move(first.fitted);
-    Fit base = asked;
+    Changes base = asked;
     const target::Result* now = &first.result;
     std::optional<Trial> less;
     if (leave_out(first.result, false, base)) {
@@ -71,7 +71,7 @@ class Fitter {
       if (less) now = &less->result;
     }
     if (auto found = resize(base, *now)) return std::move(*found);
-    for (Fit rest = base; leave_out(*now, true, rest);) {
+    for (Changes rest = base; leave_out(*now, true, rest);) {
       less = attempt(rest);
       if (!less) break;
       if (less->loads()) return std::move(less->fitted);
@@ -81,7 +81,7 @@ class Fitter {
   }
 
  private:
-  std::optional<Trial> attempt(const Fit& fit) const {
+  std::optional<Trial> attempt(const Changes& fit) const {
     try {
       Trial t = {plan_fitted(store_, format_, options_, fit), {}};
       t.result = check_target(t.fitted.plan, engine_, ranks_).result;
@@ -93,7 +93,7 @@ class Fitter {
   }
 
   // Scales repeated to the largest groups that pass; if none do, MLPs padded as little as passes.
-  std::optional<FittedPlan> resize(const Fit& base, const target::Result& result) const {
+  std::optional<FittedPlan> resize(const Changes& base, const target::Result& result) const {
     std::vector<std::map<std::string, uint64_t>> sizes = {base.sizes};
     std::set<std::string> keys = padded_keys(result);
     const Json& config = decoder_config(store_.model().config);
@@ -106,7 +106,7 @@ class Fitter {
       if (!larger.empty() && larger != sizes.back()) sizes.push_back(std::move(larger));
     }
     for (const auto& larger : sizes) {
-      Fit fit = base;
+      Changes fit = base;
       fit.sizes = larger;
       std::vector<uint64_t> groups = {base.group_size};
       if (base.group_size == 0 && format_.groups)
@@ -136,7 +136,7 @@ class Fitter {
 
   // Adds the modules that objections name, with those that engines want alike. False: none, or too
   // much of the model.
-  bool leave_out(const target::Result& result, bool division, Fit& fit) const {
+  bool leave_out(const target::Result& result, bool division, Changes& fit) const {
     std::set<std::string> named;
     for (const target::Finding& f : result.findings) {
       if (!objects(f) || of_division(f) != division) continue;
@@ -187,7 +187,7 @@ class Fitter {
 }  // namespace
 
 FittedPlan plan_fitted(const Store& store, const Format& format, const ExportOptions& options,
-                       const Fit& asked) {
+                       const Changes& asked) {
   FittedPlan out;
   if (asked.empty()) {
     out.plan = plan_export(format, store, options);
@@ -217,7 +217,7 @@ FittedPlan plan_fitted(const Store& store, const Format& format, const ExportOpt
 }
 
 FittedPlan plan_fitted(const Store& store, const Format& format, const ExportOptions& options,
-                       const Fit& asked, const target::Engine& engine,
+                       const Changes& asked, const target::Engine& engine,
                        const target::Options& ranks) {
   return Fitter(store, format, options, engine, ranks).run(asked);
 }

@@ -19,13 +19,13 @@ struct FittedPlan {
 
 // The plan of `store` in `format`, changed as `asked`. Errors: limit.
 FittedPlan plan_fitted(const Store& store, const Format& format, const ExportOptions& options,
-                       const Fit& asked);
+                       const Changes& asked);
 
 // The same; where the engine objects, with the fewest changes that it takes: modules left out,
 // scales repeated, inner sizes of MLPs padded, in this order. The most that is left out is a
 // quarter of the quantized weights. Errors: limit, with the engine's first objection.
 FittedPlan plan_fitted(const Store& store, const Format& format, const ExportOptions& options,
-                       const Fit& asked, const target::Engine& engine,
+                       const Changes& asked, const target::Engine& engine,
                        const target::Options& ranks);
 
 }  // namespace qp

@@ -122,6 +122,36 @@ class ExportTarget(CliTest):
             self.fails(2, "qexport", "q.qmap", "-f", "gptq", *arguments, "-o", "x", says=says)
         self.assert_clean("x")
 
+    def test_before_the_work(self):
+        """qquantize --target: what comes out is known before it is made."""
+        said = self.ok("qquantize", TINY, "-s", "w4a16", "--target", "vllm", "-o", "a.qmap").err
+        self.assertIn("vllm loads this as compressed-tensors, gptq", said)
+        said = self.ok("qquantize", TINY, "-s", "w4a16", "--target", "vllm", "--tp", "4", "--dry-run").err
+        self.assertIn("compressed-tensors (scales are repeated to groups of 64", said)
+        self.fails(5, "qquantize", TINY, "-s", "w4a16", "--target", "vllm", "--tp", "8", "-o", "b.qmap", says="heads")
+        self.fails(5, "qquantize", TINY, "-s", "bnb-nf4", "--target", "sglang", "--tp", "2", "-o", "b.qmap", says="sglang")
+        self.fails(5, "qquantize", TINY, "-s", "q4_k_m", "--target", "vllm", "-o", "b.qmap", says="GGUF")
+        self.fails(5, "qquantize", TINY, "-s", "w4a16", "--target", "llama.cpp", "-o", "b.qmap", says="q4_k_m")
+        self.assertIn("gguf", self.ok("qquantize", TINY, "-s", "q4_0", "--target", "llama.cpp", "--dry-run").err)
+        self.assertIn("safetensors", self.ok("qquantize", TINY, "-s", "none", "--target", "vllm", "--dry-run").err)
+        self.fails(2, "qquantize", TINY, "-s", "w4a16", "--tp", "2", "--dry-run", says="--target")
+        self.assert_clean("b.qmap")
+
+    def test_every_scheme_before_and_after(self):
+        """The verdict before the work is that on what was written."""
+        for scheme in ("fp8-dynamic", "fp8-tensor", "fp8-block", "int8", "w8a16", "w4a16-asym", "nvfp4a16", "mxfp4", "w4afp8", "w2a16",
+                       "bnb-nf4", "torchao-int8wo", "none"):
+            for engine in ("vllm", "sglang", "transformers"):
+                planned = self.run_("qquantize", TINY, "-s", scheme, "--target", engine, "-o", "s.qmap", "--force")
+                if planned.code == 5:
+                    continue
+                self.assertEqual(planned.code, 0, planned)
+                families = planned.err.split("loads this as ")[1].splitlines()[0].split(" (")[0].split(", ")
+                for family in families:
+                    with self.subTest(scheme=scheme, engine=engine, family=family):
+                        self.ok("qexport", "s.qmap", "-f", family, "-o", "s", "--force")
+                        self.ok("qverify", "s", "--target", engine)
+
 
 if __name__ == "__main__":
     main()

@@ -4,6 +4,7 @@
 
 #include <numeric>
 
+#include "formats/hf/fit.h"
 #include "tests/unit/support/linear_model.h"
 
 namespace qp {
@@ -11,6 +12,16 @@ namespace {
 
 bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 #define EXPECT_SAYS(text, part) EXPECT_TRUE(has(text, part)) << (text)
+
+std::string regroup_refusal(const Store& store, uint64_t size) {
+  std::vector<LedgerEntry> ledger;
+  try {
+    fitted(store, {.group_size = size}, ledger);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
 
 // Example G4: 8 columns, one group; row 0 has codes 0..7, row 1 15..8, the others 8; scale 0.5.
 LinearModel g4() {
@@ -103,9 +114,7 @@ TEST(Gptq, GroupsInTheOrderOfGIdx) {
   EXPECT_EQ(linear_values(out.store()), v);
   EXPECT_SAYS(write_refusal(*store, "awq"), "g_idx");
   EXPECT_SAYS(write_refusal(*store, "auto-round"), "g_idx");
-  ExportOptions smaller;
-  smaller.group_size = 2;
-  EXPECT_SAYS(write_refusal(*store, "gptq", smaller), "cannot be repeated");
+  EXPECT_SAYS(regroup_refusal(*store, 2), "cannot be repeated");
 }
 
 TEST(Gptq, OverridesOfModules) {
@@ -230,18 +239,16 @@ TEST(Gptq, ToAwqAndBack) {
 TEST(Gptq, SmallerGroupsAndWiderCodesKeepEveryValue) {
   auto store = g4().open();
   ExportOptions options;
-  options.group_size = 2;
   options.num_bits = 8;
-  Exported out(*store, "gptq", options);
+  std::vector<LedgerEntry> ledger;
+  Exported out(*fitted(*store, {.group_size = 2}, ledger), "gptq", options);
   expect_g4(out.store());
   EXPECT_EQ(out.config().at("group_size"), 2);
   EXPECT_EQ(out.config().at("bits"), 8);
   EXPECT_EQ(out.words("qzeros"), std::vector<uint32_t>(8, 0x7F7F7F7F));
   EXPECT_EQ(out.words("qweight")[0], 0x7B7A7978u);  // code + 120
   EXPECT_EQ(out.words("g_idx"), (std::vector<uint32_t>{0, 0, 1, 1, 2, 2, 3, 3}));
-  options.group_size = 3;
-  EXPECT_SAYS(write_refusal(*store, "gptq", options), "does not divide");
-  options = {};
+  EXPECT_SAYS(regroup_refusal(*store, 3), "does not divide");
   options.num_bits = 3;
   EXPECT_SAYS(write_refusal(*store, "gptq", options), "asks for fewer");
 }
