@@ -10,8 +10,8 @@
 #include "lib/algorithm/read_matrix.h"
 #include "lib/base/error.h"
 #include "lib/base/interrupt.h"
-#include "lib/base/random.h"
 #include "lib/base/parallel.h"
+#include "lib/base/random.h"
 #include "lib/engine/ops/rows.h"
 
 namespace qp::autoround {
@@ -234,6 +234,7 @@ Options options_of(const AlgorithmStep& step) {
   o.rate = step.number("lr", 0, 0, 1);
   o.range_rate = step.number("minmax_lr", 0, 0, 1);
   o.ranges = step.flag("minmax", true);
+  o.sign = scale_sign(step);
   o.best = step.flag("best", true);
   o.seed = static_cast<uint64_t>(step.number("seed", 42, 0, 1e15));
   double first = o.iters > 0 ? 1.0 / static_cast<double>(o.iters) : 0;
@@ -341,8 +342,9 @@ Outcome Tuner::tune(size_t layer, const Stream& full, const Stream& quantized, P
       l.input = node.op->linears[k].input;
       l.use = use;
       const Tensor& t = *entry.tensor;
-      l.matrix = std::make_unique<SignRound>(scheme, t.dtype, t.shape.rows(), t.shape.cols(),
-                                             ranges_.of(entry), read_matrix(store_, t));
+      l.matrix =
+          std::make_unique<SignRound>(scheme, t.dtype, t.shape.rows(), t.shape.cols(),
+                                      ranges_.of(entry), options.sign, read_matrix(store_, t));
       l.rate = options.rate;
       l.range_rate = options.range_rate;
       learned.push_back(std::move(l));

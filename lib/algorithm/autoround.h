@@ -23,8 +23,9 @@ struct Options {
   size_t batch = 8;                 // windows a step
   double rate = 0, range_rate = 0;  // of the first step, falling to 0; 0: 1 / iters
   bool ranges = true;               // learned, too
-  bool best = true;                 // the best of what was looked at, instead of the last
-  uint64_t seed = 0;                // of the order of windows
+  ScaleSign sign = ScaleSign::either;
+  bool best = true;   // the best of what was looked at, instead of the last
+  uint64_t seed = 0;  // of the order of windows
 };
 
 // Errors: usage, an option that is out of range.

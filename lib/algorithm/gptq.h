@@ -22,6 +22,7 @@ struct Options {
       0.01;  // of the mean of diag(H), added to it; doubled while H is not positive definite
   Order order = Order::group_aware;
   Fit fit = Fit::search;       // of scales, weighted with diag(H)
+  ScaleSign sign = ScaleSign::either;  // of scales that are searched for
   bool static_groups = false;  // scales from the weights as they were
   // The share of the inputs' drift that weights make up for; none: share_of() says.
   std::optional<double> alpha;

@@ -24,16 +24,16 @@ struct Choice {
 class Matrix {
  public:
   Matrix(const Store& store, const PlanEntry& entry, const Scheme& scheme, float range,
-         const Moments& moments, uint64_t tokens)
-      : scheme_(scheme), tensor_(*entry.source), range_(range), moments_(moments), tokens_(tokens),
-        w_(read_matrix(store, tensor_)) {}
+         const Moments& moments, ScaleSign sign, uint64_t tokens)
+      : scheme_(scheme), tensor_(*entry.source), range_(range), moments_(moments), sign_(sign),
+        tokens_(tokens), w_(read_matrix(store, tensor_)) {}
 
   void follow_drift(const Factor& factor, double alpha) {
     gptq::follow_drift(moments_, factor, alpha, w_.data(), tensor_.shape.rows());
   }
 
   Choice rounded(const std::string& algorithm, Fit fit) const {
-    Choice c{algorithm, grid(), std::vector<float>(w_.size())};
+    Choice c{algorithm, grid(fit), std::vector<float>(w_.size())};
     c.grid.fit_all(w_.data(), {}, fit);
     c.grid.round_all(w_.data(), c.q.data());
     c.error = error(c);
@@ -41,7 +41,7 @@ class Matrix {
   }
 
   Choice clipped() const {
-    Choice c{"clip", grid(), std::vector<float>(w_.size())};
+    Choice c{"clip", grid(Fit::search), std::vector<float>(w_.size())};
     c.grid.fit_by_moments(w_.data(), moments_.h.data());
     c.grid.round_all(w_.data(), c.q.data());
     c.error = error(c);
@@ -49,15 +49,17 @@ class Matrix {
   }
 
   Choice compensated(const Factor& factor, const Options& options) const {
-    Choice c{"gptq", grid(), w_};
+    Choice c{"gptq", grid(options.fit), w_};
     quantize(factor, options, c.grid, c.q.data());
     c.error = error(c);
     return c;
   }
 
  private:
-  Grid grid() const {
-    return Grid(scheme_, tensor_.dtype, tensor_.shape.rows(), tensor_.shape.cols(), range_);
+  Grid grid(Fit fit) const {
+    Grid g(scheme_, tensor_.dtype, tensor_.shape.rows(), tensor_.shape.cols(), range_);
+    if (fit != Fit::range) g.allow(sign_);
+    return g;
   }
 
   double error(const Choice& c) const {
@@ -76,6 +78,7 @@ class Matrix {
   const Tensor& tensor_;
   float range_;
   const Moments& moments_;
+  ScaleSign sign_;
   uint64_t tokens_;
   std::vector<float> w_;
 };
@@ -87,6 +90,7 @@ Options options_of(const AlgorithmStep& step) {
   o.damp = step.number("damp", o.damp, 1e-6, 1);
   o.order = static_cast<Order>(step.word("order", kOrders, static_cast<size_t>(o.order)));
   o.fit = step.flag("clip", true) ? Fit::search : Fit::range;
+  o.sign = scale_sign(step);
   o.static_groups = step.flag("static_groups", false);
   if (step.options.contains("alpha")) o.alpha = step.number("alpha", 0, 0, 1);
   return o;
@@ -111,7 +115,7 @@ void check(const AlgorithmStep& step, const Scheme& scheme) {
 Outcome quantize_matrix(const Store& store, const PlanEntry& entry, const Scheme& scheme,
                         float range, const Moments& moments, const std::optional<Factor>& factor,
                         const Options& options, bool clip, uint64_t tokens) {
-  Matrix matrix(store, entry, scheme, range, moments, tokens);
+  Matrix matrix(store, entry, scheme, range, moments, options.sign, tokens);
   Outcome out;
   std::optional<Choice> chosen;
   if (factor && !moments.drift.empty()) matrix.follow_drift(*factor, share_of(moments, options));

@@ -28,6 +28,13 @@ kernels::Rounding rounding_of(const Scheme& scheme) {
   return r;
 }
 
+bool may_be_negative(const Scheme& s) {
+  const QuantArgs& w = s.weights;
+  return s.code_kind() == CodeKind::integer && s.scale_kind() == ScaleKind::source && w.symmetric &&
+         w.num_bits < 8 && !s.input_activations && !w.fp8_stage && !w.amax_scale &&
+         (w.strategy == Strategy::group || w.strategy == Strategy::channel);
+}
+
 }  // namespace
 
 Grid::Grid(const Scheme& scheme, DType source, size_t rows, size_t cols, float range)
@@ -41,6 +48,10 @@ Grid::Grid(const Scheme& scheme, DType source, size_t rows, size_t cols, float r
   if (scheme.scale_kind() == ScaleKind::e4m3_global) {
     second_stage_ = numerics::second_stage_of(rules_, source, range);
   }
+}
+
+void Grid::allow(ScaleSign sign) {
+  either_sign_ = sign == ScaleSign::either && may_be_negative(scheme_);
 }
 
 std::string Grid::why_not(const Scheme& scheme) {
@@ -99,7 +110,7 @@ void Grid::set(size_t row, size_t count, size_t g, const float* lo, const float*
     k.nvfp4_scales(src, amax, count, second_stage_, code, scale);
   }
   for (size_t i = 0; i < count; ++i) {
-    scale_[at(row + i, g)] = scale[i];
+    scale_[at(row + i, g)] = either_sign_ && hi[i] > -lo[i] ? -scale[i] : scale[i];
     if (!small_codes_.empty()) small_codes_[at(row + i, g)] = code[i];
   }
 }
@@ -187,7 +198,7 @@ void Grid::shrink(const float* w, size_t n, size_t row, size_t count, size_t g) 
       if (!args_.symmetric) {
         zero[i] =
             std::clamp(std::nearbyint(num[i] / static_cast<float>(n)), rounding_.lo, rounding_.hi);
-      } else if (den[i] > 0 && num[i] > 0) {
+      } else if (den[i] > 0 && num[i] * scale[i] > 0) {
         scale[i] = numerics::round_to(numerics::in_f32(rules_, args_) ? DType::f32 : source_,
                                       num[i] / den[i]);
       }

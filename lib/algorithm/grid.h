@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "lib/algorithm/scale_sign.h"
 #include "lib/algorithm/small_parts.h"
 #include "lib/kernels/lanes.h"
 #include "lib/scheme/numerics.h"
@@ -25,6 +26,8 @@ class Grid {
   // `range`: tensor_absmax() of the tensor (strategy tensor) or its fused group (tensor_group).
   // `source`: the dtype of the weight, in which scales are stored where the scheme says so.
   Grid(const Scheme& scheme, DType source, size_t rows, size_t cols, float range);
+  // Of all scales from here on; without a word, positive.
+  void allow(ScaleSign sign);
   // Why no grid can be made for a scheme, or "".
   static std::string why_not(const Scheme& scheme);
 
@@ -95,6 +98,7 @@ class Grid {
   DType source_;
   size_t rows_, cols_, group_, groups_;
   kernels::Rounding rounding_;
+  bool either_sign_ = false;
   float second_stage_ = 0;
   std::vector<float> scale_, zero_;   // effective scales; zero points in the signed domain
   std::vector<uint8_t> small_codes_;  // E4M3 or E8M0

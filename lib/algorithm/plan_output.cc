@@ -369,8 +369,9 @@ void PlanOutput::add_quantize(const PlanEntry& e, Tensor& t, const std::string& 
                       [this, &e, &scheme, algorithm, range, state] {
                         std::vector<float> importance;
                         if (algorithm == "imatrix") importance = importance_.of(e);
+                        ScaleSign sign = scale_sign(parse_algorithm(e.algorithm).back());
                         state->quantizer = make_quantizer(algorithm, store_, *e.source, scheme,
-                                                          range, std::move(importance));
+                                                          range, sign, std::move(importance));
                       },
                   .work =
                       [this, state](const RowChunk& c) {

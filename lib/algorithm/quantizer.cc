@@ -11,11 +11,12 @@
 namespace qp {
 
 std::unique_ptr<Quantizer> make_quantizer(std::string_view algorithm, const Store& store, const Tensor& t,
-                                          const Scheme& scheme, float range, std::vector<float> importance) {
+                                          const Scheme& scheme, float range, ScaleSign sign,
+                                          std::vector<float> importance) {
   if (!scheme.ggml.empty()) return std::make_unique<BlockQuantizer>(store, t, scheme, std::move(importance));
   if (algorithm == "rtn") return std::make_unique<RtnQuantizer>(store, t, scheme, range);
-  if (algorithm == "mse") return std::make_unique<SearchQuantizer>(store, t, scheme, range, Fit::search);
-  if (algorithm == "hqq") return std::make_unique<SearchQuantizer>(store, t, scheme, range, Fit::shrink);
+  if (algorithm == "mse") return std::make_unique<SearchQuantizer>(store, t, scheme, range, Fit::search, sign);
+  if (algorithm == "hqq") return std::make_unique<SearchQuantizer>(store, t, scheme, range, Fit::shrink, sign);
   throw defect_error("'" + std::string(algorithm) + "' is not data-free").tensor(t.name);
 }
 

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "lib/algorithm/scale_sign.h"
 #include "lib/algorithm/small_parts.h"
 #include "lib/qmap/store.h"
 
@@ -33,10 +34,11 @@ class Quantizer {
 };
 
 // `range`: tensor_absmax() over the tensor (strategy tensor) or its fused group (tensor_group);
-// unused otherwise. `importance`: Importance::of() for imatrix. Keeps references to all. Errors: usage, an
+// unused otherwise. `sign`: of scales that are searched for. `importance`: Importance::of() for imatrix. Keeps references to all. Errors: usage, an
 // algorithm that is not data-free.
 std::unique_ptr<Quantizer> make_quantizer(std::string_view algorithm, const Store& store, const Tensor& tensor,
-                                          const Scheme& scheme, float range, std::vector<float> importance = {});
+                                          const Scheme& scheme, float range, ScaleSign sign,
+                                          std::vector<float> importance = {});
 // Rows that chunks are multiples of.
 uint64_t rows_unit(const Scheme& scheme, const Shape& shape);
 // Why an algorithm cannot choose the codes of a scheme, or "": what it lacks and what to do.

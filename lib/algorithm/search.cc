@@ -6,8 +6,12 @@
 
 namespace qp {
 
-SearchQuantizer::SearchQuantizer(const Store& store, const Tensor& t, const Scheme& scheme, float range, Fit fit)
-    : store_(store), t_(t), grid_(scheme, t.dtype, t.shape.rows(), t.shape.cols(), range), fit_(fit) {}
+SearchQuantizer::SearchQuantizer(const Store& store, const Tensor& t, const Scheme& scheme,
+                                 float range, Fit fit, ScaleSign sign)
+    : store_(store), t_(t), grid_(scheme, t.dtype, t.shape.rows(), t.shape.cols(), range),
+      fit_(fit) {
+  grid_.allow(sign);
+}
 
 void SearchQuantizer::chunk(const std::byte* rows, uint64_t first, uint64_t count, RowsScratch& w) {
   size_t cols = grid_.cols();

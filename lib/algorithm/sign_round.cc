@@ -21,7 +21,7 @@ float sign(float x) { return static_cast<float>(x > 0) - static_cast<float>(x < 
 
 FactorGradient factor_gradient(bool symmetric, const FactoredRange& r, float scale, float steps,
                                const float* sums) {
-  if (symmetric) return {0, sums[0] * std::max(-r.lo, r.hi) / steps};
+  if (symmetric) return {0, sums[0] * std::copysign(std::max(-r.lo, r.hi), scale) / steps};
   if (scale == 0) return {};
   // Values are scale * (q - zero), where zero moves with -lo / scale and counts for those that are
   // clamped alone: the others' q moves along.
@@ -30,8 +30,8 @@ FactorGradient factor_gradient(bool symmetric, const FactoredRange& r, float sca
 }
 
 SignRound::SignRound(const Scheme& scheme, DType source, size_t rows, size_t cols, float range,
-                     std::vector<float> w)
-    : grid_(scheme, source, rows, cols, range), w_(std::move(w)), shift_(w_.size()) {
+                     ScaleSign sign, std::vector<float> w)
+    : grid_(scheme, source, rows, cols, range), sign_(sign), w_(std::move(w)), shift_(w_.size()) {
   if (!grid_.spans_rows()) ranges_.resize(rows * grid_.groups());
 }
 
@@ -41,6 +41,7 @@ uint64_t SignRound::bytes(uint64_t rows, uint64_t cols, uint64_t group) {
 
 void SignRound::start(Fit fit, std::span<const float> weight) {
   std::ranges::fill(shift_, 0.0f);
+  grid_.allow(fit == Fit::range ? ScaleSign::positive : sign_);
   if (grid_.spans_rows()) return grid_.fit_all(w_.data(), weight, fit);
   std::vector<std::vector<float>> room(static_cast<size_t>(threads()));
   size_t group = grid_.group(), groups = grid_.groups();
@@ -79,8 +80,9 @@ void SignRound::step_strip(const float* dw, size_t row, size_t count, float rate
     grid_.lanes(row, g, scale, zero);
     for (size_t i = 0; i < count; ++i) {
       size_t begin = (row + i) * cols() + g * group, n = std::min(group, cols() - g * group);
-      k.step(rounding, w_.data() + begin, dw + begin, n, scale[i], zero[i], rate,
-             shift_.data() + begin, sums);
+      // Along a negative scale, more shift is less value.
+      k.step(rounding, w_.data() + begin, dw + begin, n, scale[i], zero[i],
+             std::copysign(rate, scale[i]), shift_.data() + begin, sums);
       if (range_rate == 0) continue;
       FactoredRange& r = ranges_[(row + i) * groups + g];
       FactorGradient d =

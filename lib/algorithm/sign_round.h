@@ -36,9 +36,9 @@ FactorGradient factor_gradient(bool symmetric, const FactoredRange& range, float
 class SignRound {
  public:
   // w [rows, cols], in f32; `source`: the dtype of the weights; `range`: as of Grid. Keeps a
-  // reference to the scheme.
+  // reference to the scheme. `sign`: of scales that are searched for.
   SignRound(const Scheme& scheme, DType source, size_t rows, size_t cols, float range,
-            std::vector<float> w);
+            ScaleSign sign, std::vector<float> w);
   // What it takes, in bytes, of a matrix with scales of `group` columns.
   static uint64_t bytes(uint64_t rows, uint64_t cols, uint64_t group);
 
@@ -65,6 +65,7 @@ class SignRound {
   void step_strip(const float* dw, size_t row, size_t count, float rate, float range_rate);
 
   Grid grid_;
+  ScaleSign sign_;
   std::vector<float> w_, shift_;
   std::vector<FactoredRange> ranges_;  // none where scales span rows: those stay as they are fitted
 };

@@ -9,18 +9,22 @@
 namespace qp {
 namespace {
 
+constexpr AlgorithmOption kNegative = {
+    "negative_scales",
+    "symmetric integers: a group's largest weight gets the lowest code, whatever its sign (true)"};
+
 const Algorithm kAlgorithms[] = {
     {"rtn", "round to nearest: scales from the range of each group", false, false, {}},
     {"mse",
      "clip search: the scale of each group that rounds its weights with the least error",
      false,
      false,
-     {}},
+     {kNegative}},
     {"hqq",
      "half-quadratic: zero points (or scales) that spare outliers, by turns with the codes",
      false,
      false,
-     {}},
+     {kNegative}},
     {"imatrix",
      "ggml's types: their searches, weighed with the mean squares of what each column reads",
      false,
@@ -30,7 +34,7 @@ const Algorithm kAlgorithms[] = {
      "clip search by inputs: the scale of each group that spoils the output least",
      true,
      false,
-     {}},
+     {kNegative}},
     {"gptq",
      "errors are made up for in the columns that follow, by the inputs' second moments",
      true,
@@ -40,6 +44,7 @@ const Algorithm kAlgorithms[] = {
        "cannot be factored)"},
       {"order", "of columns: group (group-aware, the default), desc_act, none"},
       {"clip", "search each group's scale (true), or take its range"},
+      kNegative,
       {"static_groups", "with desc_act: scales are fitted before the walk (false)"},
       {"alpha",
        "0 to 1: how far weights move towards what the unquantized model's inputs ask for (tokens / "
@@ -53,6 +58,7 @@ const Algorithm kAlgorithms[] = {
       {"lr", "of the roundings (1 / iters)"},
       {"minmax_lr", "of the ranges (as lr)"},
       {"minmax", "learn the ranges, too (true)"},
+      kNegative,
       {"best", "keep the best state measured, not the last (true)"},
       {"seed", "of the order of windows (42)"}}},
     {"rotate",

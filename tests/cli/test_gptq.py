@@ -31,6 +31,21 @@ class Algorithms(CliTest):
         self.ok("qquantize", TINY, "-s", "w2a16", "--symmetric", "false", "-a", "hqq", "-o", "h.qmap")
         self.ok("qverify", "h.qmap")
 
+    def test_negative_scales(self):
+        """A range of -2 .. 1 is used whole where the largest weight gets the -2, whatever its sign."""
+        for scheme, gain in (("w4a16", 0.97), ("w2a16", 0.95)):
+            for algorithm in ("mse", "hqq"):
+                self.ok("qquantize", TINY, "-s", scheme, "-a", algorithm, "-o", "either.qmap", "--force")
+                self.ok("qquantize", TINY, "-s", scheme, "-a", f"{algorithm}:negative_scales=false", "-o", "positive.qmap", "--force")
+                either, positive = self.mse_of("either.qmap"), self.mse_of("positive.qmap")
+                self.assertLess(sum(either.values()), gain * sum(positive.values()), (scheme, algorithm))
+                self.ok("qverify", "either.qmap", TINY, "--strict")
+        self.ok("qquantize", TINY, "-s", "w4a16", "-a", "mse", "-o", "either.qmap", "--force")
+        for family in ("compressed-tensors", "gptq", "auto-round"):  # the self-check compares every scale
+            self.ok("qexport", "either.qmap", "-f", family, "-o", family)
+            self.ok("qverify", family, "--strict")
+            self.assertEqual(sum(self.mse_of(family).values()), sum(self.mse_of("either.qmap").values()), family)
+
     def test_error_of_the_output_falls(self):
         self.calibrated()
         for scheme, options in (("w3a16", "gptq"), ("w4a16-asym", "gptq:order=none:clip=false"), ("nvfp4", "gptq"),

@@ -127,3 +127,13 @@ def test_load(label, schemes, tmp_path, windows, baseline, log):
     # Activations of 4 bits cost more than weights of 4 bits: PyTorch's own run of W4A4 shows 17 %.
     four = scheme.input_activations and scheme.input_activations.num_bits == 4 and scheme.weights.type == "int"
     assert value / baseline < (1.30 if four else LIMITS[scheme.weights.num_bits])
+
+
+@pytest.mark.parametrize("scheme", ["w4a16", "w2a16"])
+def test_negative_scales(scheme, tmp_path, windows):
+    """transformers multiplies by them as we do."""
+    out = export(TINY_LM, tmp_path / "out", ["-s", scheme, "-a", "mse"])
+    stored = read_tensors(out)
+    assert any((t < 0).any() for name, t in stored.items() if name.endswith("weight_scale"))
+    expected = logits_of(load(dequantize(out, tmp_path / "float")), windows)
+    assert torch.equal(logits_of(load(out), windows), expected)

@@ -202,7 +202,7 @@ struct Random {
     dw[3] = 0;
   }
   SignRound matrix(const Scheme& scheme) const {
-    return SignRound(scheme, DType::bf16, rows, cols, 4, w);
+    return SignRound(scheme, DType::bf16, rows, cols, 4, ScaleSign::positive, w);
   }
 };
 

@@ -51,6 +51,20 @@ TEST(Numbers, Scales) {
   EXPECT_EQ(of_int8(codes(), {1, 1, 1, 1}), Rules{"warning unit-scale"});
 }
 
+TEST(Numbers, FewNegativeScalesAreDamageManyAreNot) {
+  for (size_t step : {2u, 32u}) {
+    TensorStore s;
+    std::vector<float> scales(64);
+    for (size_t i = 0; i < scales.size(); ++i)
+      scales[i] = (i % step == 1 ? -1.0f : 1.0f) * (1 + static_cast<float>(i) / 64);
+    std::string codes(64 * 4, '\x9a');
+    s.add_quantized("w", int_scheme(4, Strategy::group, 8), {64, 8}, DType::bf16, {codes, bf16_bytes(scales)});
+    auto findings = check_numbers(s.store(), s.tensor(0));
+    bool found = std::ranges::any_of(findings, [](const Finding& f) { return f.rule == "negative-scale"; });
+    EXPECT_EQ(found, step == 32) << step;
+  }
+}
+
 TEST(Numbers, WhereTheFirstBadScaleIs) {
   TensorStore s;
   s.add_quantized("w", int_scheme(8, Strategy::group, 8), {4, 16}, DType::bf16,
