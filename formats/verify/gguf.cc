@@ -52,19 +52,38 @@ void check_alignment(GgufChecks& checks) {
 }
 
 // "" where the checks of models do not apply.
-std::string why_other(const GgufChecks& checks) {
+std::string why_other(const GgufChecks& checks, bool as_model) {
   const GgufValue* type = checks.meta.find("general.type");
-  if (type != nullptr && type->type == GgufType::string) {
+  if (!as_model && type != nullptr && type->type == GgufType::string) {
     std::string text(*checks.meta.string_at("general.type"));
     if (text != "model") return "is of type '" + printable(text) + "'";
   }
   size_t tensors = 0;
   for (const GgufFile& shard : checks.shards) tensors += shard.tensors.size();
-  if (tensors == 0) return "has no tensors";
+  if (!as_model && tensors == 0) return "has no tensors";
   if (checks.rules == nullptr && !checks.arch.empty()) {
     return "is of architecture '" + printable(checks.arch) + "'";
   }
   return "";
+}
+
+void check_kind(GgufChecks& checks, bool as_model) {
+  std::string other = why_other(checks, as_model);
+  bool named = checks.meta.find("general.architecture") != nullptr;
+  bool known = ggml::knows_architecture(checks.arch), tower = checks.arch == "clip";
+  checks.loads_keys = checks.rules != nullptr || (as_model && known && !tower);
+  if (!other.empty()) {
+    GgufFinding& f = checks.add(Severity::note, "architecture", "",
+                                other + ": only what all GGUFs share was checked");
+    if (tower) f.loader("projector");
+    if (!known) f.loader("unknown-architecture", printable(checks.arch));
+    checks.rules = nullptr;
+    checks.loads_keys = checks.loads_keys && as_model;
+  } else if (!named) {
+    checks.add_missing(Severity::error, "general.architecture",
+                       "llama.cpp does not load the file without it (string)",
+                       "unknown-architecture", "");
+  }
 }
 
 }  // namespace
@@ -93,15 +112,20 @@ GgufChecks::GgufChecks(std::span<const GgufFile> files)
   numbers = GgufNumbers(meta, arch);
 }
 
-void GgufChecks::add(Severity severity, const char* rule, std::string tensor, std::string what,
-                     std::string hint) {
-  findings.push_back({severity, rule, std::move(tensor), std::move(what), std::move(hint)});
+GgufFinding& GgufChecks::add(Severity severity, const char* rule, std::string tensor,
+                             std::string what, std::string hint) {
+  GgufFinding f;
+  static_cast<Finding&>(f) = {severity, rule, std::move(tensor), std::move(what), std::move(hint)};
+  f.about = f.tensor;
+  return findings.emplace_back(std::move(f));
 }
 
-void GgufChecks::add_missing(Severity severity, const std::string& key, const std::string& hint) {
-  if (missing.insert(key).second) {
-    add(severity, "missing-key", "", "metadata key '" + printable(key) + "' is missing", hint);
-  }
+void GgufChecks::add_missing(Severity severity, const std::string& key, const std::string& hint,
+                             const char* topic, std::optional<std::string> about) {
+  if (!missing.insert(key).second) return;
+  if (topic == nullptr) topic = severity == Severity::error ? "missing-key" : "default-key";
+  add(severity, "missing-key", "", "metadata key '" + printable(key) + "' is missing", hint)
+      .loader(topic, about ? *about : printable(key));
 }
 
 bool is_gguf(const std::string& path) {
@@ -110,24 +134,17 @@ bool is_gguf(const std::string& path) {
   return in.read(magic, sizeof magic) && looks_like_gguf(std::as_bytes(std::span(magic)));
 }
 
-std::vector<Finding> check_gguf(const std::string& path, const Model* model) {
+std::vector<GgufFinding> check_gguf(const std::string& path, const Model* model, bool as_model) {
   OpenShards files = open_shards(path);
   if (files.shards.empty()) return {};
-  return check_gguf(files.shards, model);
+  return check_gguf(files.shards, model, as_model);
 }
 
-std::vector<Finding> check_gguf(std::span<const GgufFile> shards, const Model* model) {
+std::vector<GgufFinding> check_gguf(std::span<const GgufFile> shards, const Model* model,
+                                    bool as_model) {
   GgufChecks checks(shards);
   check_alignment(checks);
-  std::string other = why_other(checks);
-  if (!other.empty()) {
-    checks.add(Severity::note, "architecture", "",
-               other + ": only what all GGUFs share was checked");
-    checks.rules = nullptr;
-  } else if (checks.meta.find("general.architecture") == nullptr) {
-    checks.add_missing(Severity::error, "general.architecture",
-                       "llama.cpp does not load the file without it (string)");
-  }
+  check_kind(checks, as_model);
   check_gguf_keys(checks, model);
   check_gguf_tokens(checks);
   if (checks.rules != nullptr) check_gguf_tensors(checks);

@@ -68,7 +68,8 @@ void merge(target::Result& into, std::vector<target::Finding> more) {
 }
 
 // The verdict on a checkpoint whose tensors and config.json are known; `text` as above.
-void judge(target::Checkpoint c, const std::function<std::optional<std::string>(const std::string&)>& text,
+void judge(target::Checkpoint c,
+           const std::function<std::optional<std::string>(const std::string&)>& text,
            const target::Engine& engine, const target::Options& options, TargetCheck& out) {
   target::Findings findings(engine);
   bool packed = std::ranges::any_of(
@@ -104,7 +105,7 @@ TargetCheck check_hf(const std::string& path, const target::Engine& engine,
   return out;
 }
 
-// llama.cpp's loader is replayed by check_gguf(); its findings are rules of the same names.
+// llama.cpp's loader is replayed by check_gguf(); its findings name the rules.
 TargetCheck check_file(const std::string& path, const target::Engine& engine,
                        const target::Options& options) {
   TargetCheck out;
@@ -118,16 +119,16 @@ TargetCheck check_file(const std::string& path, const target::Engine& engine,
     }
   } catch (const Error& e) {
     if (e.kind() == ErrorKind::system) throw;
-    findings.add("load", e.tensor(), e.reason());
+    bool cut = !e.tensor().empty() && e.reason().starts_with("data is cut short");
+    findings.add(cut ? "data-bounds" : "load", e.tensor(), e.reason(), e.tensor());
   }
   target::Checkpoint c;
   c.path = path;
   out.result = target::check(c, engine, options);
   out.result.verdicts.assign(out.tensors.size(), target::Verdict::used);
   if (own) {
-    for (Finding& f : check_gguf(path, nullptr)) {
-      if (f.severity == Severity::note) continue;
-      findings.add(f.rule, f.tensor, f.what, f.tensor);
+    for (GgufFinding& f : check_gguf(path, nullptr, true)) {
+      findings.add(f.topic.empty() ? f.rule : f.topic, f.tensor, f.what, f.about);
     }
   }
   merge(out.result, std::move(findings.all()));
@@ -156,10 +157,10 @@ TargetCheck check_target(const ExportPlan& plan, const target::Engine& engine,
 TargetCheck check_target(const std::string& path, const target::Engine& engine,
                          const target::Options& options) {
   bool directory = is_directory(path);
-  if (directory && target::name_of(engine) == "llama.cpp") {
+  if (target::name_of(engine) == "llama.cpp" && (directory || !is_gguf(path))) {
     TargetCheck out;
     target::Findings findings(engine);
-    findings.add("no-gguf", "", "is a directory");
+    findings.add("no-gguf", "", directory ? "is a directory" : "is no GGUF file");
     merge(out.result, std::move(findings.all()));
     return out;
   }
