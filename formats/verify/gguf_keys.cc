@@ -79,10 +79,14 @@ void check_type(GgufChecks& checks, const std::string& key, KeyType type, bool r
   if (v == nullptr) return;
   if (type == KeyType::f32 && v->type == GgufType::f32 &&
       !std::isfinite(*checks.meta.real_at(key))) {
+    bool stops = read && key.ends_with("_epsilon") && std::isnan(*checks.meta.real_at(key));
     checks
         .add(Severity::error, "key-value", "", "metadata key '" + printable(key) + "' is no number",
              "llama.cpp computes with it: nothing but NaN comes out")
-        .loader(read ? "not-finite" : "unread-key");
+        .loader(!read   ? "unread-key"
+                : stops ? "key-value"
+                        : "not-finite",
+                "eps >= 0.0f");
   }
   if (fits(*v, type)) return;
   GgufFinding& f = checks.add(
@@ -220,6 +224,34 @@ void check_heads(GgufChecks& checks) {
   }
 }
 
+// DeepSeek's "lite" models, known by their layers, have no q_lora_rank.
+void check_latents(GgufChecks& checks) {
+  auto number = [&](const char* key) { return checks.numbers.find(key).value_or(0); };
+  uint64_t extra = number("nextn_predict_layers"), all = number("block_count");
+  uint64_t layers = all - std::min(all, extra);
+  bool lite = layers == 26 || layers == 27 || (layers == 48 && number("vocab_size") == 128256);
+  std::string key = checks.arch + ".attention.q_lora_rank";
+  if (!lite && checks.meta.find(key) == nullptr)
+    checks.add_missing(Severity::error, key, "llama.cpp does not load the file without it (u32)");
+  uint64_t width = number("attention.key_length_mla");
+  if (width == 0 || number("attention.value_length_mla") == 0) return;
+  uint64_t rotated =
+      checks.numbers.find("rope.dimension_count").value_or(number("attention.key_length"));
+  if (rotated >= width) {
+    wrong_value(checks, "rope.dimension_count",
+                "is " + std::to_string(rotated) + ", which leaves nothing of the " +
+                    std::to_string(width) + " of attention.key_length_mla",
+                "n_embd_head_qk_nope >= 1");
+  }
+  uint64_t heads =
+      checks.numbers.find("attention.head_count_kv").value_or(number("attention.head_count"));
+  if (heads != 1) {
+    wrong_value(checks, "attention.head_count_kv",
+                "is " + std::to_string(heads) + " (expected 1: the latents are one head)",
+                "a->ne[0] == b->ne[0]");
+  }
+}
+
 void check_scaling(GgufChecks& checks) {
   std::string scaling = checks.arch + ".rope.scaling.type";
   const GgufValue* v = checks.meta.find(scaling);
@@ -236,8 +268,12 @@ void check_values(GgufChecks& checks) {
   auto number = [&](const char* key) { return checks.numbers.find(key); };
   uint64_t layers = number("block_count").value_or(0);
   for (auto [key, says] : {std::pair("block_count", "hparams.n_layer_all > 0"),
-                           std::pair("embedding_length", ""), std::pair("context_length", "")}) {
+                           std::pair("embedding_length", "has wrong shape")}) {
     if (number(key) == 0) wrong_value(checks, key, "is 0", says);
+  }
+  if (number("context_length") == 0) {
+    wrong_value(checks, "context_length", "is 0", "");
+    checks.findings.back().loader("no-context");
   }
   if (layers > kMaxLayers) {
     wrong_value(checks, "block_count", "is above " + std::to_string(kMaxLayers),
@@ -248,7 +284,10 @@ void check_values(GgufChecks& checks) {
   check_scaling(checks);
   if (checks.rules == nullptr) return;
   check_lists(checks, checks.rules->keys, layers);
+  if (number("attention.head_count") == 0)
+    wrong_value(checks, "attention.head_count", "is 0", "has wrong shape");
   if (checks.rules->whole_heads) check_heads(checks);
+  if (checks.arch == "deepseek2") check_latents(checks);
 }
 
 // A quantized file says how it was quantized.

@@ -68,6 +68,7 @@ class TensorCheck {
   void run() {
     check_rows(checks_.rules->model, "", 0);
     check_layers();
+    check_gating();
     for (const GgufFile& shard : checks_.shards) {
       for (const GgufTensor& t : shard.tensors) check_left_over(t);
     }
@@ -140,6 +141,18 @@ class TensorCheck {
     checks_.add(Severity::error, "absent-tensor", name,
                 "is missing: llama.cpp does not load the file without it",
                 "the file is incomplete, or the tensor has another name");
+  }
+
+  // DeepSeek-V3 and its like weigh experts by a sigmoid; without the key llama.cpp takes a softmax.
+  void check_gating() {
+    bool sigmoid = std::ranges::any_of(
+        tensors_, [](const auto& t) { return t.first.ends_with(".exp_probs_b.bias"); });
+    std::string key = checks_.arch + ".expert_gating_func";
+    bool known = vocab_ == 154880 && (layers_ == 47 || layers_ == 48);  // GLM-4.7-Flash
+    if (!sigmoid || known || checks_.arch != "deepseek2" || checks_.meta.find(key) != nullptr)
+      return;
+    checks_.add_missing(Severity::warning, key,
+                        "llama.cpp takes a softmax; the model has a sigmoid");
   }
 
   bool has(const std::string& name) const { return tensors_.contains(name); }
@@ -232,17 +245,29 @@ class TensorCheck {
     bool lacks = checks_.meta.find(key) == nullptr &&
                  std::ranges::find_first_of(need.sizes, kInner) != std::end(need.sizes);
     if (lacks)
-      checks_.add_missing(Severity::error, key, "llama.cpp does not load the file without it");
+      checks_.add_missing(Severity::error, key, "llama.cpp does not load the file without it",
+                          "no-size");
     return lacks;
   }
 
-  // Vectors are added and multiplied as they are.
+  // Vectors are added and multiplied as they are; matrices need a kernel.
   void check_type(const GgufTensor& t) {
-    if (t.shape.rank() >= 2 && !t.name.ends_with("_norm.weight")) return;
-    if (t.type->name == "f32" || !ggml::always_f32(t.name, t.shape)) return;
-    checks_.add(Severity::error, "tensor-type", std::string(t.name),
-                "is " + std::string(t.type->name) + " (expected f32, as all norms and biases)",
-                "llama.cpp cannot compute with it; convert the model again");
+    constexpr std::string_view kNoKernel[] = {"i8", "i16", "i32", "i64", "f64", "q8_1", "q8_k"};
+    std::string type(t.type->name);
+    bool matrix = t.shape.rank() >= 2 && !t.name.ends_with("_norm.weight");
+    if (matrix && std::ranges::find(kNoKernel, type) != std::end(kNoKernel)) {
+      checks_
+          .add(Severity::error, "tensor-type", std::string(t.name),
+               "is " + type + ", with which llama.cpp does not compute", "convert the model again")
+          .loader("no-kernel");
+    }
+    if (matrix || type == "f32" || !ggml::always_f32(t.name, t.shape)) return;
+    bool added = t.name.ends_with("_norm.weight") || t.name.ends_with(".bias");
+    checks_
+        .add(Severity::error, "tensor-type", std::string(t.name),
+             "is " + type + " (expected f32, as all norms and biases)",
+             "llama.cpp cannot compute with it; convert the model again")
+        .loader("tensor-type", added ? "dst: f32, src0: f32, src1: " + type : "");
   }
 
   // A factor beside a matrix: one, or one for each expert.
@@ -297,8 +322,10 @@ bool has_sizes(GgufChecks& checks) {
   bool all = true;
   for (const char* key : {"embedding_length", "block_count", "attention.head_count"}) {
     std::string whole = checks.arch + "." + key;
-    if (checks.meta.find(whole) == nullptr)
-      checks.add_missing(Severity::error, whole, "llama.cpp does not load the file without it");
+    if (checks.meta.find(whole) == nullptr) {
+      checks.add_missing(Severity::error, whole, "llama.cpp does not load the file without it",
+                         "no-size");
+    }
     all = all && checks.numbers.find(key).value_or(0) > 0;
   }
   return all;

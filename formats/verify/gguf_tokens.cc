@@ -67,6 +67,35 @@ void check_merges(GgufChecks& checks) {
       .loader("merge-list");
 }
 
+// What is in no piece is spelt in bytes.
+void check_bytes(GgufChecks& checks, const std::vector<std::string_view>& tokens) {
+  auto is_byte = [](std::string_view t) { return t.size() == 6 && t.starts_with("<0x"); };
+  if (std::ranges::any_of(tokens, is_byte)) return;
+  checks
+      .add(Severity::warning, "token-list", "", "none of the tokens is a byte (<0x0A>)",
+           "llama.cpp dies at a character that is not in the vocabulary")
+      .loader("no-bytes");
+}
+
+// llama.cpp tells Phi-3 by general.name, and looks its tokens up.
+void check_phi3(GgufChecks& checks, const std::vector<std::string_view>& tokens) {
+  const GgufValue* value = checks.meta.find("general.name");
+  if (value == nullptr || value->type != GgufType::string) return;
+  std::string name(*checks.meta.string_at("general.name"));
+  for (char& c : name) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+  if (name.find("phi-3") == name.npos && name.find("phi3") == name.npos) return;
+  for (std::string_view token : {"</s>", "<unk>", "<s>", "<|endoftext|>"}) {
+    if (std::ranges::find(tokens, token) != tokens.end()) continue;
+    checks
+        .add(Severity::warning, "token-list", "",
+             "general.name is '" + printable(*checks.meta.string_at("general.name")) +
+                 "', but there is no token '" + std::string(token) + "'",
+             "llama.cpp takes the vocabulary for Phi-3's and does not load it: use another name")
+        .loader("named-tokens");
+    return;
+  }
+}
+
 // The names by which llama.cpp finds a tokenizer's code.
 void check_names(GgufChecks& checks, std::string_view kind) {
   constexpr std::string_view kKinds[] = {"llama", "bert", "gpt2", "hybriddna", "whitespace",
@@ -170,14 +199,23 @@ void check_gguf_tokens(GgufChecks& checks) {
   }
   if (model->type != GgufType::string) return;
   std::string_view kind = *checks.meta.string_at("tokenizer.ggml.model");
-  if (kind == "none" || kind == "no_vocab") return;
+  if (kind == "none" || kind == "no_vocab") {
+    checks
+        .add(Severity::note, "tokenizer-kind", "", "has no vocabulary",
+             "llama.cpp takes ids of tokens, no text")
+        .loader("no-vocabulary");
+    return;
+  }
   check_names(checks, kind);
   if (list == nullptr) return need_list(checks, "vocab");
   if (!is_list(list, GgufType::string)) return;
   check_kind(checks, kind);
   check_length(checks, "tokenizer.ggml.token_type", "toktypes", list->count);
   check_length(checks, "tokenizer.ggml.scores", "scores", list->count);
-  check_unique(checks, *checks.meta.strings_at("tokenizer.ggml.tokens"));
+  const std::vector<std::string_view> tokens = *checks.meta.strings_at("tokenizer.ggml.tokens");
+  check_unique(checks, tokens);
+  if (kind == "llama") check_bytes(checks, tokens);
+  check_phi3(checks, tokens);
   check_merges(checks);
   check_ids(checks, list->count);
   check_defaults(checks, kind);

@@ -121,7 +121,6 @@ constexpr KeyRule kPhi3[] = {kRmsKey, kWindow};
 constexpr KeyRule kOlmo2[] = {kRmsKey, kWindow, kWindowBase};
 constexpr KeyRule kGptOss[] = {
     kRmsKey, kNeedsInner, kWindowBase, {"attention.sliding_window", KeyType::u32, true}};
-// q_lora_rank is asked for, too, unless the model has the layers of a "lite" one.
 constexpr KeyRule kDeepseek[] = {kRmsKey,
                                  {"attention.q_lora_rank", KeyType::u32},
                                  {"attention.kv_lora_rank", KeyType::u32, true},

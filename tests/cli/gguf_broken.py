@@ -156,8 +156,10 @@ KEYS = [
         ("general.architecture", "u32", (g.U32, 1)),
         ("general.architecture", "one that is not known", (g.STRING, b"llamaa")),
         ("general.architecture", "mamba", (g.STRING, b"mamba")),
+        ("general.architecture", "clip", (g.STRING, b"clip")),
         ("general.architecture", "qwen2", (g.STRING, b"qwen2")),
         ("general.name", "u32", (g.U32, 1)),
+        ("general.name", "Phi-3", (g.STRING, b"Phi-3 mini")),
         ("general.type", "u32", (g.U32, 1)),
         ("general.type", "adapter", (g.STRING, b"adapter")),
         ("general.file_type", "u64", (g.U64, 7)),
@@ -215,6 +217,7 @@ KEYS = [
     *((f"no {k}", LATENT, drop("deepseek2." + k)) for k in (
         "attention.q_lora_rank", "attention.kv_lora_rank", "attention.key_length_mla", "expert_shared_count",
         "leading_dense_block_count", "rope.dimension_count", "attention.head_count_kv", "expert_gating_func")),
+    ("attention.head_count_kv: that of heads", LATENT, put("deepseek2.attention.head_count_kv", g.U32, 4)),
     ("leading_dense_block_count: 1", LATENT, put("deepseek2.leading_dense_block_count", g.U32, 1)),
     ("expert_weights_norm: u8", LATENT, put("deepseek2.expert_weights_norm", g.U8, 1)),
 ]
@@ -382,7 +385,7 @@ ALIGNED = [
 
 
 # Weights of other numbers: only whether what comes out is finite is looked at.
-OTHER_NUMBERS = {name for name, *_ in TENSORS if name.startswith(("a weight in", "an embedding in"))}
+OTHER_NUMBERS = {name for name, *_ in TENSORS if name.startswith(("a weight in", "an embedding in", "a router in"))}
 
 
 def kinds():

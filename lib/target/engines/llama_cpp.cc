@@ -36,6 +36,8 @@ constexpr Rule kRules[] = {
      "convert the tokenizer again", "invalid gguf type for {}"},
     {"unread-key", E::warns, "does not read the key", kLoader, "write it with its type"},
     {"key-value", E::refuses, "checks values of keys", kModel, "convert it again", "{}"},
+    {"no-size", E::refuses, "takes 0 for the key", kModel, "convert it again", "has wrong shape"},
+    {"no-context", E::warns, "has no context but what -c asks for", kModel, "pass -c"},
     {"not-finite", E::lies, "computes with the key's value", kModel, "convert it again"},
     {"alignment", E::refuses, "maps tensors as they lie in the file", kFile, "write the file anew"},
     {"file-type", E::warns, "prints the file type", kLoader, "write general.file_type"},
@@ -50,6 +52,12 @@ constexpr Rule kRules[] = {
     {"merge-list", E::lies, "merges what it can", kVocab, "convert the tokenizer again"},
     {"token-id", E::lies, "takes a default for a special token", kVocab, "write the key"},
     {"minor-token-id", E::warns, "takes a default for a special token", kVocab, "write the key"},
+    {"no-vocabulary", E::refuses, "takes no text without a vocabulary", kVocab,
+     "convert it with its tokenizer", "Tokenizer not initialized"},
+    {"no-bytes", E::refuses, "dies at a character that no token has", kVocab,
+     "convert the tokenizer again", "unordered_map::at"},
+    {"named-tokens", E::refuses, "looks up the tokens of Phi-3, known by general.name", kVocab,
+     "change general.name", "unordered_map::at"},
     {"tokenizer", E::refuses, "knows tokenizers by name", kVocab, "a newer version may know it",
      "unknown tokenizer: '{}'"},
     {"pre-tokenizer", E::refuses, "knows the ways to cut text by name", kVocab,
@@ -64,7 +72,10 @@ constexpr Rule kRules[] = {
      "wrong number of tensors"},
     {"tensor-shape", E::refuses, "compares shapes with the metadata", kLoader, "convert it again",
      "tensor '{}' has wrong shape"},
-    {"tensor-type", E::warns, "expects F32 norms and biases", kLoader, "write them as F32"},
+    {"tensor-type", E::refuses, "adds and multiplies F32 vectors only",
+     "ggml/src/ggml-cpu/binary-ops.cpp", "write them as F32", "{}"},
+    {"no-kernel", E::refuses, "computes with matrices of some types only",
+     "ggml/src/ggml-cpu/ggml-cpu.c", "convert it again"},
 };
 
 }  // namespace

@@ -9,6 +9,7 @@ So what llama.cpp does is measured; qverify sees only the file."""
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-TEXT = "<s>In the beginning 123 </s> was\nthe word, and they said unto him."
+TEXT = "<s>In the king's beginning 123 </s> was\nthe word, and they said -- unto him."
 LOADS, LIES, REFUSES = "loads and uses everything", "loads but lies", "refuses"
 FILE_TYPES = ("bf16", "q4_0", "q5_1", "q8_0", "q2_k", "q3_k_m", "q4_k_m", "q5_k_s", "q6_k", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0",
               "gguf:mxfp4", "gguf:nvfp4", "q1_0", "q2_0")
@@ -39,7 +40,12 @@ def load(path):
 
 def observe(path):
     """(what came out or None, standard error)"""
-    done = subprocess.run([sys.executable, __file__, "--load", path], capture_output=True, text=True, errors="replace", timeout=300)
+    environment = dict(os.environ, GGML_NO_BACKTRACE="1")  # which forks, and may hang
+    try:
+        done = subprocess.run([sys.executable, __file__, "--load", path], capture_output=True, text=True, errors="replace", timeout=120,
+                              env=environment, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired as e:
+        return None, (e.stderr or b"").decode(errors="replace") + "\n(still running after 120 s)"
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1]), done.stderr
     return None, done.stderr + (f"\n(signal {-done.returncode})" if done.returncode < 0 else "")
@@ -57,7 +63,7 @@ def truth(seen, base, numbers):
 
 def complaint(stderr):
     """The lines by which it ended."""
-    words = ("error", "Error", "GGML_ASSERT", "gguf_init", "GGML_ABORT", "(signal", "fatal", "failed")
+    words = ("error", "Error", "GGML_ASSERT", "gguf_init", "GGML_ABORT", "(signal", "(still", "fatal", "failed", "what()", "unsupported")
     lines = [line.strip() for line in stderr.splitlines() if any(w in line for w in words)]
     lines = [line for line in lines if not line.startswith(("llama_params_fit", "File "))]
     return lines
@@ -137,7 +143,7 @@ def section(binary, tiny, say=print):
         for i, (group, name, base, change) in enumerate(broken.kinds()):
             path = folder / f"broken-{i}.gguf"
             broken.make(made[base], change, path)
-            short = base.partition(" ")[0] if base != broken.TINY else ""
+            short = {broken.TINY: "", broken.SPM: "SentencePiece"}.get(base, base.partition(" ")[0])
             jobs.append((group, f"{short}: {name}" if short else name, path, base))
 
         def work(job):
