@@ -1,10 +1,11 @@
 #include "formats/verify/gguf.h"
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <memory>
 
-#include "formats/container/gguf_writer.h"
+#include "formats/container/gguf_shards.h"
 #include "formats/verify/gguf_checks.h"
 #include "lib/base/error.h"
 #include "lib/base/file.h"
@@ -13,42 +14,21 @@ namespace qp {
 namespace {
 
 constexpr size_t kMaxLayers = 4096;  // of lists; llama.cpp takes 512
-constexpr uint64_t kMaxShards = 99999;
 
-struct OpenShards {
-  std::vector<std::shared_ptr<const MappedFile>> mappings;
-  std::vector<GgufFile> shards;
-
-  void open(const std::string& path) {
-    mappings.push_back(MappedFile::open(path));
-    shards.push_back(parse_gguf(mappings.back()->bytes(), path));
-  }
-};
-
-// Empty where something is wrong: the loader has said what.
-OpenShards open_shards(const std::string& path) {
-  OpenShards out;
-  try {
-    out.open(path);
-    uint64_t count = out.shards.front().uint_at("split.count").value_or(1);
-    std::string suffix = gguf_shard_name("", 1, count);
-    if (count <= 1 || count > kMaxShards) return out;
-    if (!path.ends_with(suffix)) return {};
-    std::string prefix = path.substr(0, path.size() - suffix.size());
-    for (uint64_t i = 2; i <= count; ++i) out.open(gguf_shard_name(prefix, i, count));
-  } catch (const Error& e) {
-    if (e.kind() == ErrorKind::defect) throw;
-    return {};
-  }
-  return out;
-}
-
+// llama.cpp maps the file: its tensors must begin where a vector may.
 void check_alignment(GgufChecks& checks) {
-  if (checks.meta.alignment % 8 == 0) return;
-  checks.add(Severity::warning, "alignment", "",
-             "general.alignment is " + std::to_string(checks.meta.alignment) +
-                 " (expected a multiple of 8)",
-             "write it again with the alignment of 32 that all have");
+  constexpr uint64_t kVector = 32;
+  uint64_t start = 0;
+  for (const GgufFile& shard : checks.shards)
+    if (!shard.tensors.empty()) start = std::max(start, shard.tensors[0].offset % kVector);
+  if (checks.meta.alignment % 8 == 0 && start == 0) return;
+  checks
+      .add(Severity::warning, "alignment", "",
+           "general.alignment is " + std::to_string(checks.meta.alignment) +
+               (start > 0 ? " (expected 32: tensors begin elsewhere than at a multiple of it)"
+                          : " (expected a multiple of 8)"),
+           "write it again with the alignment of 32 that all have")
+      .loader(start > 0 ? "alignment" : "odd-alignment");
 }
 
 // "" where the checks of models do not apply.
@@ -134,10 +114,15 @@ bool is_gguf(const std::string& path) {
   return in.read(magic, sizeof magic) && looks_like_gguf(std::as_bytes(std::span(magic)));
 }
 
-std::vector<GgufFinding> check_gguf(const std::string& path, const Model* model, bool as_model) {
-  OpenShards files = open_shards(path);
-  if (files.shards.empty()) return {};
-  return check_gguf(files.shards, model, as_model);
+std::vector<GgufFinding> check_gguf(const std::string& path, const Model* model) {
+  try {
+    GgufShards files = open_gguf(path);
+    open_other_shards(path, files);
+    return check_gguf(files.shards, model);
+  } catch (const Error& e) {  // the loader has said what
+    if (e.kind() == ErrorKind::defect) throw;
+    return {};
+  }
 }
 
 std::vector<GgufFinding> check_gguf(std::span<const GgufFile> shards, const Model* model,

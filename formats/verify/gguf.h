@@ -28,10 +28,10 @@ bool is_gguf(const std::string& path);
 // One file, or all shards given the first. `model` is what the loader made of it, or null:
 // config.json's values tell which keys a converter would have written. A file that does not parse
 // has no findings here (opening it has failed), nor have files of other kinds than models but what
-// all GGUFs share, unless `as_model`: llama.cpp takes every file for a model.
-std::vector<GgufFinding> check_gguf(const std::string& path, const Model* model,
-                                    bool as_model = false);
-// The same of shards that are parsed already: one or more, the first has the metadata.
+// all GGUFs share.
+std::vector<GgufFinding> check_gguf(const std::string& path, const Model* model);
+// The same of shards that are parsed already: one or more, the first has the metadata. `as_model`:
+// as llama.cpp does it, which takes every file for a model.
 std::vector<GgufFinding> check_gguf(std::span<const GgufFile> shards, const Model* model,
                                     bool as_model = false);
 

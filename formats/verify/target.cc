@@ -6,7 +6,7 @@
 #include <functional>
 #include <optional>
 
-#include "formats/container/gguf.h"
+#include "formats/container/gguf_shards.h"
 #include "formats/hf/directory.h"
 #include "formats/hf/quant_method.h"
 #include "formats/verify/gguf.h"
@@ -105,6 +105,28 @@ TargetCheck check_hf(const std::string& path, const target::Engine& engine,
   return out;
 }
 
+// Empty, or some of the shards, where something is wrong.
+GgufShards open_files(const std::string& path, target::Findings& findings) {
+  GgufShards files;
+  try {
+    files = open_gguf(path);
+  } catch (const Error& e) {
+    if (e.kind() == ErrorKind::system) throw;
+    bool cut = !e.tensor().empty() && e.reason().starts_with("data is cut short");
+    findings.add(cut ? "data-bounds" : "load", e.tensor(), e.reason(), e.tensor());
+    return {};
+  }
+  try {
+    open_other_shards(path, files);
+  } catch (const Error& e) {
+    if (e.kind() == ErrorKind::defect) throw;
+    bool missing = e.kind() == ErrorKind::system;
+    findings.add("shards", "", e.reason(), missing ? "failed to load GGUF split from" : "");
+    return {};
+  }
+  return files;
+}
+
 // llama.cpp's loader is replayed by check_gguf(); its findings name the rules.
 TargetCheck check_file(const std::string& path, const target::Engine& engine,
                        const target::Options& options) {
@@ -112,22 +134,17 @@ TargetCheck check_file(const std::string& path, const target::Engine& engine,
   target::Findings findings(engine);
   bool own = target::name_of(engine) == "llama.cpp";
   if (!own) findings.add("not-replayed", "", "is a GGUF file");
-  try {
-    auto file = MappedFile::open(path);
-    for (const GgufTensor& t : parse_gguf(file->bytes(), path).tensors) {
+  GgufShards files = open_files(path, findings);
+  for (const GgufFile& shard : files.shards) {
+    for (const GgufTensor& t : shard.tensors)
       out.tensors.push_back({std::string(t.name), DType::u8, Shape(), 0});
-    }
-  } catch (const Error& e) {
-    if (e.kind() == ErrorKind::system) throw;
-    bool cut = !e.tensor().empty() && e.reason().starts_with("data is cut short");
-    findings.add(cut ? "data-bounds" : "load", e.tensor(), e.reason(), e.tensor());
   }
   target::Checkpoint c;
   c.path = path;
   out.result = target::check(c, engine, options);
   out.result.verdicts.assign(out.tensors.size(), target::Verdict::used);
-  if (own) {
-    for (GgufFinding& f : check_gguf(path, nullptr, true)) {
+  if (own && !files.shards.empty()) {
+    for (GgufFinding& f : check_gguf(files.shards, nullptr, true)) {
       findings.add(f.topic.empty() ? f.rule : f.topic, f.tensor, f.what, f.about);
     }
   }

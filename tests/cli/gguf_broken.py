@@ -403,3 +403,33 @@ def make(base, change, out):
     f = g.Gguf(base)
     alignment = change(f)
     f.save(out, alignment if any(change is c for _, _, c in ALIGNED) else 32)
+
+
+LOADS, LIES, REFUSES = "loads and uses everything", "loads but lies", "refuses"
+# What llama.cpp 0.3.36's was seen to load all the same, and to load as another model; it refuses the others.
+SEEN_LOADS = {
+    "no general.type", "no general.file_type", "no general.quantization_version", "no llama.rope.freq_base",
+    "no llama.rope.dimension_count", "no llama.vocab_size", "no llama.attention.key_length", "general.type: u32", "general.type: adapter",
+    "general.file_type: one that is not known", "general.quantization_version: u64", "llama.context_length: 0",
+    "llama.feed_forward_length: a list for three layers", "llama.attention.head_count: a list of i32", "llama.rope.scaling.type: none",
+    "llama.vocab_size: less", "llama.attention.sliding_window: text, where it is not read", "llama.something.else: a key that is not known",
+    "tokenizer.chat_template: u32", "expert_used_count: a list", "expert_feed_forward_length: a list", "no leading_dense_block_count",
+    "no padding_token_id", "scores: a list of i32", "padding_token_id: beyond", "token_type: one too many", "tokens: an empty one",
+    "a head of its own", "rope_freqs of 1", "a bias of 0 at q", "a bias of 0 at ffn_up", "a factor 1 beside a weight",
+    "input_scale 1 beside a weight", "q, k and v as one", "a norm with two dimensions", "a weight in F32", "factors of experts",
+    "a router in F16", "bytes after the end", "alignment 64", "alignment 64, laid out by 32"}
+SEEN_LIES = {
+    "llama.rope.freq_base: NaN", "head counts that lie, shapes that fit", "no expert_gating_func", "no pre", "no token_type",
+    "no bos_token_id", "no eos_token_id", "no add_bos_token", "bos_token_id: beyond", "eos_token_id: beyond",
+    "merges: one without a space", "merges: none", "no scores", "NaN as a block's scale", "no exp_probs_b"}
+# What qverify says instead, and why.
+DIFFERENT = {
+    "head counts that lie, shapes that fit": (LOADS, "both are models of these shapes"),
+    "no add_bos_token": (LOADS, "only the model's maker knows whether a text begins with a token"),
+    "no exp_probs_b": (LOADS, "a model may have been made without it"),
+    "NaN as a block's scale": (LOADS, "headers only are read; qverify without --target finds it (nan-scale)"),
+}
+
+
+def seen(name):
+    return LOADS if name in SEEN_LOADS else LIES if name in SEEN_LIES else REFUSES

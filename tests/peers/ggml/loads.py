@@ -17,8 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "tests/cli"))
+import gguf_broken as broken  # noqa: E402
+from gguf_broken import LIES, LOADS, REFUSES  # noqa: E402
+
 TEXT = "<s>In the king's beginning 123 </s> was\nthe word, and they said -- unto him."
-LOADS, LIES, REFUSES = "loads and uses everything", "loads but lies", "refuses"
 FILE_TYPES = ("bf16", "q4_0", "q5_1", "q8_0", "q2_k", "q3_k_m", "q4_k_m", "q5_k_s", "q6_k", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0",
               "gguf:mxfp4", "gguf:nvfp4", "q1_0", "q2_0")
 
@@ -116,62 +119,93 @@ def sound_files(binary, tiny, folder):
     return made
 
 
-def row(name, what, verdict, text, stderr, agrees):
+def shards(binary, tiny, folder):
+    """Files in shards: (group, name, path, the sound file)."""
+    jobs = []
+    for i, name in enumerate(("in shards", "the second shard", "a shard less", "the first by another name", "a shard of another number")):
+        inside = folder / f"shards-{i}"
+        inside.mkdir()
+        run(binary, "qexport", tiny, "-f", "gguf", "--shard-size", "500KB", "-o", inside / "s.gguf")
+        files = sorted(inside.glob("*.gguf"))
+        path = files[0]
+        if name == "the second shard":
+            path = files[1]
+        if name == "a shard less":
+            files[1].unlink()
+        if name == "the first by another name":
+            path = files[0].rename(inside / "first.gguf")
+        if name == "a shard of another number":
+            files[1].write_bytes(files[2].read_bytes())
+        jobs.append(("shards", name, path, "tiny-lm bf16"))
+    return [("sound", *jobs[0][1:]), *jobs[1:]]
+
+
+def row(name, what, verdict, text, stderr, differs):
     last = (complaint(stderr) or [""])[0] if what == REFUSES else ""
     for path in sorted({w for w in last.replace("'", " ").split() if w.startswith("/")}):
         last = last.replace(path, Path(path).name)
-    cells = [name, what, verdict if verdict != what else "the same", text, last[:160], "" if agrees else "DIFFERS"]
+    cells = [name, what, verdict if verdict != what else "the same", text, last[:160], differs]
     return "| " + " | ".join(c.replace("|", "/") for c in cells) + " |"
 
 
 def section(binary, tiny, say=print):
     """(lines of the page, number of disagreements)"""
-    sys.path.insert(0, str(ROOT / "tests/cli"))
-    import gguf_broken as broken
-
-    head = ["| file | llama.cpp | qverify | its text is ours | the first it says | |", "| --- | --- | --- | --- | --- | --- |"]
-    counts = {"verdict": 0, "text": 0, "none": 0, "refused": 0, "all": 0}
-    groups, differ = {}, []
+    
+    head = ["| file | llama.cpp | qverify | prints our text | the first it prints | |", "| --- | --- | --- | --- | --- | --- |"]
+    counts = dict.fromkeys(("all", "same", "known", "refused", "text", "none", "unrecorded"), 0)
+    groups, bad, outcomes = {}, 0, {}
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(2) as pool:
-        folder = Path(scratch)
-        made = sound_files(binary, tiny, folder)
-        jobs = [("sound", name, path, None) for name, path in made.items()]
-        for name, (base, change) in broken.DERIVED.items():
-            made[name] = folder / "derived.gguf"
-            broken.make(made[base], change, made[name])
-            jobs.append(("sound", name, made[name], None))
-        for i, (group, name, base, change) in enumerate(broken.kinds()):
-            path = folder / f"broken-{i}.gguf"
-            broken.make(made[base], change, path)
-            short = {broken.TINY: "", broken.SPM: "SentencePiece"}.get(base, base.partition(" ")[0])
-            jobs.append((group, f"{short}: {name}" if short else name, path, base))
+        jobs = list(all_jobs(binary, tiny, Path(scratch)))
 
         def work(job):
             return observe(job[2]), judge(binary, job[2])
 
-        outcomes = {}
         for (group, name, path, base), ((seen, stderr), (verdict, errors, why)) in zip(jobs, pool.map(work, jobs)):
             outcomes[name] = seen
-            what = truth(seen, outcomes.get(base), name not in broken.OTHER_NUMBERS)
+            kind = name.partition(": ")[2] if name.partition(": ")[0] in SHORT.values() else name
+            what = truth(seen, outcomes.get(base), kind not in broken.OTHER_NUMBERS)
             text = said(errors, stderr) if what == verdict == REFUSES else ""
-            agrees = what == verdict and text != "no"
+            known = what != verdict and broken.DIFFERENT.get(kind, ("", ""))
+            differs = "" if what == verdict and text != "no" else f"known: {known[1]}" if known and known[0] == verdict else "DIFFERS"
+            recorded = group in ("sound", "shards") or broken.seen(kind) == what
             counts["all"] += 1
-            counts["verdict"] += what == verdict
+            counts["same"] += what == verdict
+            counts["known"] += differs.startswith("known")
             counts["refused"] += bool(text)
             counts["text"] += text == "yes"
             counts["none"] += text == "nothing"
-            line = row(name, what, verdict, text, stderr, agrees)
+            counts["unrecorded"] += not recorded
+            bad += differs == "DIFFERS" or not recorded
+            line = row(name, what, verdict, text, stderr, differs)
             groups.setdefault(group, []).append(line)
-            if not agrees or text == "nothing":
-                differ.append((name, what, verdict, errors, why, complaint(stderr)[:4]))
             say(line, flush=True)
-    for d in differ:
-        say("  ?", *d, sep="\n      ", flush=True)
-    lines = [f"{counts['verdict']} of {counts['all']} verdicts are what llama.cpp does. Of {counts['refused']} files refused by both, "
-             f"{counts['text']} are refused with the text that qverify says, {counts['none']} where it says none.", ""]
+            if differs == "DIFFERS" or not recorded:
+                say("  ?", verdict, errors, why, complaint(stderr)[:4], "" if recorded else "not as recorded", sep="\n      ", flush=True)
+    lines = [f"{counts['same']} of {counts['all']} verdicts are what llama.cpp does; {counts['known']} differ for a known reason, "
+             f"{bad} otherwise. Of {counts['refused']} files refused by both, {counts['text']} are refused with the text that qverify says; "
+             f"for {counts['none']}, where the process dies, it says none.", ""]
     for group, rows in groups.items():
         lines += [f"### {group}", "", *head, *rows, ""]
-    return lines, counts["all"] - counts["verdict"] + counts["refused"] - counts["text"] - counts["none"]
+    return lines, bad
+
+
+SHORT = {broken.SPM: "SentencePiece", broken.MOE: "qwen3_moe", broken.LATENT: "deepseek_v3"}
+
+
+def all_jobs(binary, tiny, folder):
+    """(group, name, path, name of the sound file or None), sound files first."""
+    made = sound_files(binary, tiny, folder)
+    for name, (base, change) in broken.DERIVED.items():
+        made[name] = folder / "derived.gguf"
+        broken.make(made[base], change, made[name])
+    for name, path in made.items():
+        yield "sound", name, path, None
+    yield from shards(binary, tiny, folder)
+    yield "file", "a directory", tiny, None
+    for i, (group, name, base, change) in enumerate(broken.kinds()):
+        path = folder / f"broken-{i}.gguf"
+        broken.make(made[base], change, path)
+        yield group, f"{SHORT[base]}: {name}" if base in SHORT else name, path, base
 
 
 if __name__ == "__main__":
