@@ -105,7 +105,19 @@ TargetCheck check_hf(const std::string& path, const target::Engine& engine,
   return out;
 }
 
-// Empty, or some of the shards, where something is wrong.
+// What llama.cpp prints where open_other_shards() fails, by how our message begins.
+std::string_view said_of_shards(std::string_view reason) {
+  constexpr std::pair<std::string_view, std::string_view> kTexts[] = {
+      {"is shard ", "illegal split file idx"},
+      {"is the first of ", "invalid split file name"},
+      {"is not shard ", "invalid split file idx"},
+      {"shards hold ", "corrupted model"}};
+  for (const auto& [ours, theirs] : kTexts)
+    if (reason.starts_with(ours)) return theirs;
+  return "failed to load GGUF split from";
+}
+
+// Empty where something is wrong.
 GgufShards open_files(const std::string& path, target::Findings& findings) {
   GgufShards files;
   try {
@@ -120,8 +132,7 @@ GgufShards open_files(const std::string& path, target::Findings& findings) {
     open_other_shards(path, files);
   } catch (const Error& e) {
     if (e.kind() == ErrorKind::defect) throw;
-    bool missing = e.kind() == ErrorKind::system;
-    findings.add("shards", "", e.reason(), missing ? "failed to load GGUF split from" : "");
+    findings.add("shards", "", e.reason(), said_of_shards(e.reason()));
     return {};
   }
   return files;

@@ -84,7 +84,7 @@ constexpr Rule kRules[] = {
 }  // namespace
 
 const Engine kLlamaCpp = {"llama.cpp",
-                          "reference page of 2026-11",
+                          "of llama-cpp-python 0.3.36",
                           "llama-server -m {}",
                           kRules,
                           {},

@@ -185,7 +185,7 @@ def section(binary, tiny, say=print):
              f"{bad} otherwise. Of {counts['refused']} files refused by both, {counts['text']} are refused with the text that qverify says; "
              f"for {counts['none']}, where the process dies, it says none.", ""]
     for group, rows in groups.items():
-        lines += [f"### {group}", "", *head, *rows, ""]
+        lines += [f"### {group}: {len(rows)}", "", *head, *rows, ""]
     return lines, bad
 
 

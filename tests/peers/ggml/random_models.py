@@ -98,7 +98,8 @@ MORE = {
     "gemma3": ("Gemma3ForCausalLM", "gemma3_text", ATTENTION | NORMS | MLP | POST_NORMS | HEAD_NORMS,
                {"tie_word_embeddings": True, "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 64,
                 "sliding_window": 128}),
-    "phi3": ("Phi3ForCausalLM", "phi3", NORMS | named("", **{"self_attn.qkv_proj": (384, 256), "self_attn.o_proj": (256, 256),
+    # llama.cpp looks up Phi-3's tokens where general.name, which is the folder's, has "phi3" or "phi-3".
+    "phi_3": ("Phi3ForCausalLM", "phi3", NORMS | named("", **{"self_attn.qkv_proj": (384, 256), "self_attn.o_proj": (256, 256),
                                                             "mlp.gate_up_proj": (1024, 256), "mlp.down_proj": (256, 512)}), {}),
     "olmo2": ("Olmo2ForCausalLM", "olmo2",
               ATTENTION | MLP | named("", post_attention_layernorm=(256,), post_feedforward_layernorm=(256,))
