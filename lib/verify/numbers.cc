@@ -20,7 +20,7 @@ constexpr uint64_t kChunk = 4 << 20;
 // Rules whose findings rows that were not read could add to, or undo. Scales are read whole, but in
 // blocks of ggml.
 bool depends_on_rows(std::string_view rule) {
-  static constexpr std::string_view kRules[] = {"nan-code", "equal-codes", "saturated", "nan-weight", "all-zero", "nan-scale"};
+  static constexpr std::string_view kRules[] = {"nan-code", "equal-codes", "narrow-codes", "saturated", "nan-weight", "all-zero", "nan-scale"};
   return std::ranges::find(kRules, rule) != std::end(kRules);
 }
 
@@ -125,7 +125,15 @@ class Checker {
       add(Severity::warning, "saturated",
           std::to_string(stats_.saturated * 100 / stats_.count) + " % of the codes are at the ends of the range",
           "its scales are too small");
+    } else if (bits == 8 && s.code_kind() == CodeKind::integer && stats_.count >= 1024 && is_narrow(h)) {
+      add(Severity::warning, "narrow-codes", "its codes of 8 bits all lie between -8 and 7",
+          "does the config's number of bits lie? engines choose kernels by it");
     }
+  }
+  // Scales by the largest value use the whole range.
+  static bool is_narrow(const std::vector<uint64_t>& h) {
+    auto none = [](uint64_t n) { return n == 0; };
+    return std::all_of(h.begin(), h.begin() + 120, none) && std::all_of(h.begin() + 136, h.end(), none);
   }
 
   void scales(const Scheme& s) {

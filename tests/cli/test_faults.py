@@ -38,6 +38,14 @@ class Faults(CliTest):
                     seen.add(kind)
         self.assertEqual(seen, set(faults.FAULTS) - {"config: ignores nothing"})
 
+    def test_bits_that_lie(self):
+        """One code a byte: 8 bits that the config calls 4 do not fit; 4 bits that it calls 8 are narrow."""
+        lie = faults.FAULTS["config: other num_bits"][0]
+        for scheme, found in (("int8", "data"), ("w4a8", "narrow-codes")):
+            copy, _ = faults.broken(self.checkpoint(TINY, scheme, "compressed-tensors"), lie, self.dir, seed=1)
+            _, errors, warnings = faults.verify(copy)
+            self.assertIn(found, errors + warnings)
+
     def test_zeros_are_no_fault(self):
         """The scale of a block of zeros is zero in bitsandbytes, and right."""
         shutil.copytree(TINY, self.dir / "zeros")

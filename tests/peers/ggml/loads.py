@@ -22,6 +22,9 @@ import gguf_broken as broken  # noqa: E402
 from gguf_broken import LIES, LOADS, REFUSES  # noqa: E402
 
 TEXT = "<s>In the king's beginning 123 </s> was\nthe word, and they said -- unto him."
+ABOUT = ("Each file is loaded in a process of its own, which makes tokens of a text and evaluates eight tokens. llama.cpp \"refuses\" "
+         "where that fails or the process dies; it \"lies\" where tokens, special tokens or numbers are not finite, or not those of the "
+         "sound file that the broken one was made from; else it \"loads\". What is wrong with each file: tests/cli/gguf_broken.py.")
 FILE_TYPES = ("bf16", "q4_0", "q5_1", "q8_0", "q2_k", "q3_k_m", "q4_k_m", "q5_k_s", "q6_k", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0",
               "gguf:mxfp4", "gguf:nvfp4", "q1_0", "q2_0")
 
@@ -181,7 +184,7 @@ def section(binary, tiny, say=print):
             say(line, flush=True)
             if differs == "DIFFERS" or not recorded:
                 say("  ?", verdict, errors, why, complaint(stderr)[:4], "" if recorded else "not as recorded", sep="\n      ", flush=True)
-    lines = [f"{counts['same']} of {counts['all']} verdicts are what llama.cpp does; {counts['known']} differ for a known reason, "
+    lines = [ABOUT, "", f"{counts['same']} of {counts['all']} verdicts are what llama.cpp does; {counts['known']} differ for a known reason, "
              f"{bad} otherwise. Of {counts['refused']} files refused by both, {counts['text']} are refused with the text that qverify says; "
              f"for {counts['none']}, where the process dies, it says none.", ""]
     for group, rows in groups.items():
