@@ -216,7 +216,7 @@ class Checker {
     return static_cast<uint64_t>(std::ranges::count_if(zeros, [&](uint64_t i) {
       auto block = std::span(codes).subspan(i * size, size);
       std::byte first = block[0], low = first & std::byte{15};
-      bool halves = s.weights.num_bits != 4 || first >> 4 == low;
+      bool halves = s.weights.num_bits != 4 || (first >> 4) == low;
       return !halves || std::ranges::any_of(block, [&](std::byte b) { return b != first; });
     }));
   }
