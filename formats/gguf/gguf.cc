@@ -1,11 +1,11 @@
 #include "formats/gguf.h"
 
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <map>
 #include <unordered_set>
 
+#include "formats/container/gguf_shards.h"
 #include "formats/gguf/llama.h"
 #include "formats/gguf/restore.h"
 #include "formats/gguf/tokenizer.h"
@@ -16,65 +16,6 @@
 
 namespace qp {
 namespace {
-
-constexpr uint64_t kMaxShards = 99999;  // five digits
-
-// "-00001-of-00003.gguf", the end of a shard's name.
-std::string shard_suffix(uint64_t number, uint64_t count) {
-  char text[64];
-  std::snprintf(text, sizeof text, "-%05llu-of-%05llu.gguf",
-                static_cast<unsigned long long>(number), static_cast<unsigned long long>(count));
-  return text;
-}
-
-struct OpenFiles {
-  std::vector<std::shared_ptr<const MappedFile>> mappings;
-  std::vector<GgufFile> shards;
-
-  void open(const std::string& path) {
-    mappings.push_back(MappedFile::open(path));
-    shards.push_back(parse_gguf(mappings.back()->bytes(), path));
-  }
-};
-
-void open_other_shards(const std::string& path, OpenFiles& files) {
-  uint64_t count = files.shards[0].uint_at("split.count").value_or(1);
-  uint64_t number = files.shards[0].uint_at("split.no").value_or(0);
-  auto expected = files.shards[0].uint_at("split.tensors.count");
-  if (count <= 1) return;
-  if (count > kMaxShards) {
-    throw input_error("claims to be one of " + std::to_string(count) + " shards").file(path);
-  }
-  if (number != 0) {
-    throw input_error("is shard " + std::to_string(number + 1) + " of " + std::to_string(count))
-        .file(path)
-        .hint("give the first one, named ..." + shard_suffix(1, count));
-  }
-  std::string suffix = shard_suffix(1, count);
-  if (!path.ends_with(suffix)) {
-    throw input_error("is the first of " + std::to_string(count) +
-                      " shards, but its name does not say where the others are")
-        .file(path)
-        .hint("rename it to end in " + suffix);
-  }
-  std::string prefix = path.substr(0, path.size() - suffix.size());
-  for (uint64_t i = 1; i < count; ++i) {
-    files.open(prefix + shard_suffix(i + 1, count));
-    const GgufFile& shard = files.shards.back();
-    if (shard.uint_at("split.no") != i || shard.uint_at("split.count") != count) {
-      throw input_error("is not shard " + std::to_string(i + 1) + " of " + std::to_string(count) +
-                        " (its split.no or split.count differs)")
-          .file(shard.path);
-    }
-  }
-  uint64_t found = 0;
-  for (const GgufFile& shard : files.shards) found += shard.tensors.size();
-  if (expected && *expected != found) {
-    throw input_error("shards hold " + std::to_string(found) + " tensors (expected " +
-                      std::to_string(*expected) + ")")
-        .file(path);
-  }
-}
 
 std::optional<DType> plain_dtype(const GgmlType& type) {
   if (type.name == "f32") return DType::f32;
@@ -475,8 +416,7 @@ Model gguf_model(std::span<const GgufFile> shards, const LoadOptions& options) {
 }
 
 Model read_gguf(const std::string& path, const LoadOptions& options) {
-  OpenFiles files;
-  files.open(path);
+  GgufShards files = open_gguf(path);
   open_other_shards(path, files);
   Model model = gguf_model(files.shards, options);
   for (const auto& mapping : files.mappings) {

@@ -19,17 +19,20 @@ void add(std::vector<Finding>& findings, std::string tensor, const char* key, in
                       "restore quantization_config and hf_quant_config.json"});
 }
 
-// A group size that is said against the scales of 4-bit weights.
+// A group size that is said against the scales of 4-bit weights and of MXFP8.
 void check_group_size(const RawCheckpoint& raw, const QuantArgs& args, int64_t said, std::vector<Finding>& findings) {
-  if (args.num_bits != 4 || said <= 0) return;
+  bool mx8 = args.num_bits == 8 && args.strategy == Strategy::group && args.scale_dtype == DType::f8_e8m0;
+  if ((args.num_bits != 4 && !mx8) || said <= 0) return;
   std::map<std::string, const RawTensor*> weights;
   for (const RawTensor& t : raw.tensors) weights.emplace(t.name, &t);
   for (const RawTensor& t : raw.tensors) {
     if (!t.name.ends_with(".weight_scale") || t.shape.rank() != 2 || t.shape[1] == 0) continue;
     auto it = weights.find(t.name.substr(0, t.name.size() - 6));
-    if (it == weights.end() || it->second->dtype != DType::u8 || it->second->shape.rank() != 2) continue;
-    // INT4 pairs rows in a byte, the float types columns.
-    uint64_t cols = it->second->shape[1] * (args.type == NumType::integer ? 1 : 2), found = cols / t.shape[1];
+    bool coded = it != weights.end() && it->second->dtype == (mx8 ? DType::f8_e4m3 : DType::u8);
+    if (!coded || it->second->shape.rank() != 2) continue;
+    // INT4 pairs rows in a byte, the 4-bit float types columns.
+    bool pairs = !mx8 && args.type != NumType::integer;
+    uint64_t cols = it->second->shape[1] * (pairs ? 2 : 1), found = cols / t.shape[1];
     if (static_cast<uint64_t>(said) != found) return add(findings, t.name, "group_size", said, found);
   }
 }

@@ -1,10 +1,11 @@
 #include "formats/verify/gguf.h"
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <memory>
 
-#include "formats/container/gguf_writer.h"
+#include "formats/container/gguf_shards.h"
 #include "formats/verify/gguf_checks.h"
 #include "lib/base/error.h"
 #include "lib/base/file.h"
@@ -13,58 +14,56 @@ namespace qp {
 namespace {
 
 constexpr size_t kMaxLayers = 4096;  // of lists; llama.cpp takes 512
-constexpr uint64_t kMaxShards = 99999;
 
-struct OpenShards {
-  std::vector<std::shared_ptr<const MappedFile>> mappings;
-  std::vector<GgufFile> shards;
-
-  void open(const std::string& path) {
-    mappings.push_back(MappedFile::open(path));
-    shards.push_back(parse_gguf(mappings.back()->bytes(), path));
-  }
-};
-
-// Empty where something is wrong: the loader has said what.
-OpenShards open_shards(const std::string& path) {
-  OpenShards out;
-  try {
-    out.open(path);
-    uint64_t count = out.shards.front().uint_at("split.count").value_or(1);
-    std::string suffix = gguf_shard_name("", 1, count);
-    if (count <= 1 || count > kMaxShards) return out;
-    if (!path.ends_with(suffix)) return {};
-    std::string prefix = path.substr(0, path.size() - suffix.size());
-    for (uint64_t i = 2; i <= count; ++i) out.open(gguf_shard_name(prefix, i, count));
-  } catch (const Error& e) {
-    if (e.kind() == ErrorKind::defect) throw;
-    return {};
-  }
-  return out;
-}
-
+// llama.cpp maps the file: its tensors must begin where a vector may.
 void check_alignment(GgufChecks& checks) {
-  if (checks.meta.alignment % 8 == 0) return;
-  checks.add(Severity::warning, "alignment", "",
-             "general.alignment is " + std::to_string(checks.meta.alignment) +
-                 " (expected a multiple of 8)",
-             "write it again with the alignment of 32 that all have");
+  constexpr uint64_t kVector = 32;
+  uint64_t start = 0;
+  for (const GgufFile& shard : checks.shards)
+    if (!shard.tensors.empty()) start = std::max(start, shard.tensors[0].offset % kVector);
+  if (checks.meta.alignment % 8 == 0 && start == 0) return;
+  checks
+      .add(Severity::warning, "alignment", "",
+           "general.alignment is " + std::to_string(checks.meta.alignment) +
+               (start > 0 ? " (expected 32: tensors begin elsewhere than at a multiple of it)"
+                          : " (expected a multiple of 8)"),
+           "write it again with the alignment of 32 that all have")
+      .loader(start > 0 ? "alignment" : "odd-alignment");
 }
 
 // "" where the checks of models do not apply.
-std::string why_other(const GgufChecks& checks) {
+std::string why_other(const GgufChecks& checks, bool as_model) {
   const GgufValue* type = checks.meta.find("general.type");
-  if (type != nullptr && type->type == GgufType::string) {
+  if (!as_model && type != nullptr && type->type == GgufType::string) {
     std::string text(*checks.meta.string_at("general.type"));
     if (text != "model") return "is of type '" + printable(text) + "'";
   }
   size_t tensors = 0;
   for (const GgufFile& shard : checks.shards) tensors += shard.tensors.size();
-  if (tensors == 0) return "has no tensors";
+  if (!as_model && tensors == 0) return "has no tensors";
   if (checks.rules == nullptr && !checks.arch.empty()) {
     return "is of architecture '" + printable(checks.arch) + "'";
   }
   return "";
+}
+
+void check_kind(GgufChecks& checks, bool as_model) {
+  std::string other = why_other(checks, as_model);
+  bool named = checks.meta.find("general.architecture") != nullptr;
+  bool known = ggml::knows_architecture(checks.arch), tower = checks.arch == "clip";
+  checks.loads_keys = checks.rules != nullptr || (as_model && known && !tower);
+  if (!other.empty()) {
+    GgufFinding& f = checks.add(Severity::note, "architecture", "",
+                                other + ": only what all GGUFs share was checked");
+    if (tower) f.loader("projector");
+    if (!known) f.loader("unknown-architecture", printable(checks.arch));
+    checks.rules = nullptr;
+    checks.loads_keys = checks.loads_keys && as_model;
+  } else if (!named) {
+    checks.add_missing(Severity::error, "general.architecture",
+                       "llama.cpp does not load the file without it (string)",
+                       "unknown-architecture", "");
+  }
 }
 
 }  // namespace
@@ -93,15 +92,20 @@ GgufChecks::GgufChecks(std::span<const GgufFile> files)
   numbers = GgufNumbers(meta, arch);
 }
 
-void GgufChecks::add(Severity severity, const char* rule, std::string tensor, std::string what,
-                     std::string hint) {
-  findings.push_back({severity, rule, std::move(tensor), std::move(what), std::move(hint)});
+GgufFinding& GgufChecks::add(Severity severity, const char* rule, std::string tensor,
+                             std::string what, std::string hint) {
+  GgufFinding f;
+  static_cast<Finding&>(f) = {severity, rule, std::move(tensor), std::move(what), std::move(hint)};
+  f.about = f.tensor;
+  return findings.emplace_back(std::move(f));
 }
 
-void GgufChecks::add_missing(Severity severity, const std::string& key, const std::string& hint) {
-  if (missing.insert(key).second) {
-    add(severity, "missing-key", "", "metadata key '" + printable(key) + "' is missing", hint);
-  }
+void GgufChecks::add_missing(Severity severity, const std::string& key, const std::string& hint,
+                             const char* topic, std::optional<std::string> about) {
+  if (!missing.insert(key).second) return;
+  if (topic == nullptr) topic = severity == Severity::error ? "missing-key" : "default-key";
+  add(severity, "missing-key", "", "metadata key '" + printable(key) + "' is missing", hint)
+      .loader(topic, about ? *about : printable(key));
 }
 
 bool is_gguf(const std::string& path) {
@@ -110,24 +114,22 @@ bool is_gguf(const std::string& path) {
   return in.read(magic, sizeof magic) && looks_like_gguf(std::as_bytes(std::span(magic)));
 }
 
-std::vector<Finding> check_gguf(const std::string& path, const Model* model) {
-  OpenShards files = open_shards(path);
-  if (files.shards.empty()) return {};
-  return check_gguf(files.shards, model);
+std::vector<GgufFinding> check_gguf(const std::string& path, const Model* model) {
+  try {
+    GgufShards files = open_gguf(path);
+    open_other_shards(path, files);
+    return check_gguf(files.shards, model);
+  } catch (const Error& e) {  // the loader has said what
+    if (e.kind() == ErrorKind::defect) throw;
+    return {};
+  }
 }
 
-std::vector<Finding> check_gguf(std::span<const GgufFile> shards, const Model* model) {
+std::vector<GgufFinding> check_gguf(std::span<const GgufFile> shards, const Model* model,
+                                    bool as_model) {
   GgufChecks checks(shards);
   check_alignment(checks);
-  std::string other = why_other(checks);
-  if (!other.empty()) {
-    checks.add(Severity::note, "architecture", "",
-               other + ": only what all GGUFs share was checked");
-    checks.rules = nullptr;
-  } else if (checks.meta.find("general.architecture") == nullptr) {
-    checks.add_missing(Severity::error, "general.architecture",
-                       "llama.cpp does not load the file without it (string)");
-  }
+  check_kind(checks, as_model);
   check_gguf_keys(checks, model);
   check_gguf_tokens(checks);
   if (checks.rules != nullptr) check_gguf_tensors(checks);

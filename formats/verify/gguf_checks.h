@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "formats/container/gguf.h"
+#include "formats/verify/gguf.h"
 #include "lib/ggml/loader.h"
 #include "lib/qmap/model.h"
 #include "lib/verify/numbers.h"
@@ -38,19 +39,21 @@ struct GgufChecks {
   const GgufFile& meta;                      // the first
   std::string arch;                          // general.architecture, or ""
   const ggml::LoaderRules* rules = nullptr;  // null: an architecture that is not known here
+  bool loads_keys = false;                   // llama.cpp reads the keys that all models have
   GgufNumbers numbers;
-  std::vector<Finding> findings;
+  std::vector<GgufFinding> findings;
   std::set<std::string> missing;  // whole keys that have been reported
 
-  void add(Severity severity, const char* rule, std::string tensor, std::string what,
-           std::string hint = "");
-  // Reports a key once.
-  void add_missing(Severity severity, const std::string& key, const std::string& hint);
+  GgufFinding& add(Severity severity, const char* rule, std::string tensor, std::string what,
+                   std::string hint = "");
+  // Reports a key once; a warning: the loader takes a default.
+  void add_missing(Severity severity, const std::string& key, const std::string& hint,
+                   const char* topic = nullptr, std::optional<std::string> about = {});
 };
 
 // Rules missing-key, key-type, key-value, file-type.
 void check_gguf_keys(GgufChecks& checks, const Model* model);
-// Rules missing-key, token-list, token-id.
+// Rules missing-key, tokenizer-kind, token-list, token-id.
 void check_gguf_tokens(GgufChecks& checks);
 // Rules block-count, absent-tensor, unknown-tensor, tensor-shape, tensor-type, vocabulary,
 // missing-key.

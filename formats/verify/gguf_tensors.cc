@@ -57,6 +57,9 @@ class TensorCheck {
     value_width_ = number("attention.value_length", n_heads > 0 ? hidden_ / n_heads : 0);
     rotated_ = number("rope.dimension_count", width_);
     mla_ = number("attention.key_length_mla") > 0 && number("attention.value_length_mla") > 0;
+    const GgufValue* scaling = checks.meta.find(checks.arch + ".rope.scaling.type");
+    longrope_ = scaling != nullptr && scaling->type == GgufType::string &&
+                *checks.meta.string_at(checks.arch + ".rope.scaling.type") == "longrope";
     const GgufValue* tokens = checks.meta.find("tokenizer.ggml.tokens");
     bool listed = tokens != nullptr && tokens->type == GgufType::array;
     vocab_ = listed ? tokens->count : number("vocab_size");
@@ -65,6 +68,7 @@ class TensorCheck {
   void run() {
     check_rows(checks_.rules->model, "", 0);
     check_layers();
+    check_gating();
     for (const GgufFile& shard : checks_.shards) {
       for (const GgufTensor& t : shard.tensors) check_left_over(t);
     }
@@ -85,26 +89,32 @@ class TensorCheck {
       there.insert(at->first);
       if (at->first >= layers_ && (beyond.empty() || name < beyond)) beyond = name;
     }
-    uint64_t extra = number("nextn_predict_layers"), all = std::min(layers_, kMaxLayers), lost = 0;
+    uint64_t extra = number("nextn_predict_layers"), all = std::min(layers_, kMaxLayers), lost = 0,
+             first = 0;
     first_extra_ = layers_ - std::min(layers_, extra);
     std::string list;
     for (uint64_t i = 0; i < all; ++i) {
       if (!there.contains(i)) {
+        if (lost == 0) first = i;
         if (++lost <= 5) list += (list.empty() ? "" : ", ") + std::to_string(i);
       } else if (i < first_extra_) {
         check_rows(checks_.rules->layer, "blk." + std::to_string(i) + ".", i);
       }
     }
     if (lost > 0) {
-      checks_.add(Severity::error, "block-count", "",
-                  std::to_string(lost) + " of the " + std::to_string(layers_) +
-                      " layers of block_count are missing (" + list + (lost > 5 ? " .." : "") + ")",
-                  "the file is incomplete");
+      checks_
+          .add(Severity::error, "block-count", "",
+               std::to_string(lost) + " of the " + std::to_string(layers_) +
+                   " layers of block_count are missing (" + list + (lost > 5 ? " .." : "") + ")",
+               "the file is incomplete")
+          .loader("block-count", std::to_string(first));
     }
     if (!beyond.empty()) {
-      checks_.add(Severity::error, "block-count", std::string(beyond),
-                  "lies beyond the " + std::to_string(layers_) + " layers of block_count",
-                  "llama.cpp refuses tensors that it does not expect");
+      checks_
+          .add(Severity::error, "block-count", std::string(beyond),
+               "lies beyond the " + std::to_string(layers_) + " layers of block_count",
+               "llama.cpp refuses tensors that it does not expect")
+          .loader("unknown-tensor");
     }
   }
 
@@ -125,12 +135,24 @@ class TensorCheck {
       check_type(*it->second);
       return;
     }
-    bool optional = need.when == When::optional || need.when == When::dense_optional ||
-                    need.when == When::sparse_optional;
-    if (optional) return;
+    constexpr When kOptional[] = {When::optional, When::dense_optional, When::sparse_optional,
+                                  When::longrope, When::no_longrope};
+    if (std::ranges::find(kOptional, need.when) != std::end(kOptional)) return;
     checks_.add(Severity::error, "absent-tensor", name,
                 "is missing: llama.cpp does not load the file without it",
                 "the file is incomplete, or the tensor has another name");
+  }
+
+  // DeepSeek-V3 and its like weigh experts by a sigmoid; without the key llama.cpp takes a softmax.
+  void check_gating() {
+    bool sigmoid = std::ranges::any_of(
+        tensors_, [](const auto& t) { return t.first.ends_with(".exp_probs_b.bias"); });
+    std::string key = checks_.arch + ".expert_gating_func";
+    bool known = vocab_ == 154880 && (layers_ == 47 || layers_ == 48);  // GLM-4.7-Flash
+    if (!sigmoid || known || checks_.arch != "deepseek2" || checks_.meta.find(key) != nullptr)
+      return;
+    checks_.add_missing(Severity::warning, key,
+                        "llama.cpp takes a softmax; the model has a sigmoid");
   }
 
   bool has(const std::string& name) const { return tensors_.contains(name); }
@@ -150,6 +172,8 @@ class TensorCheck {
       case When::full_q: return number("attention.q_lora_rank") == 0;
       case When::mla: return mla_;
       case When::no_mla: return !mla_;
+      case When::longrope: return longrope_;
+      case When::no_longrope: return !longrope_;
     }
     return false;
   }
@@ -211,10 +235,7 @@ class TensorCheck {
                   "llama.cpp refuses it: vocabulary and weights are of different models");
       return;
     }
-    checks_.add(Severity::error, "tensor-shape", std::string(t.name),
-                "has dimensions " + text_of(found) + ", which do not fit the metadata (expected " +
-                    text_of(want) + ")",
-                "llama.cpp refuses it: metadata and weights are of different models");
+    wrong_shape(t, want);
   }
 
   // A size that nothing says is 0: the key is what is wrong.
@@ -224,17 +245,57 @@ class TensorCheck {
     bool lacks = checks_.meta.find(key) == nullptr &&
                  std::ranges::find_first_of(need.sizes, kInner) != std::end(need.sizes);
     if (lacks)
-      checks_.add_missing(Severity::error, key, "llama.cpp does not load the file without it");
+      checks_.add_missing(Severity::error, key, "llama.cpp does not load the file without it",
+                          "no-size");
     return lacks;
   }
 
-  // Vectors are added and multiplied as they are.
+  // Vectors are added and multiplied as they are; matrices need a kernel.
   void check_type(const GgufTensor& t) {
-    if (t.shape.rank() >= 2 && !t.name.ends_with("_norm.weight")) return;
-    if (t.type->name == "f32" || !ggml::always_f32(t.name, t.shape)) return;
-    checks_.add(Severity::error, "tensor-type", std::string(t.name),
-                "is " + std::string(t.type->name) + " (expected f32, as all norms and biases)",
-                "llama.cpp cannot compute with it; convert the model again");
+    constexpr std::string_view kNoKernel[] = {"i8", "i16", "i32", "i64", "f64", "q8_1", "q8_k"};
+    std::string type(t.type->name);
+    bool matrix = t.shape.rank() >= 2 && !t.name.ends_with("_norm.weight");
+    if (matrix && std::ranges::find(kNoKernel, type) != std::end(kNoKernel)) {
+      checks_
+          .add(Severity::error, "tensor-type", std::string(t.name),
+               "is " + type + ", with which llama.cpp does not compute", "convert the model again")
+          .loader("no-kernel");
+    }
+    if (matrix || type == "f32" || !ggml::always_f32(t.name, t.shape)) return;
+    bool added = t.name.ends_with("_norm.weight") || t.name.ends_with(".bias");
+    checks_
+        .add(Severity::error, "tensor-type", std::string(t.name),
+             "is " + type + " (expected f32, as all norms and biases)",
+             "llama.cpp cannot compute with it; convert the model again")
+        .loader("tensor-type", added ? "dst: f32, src0: f32, src1: " + type : "");
+  }
+
+  // A factor beside a matrix: one, or one for each expert.
+  bool is_factor(const GgufTensor& t) {
+    constexpr std::string_view kMatrices[] = {
+        "attn_q",       "attn_k",        "attn_v",        "attn_output",    "attn_qkv",
+        "ffn_gate",     "ffn_down",      "ffn_up",        "ffn_gate_shexp", "ffn_down_shexp",
+        "ffn_up_shexp", "ffn_gate_exps", "ffn_down_exps", "ffn_up_exps",    "output"};
+    auto dot = t.name.rfind('.');
+    std::string_view end = dot == t.name.npos ? t.name : t.name.substr(dot);
+    if (end != ".scale" && end != ".input_scale") return false;
+    std::string_view whole = t.name.substr(0, dot);
+    auto at = in_layer(t.name);
+    std::string_view name = at ? at->second.substr(0, at->second.rfind('.')) : whole;
+    auto weight = tensors_.find(std::string(whole) + ".weight");
+    if (weight == tensors_.end() || std::ranges::find(kMatrices, name) == std::end(kMatrices))
+      return false;
+    if (name == "output" && (at || weight->second->type->name != "nvfp4")) return false;
+    std::vector<uint64_t> want = {name.ends_with("_exps") ? number("expert_count") : 1};
+    if (ggml_dims(t.shape) != want) wrong_shape(t, want);
+    return true;
+  }
+
+  void wrong_shape(const GgufTensor& t, const std::vector<uint64_t>& want) {
+    checks_.add(Severity::error, "tensor-shape", std::string(t.name),
+                "has dimensions " + text_of(ggml_dims(t.shape)) +
+                    ", which do not fit the metadata (expected " + text_of(want) + ")",
+                "llama.cpp refuses it: metadata and weights are of different models");
   }
 
   void check_left_over(const GgufTensor& t) {
@@ -242,12 +303,7 @@ class TensorCheck {
     auto at = in_layer(t.name);
     if (at && at->first >= first_extra_)
       return;  // reported, or of layers that predict further tokens
-    // Any weight may have a factor beside it.
-    auto dot = t.name.rfind('.');
-    std::string_view end = dot == t.name.npos ? t.name : t.name.substr(dot);
-    if ((end == ".scale" || end == ".input_scale") &&
-        has(std::string(t.name.substr(0, dot)) + ".weight"))
-      return;
+    if (is_factor(t)) return;
     checks_.add(Severity::error, "unknown-tensor", std::string(t.name),
                 "is none of the tensors of architecture '" + printable(checks_.arch) + "'",
                 "llama.cpp refuses tensors that it does not expect: remove or rename it");
@@ -258,7 +314,7 @@ class TensorCheck {
   std::unordered_set<std::string_view> known_;
   uint64_t layers_ = 0, first_extra_ = 0, hidden_ = 0, width_ = 0, value_width_ = 0, rotated_ = 0,
            vocab_ = 0;
-  bool mla_ = false;
+  bool mla_ = false, longrope_ = false;
 };
 
 // Sizes of nothing would not fit anything: better to name the key.
@@ -266,8 +322,10 @@ bool has_sizes(GgufChecks& checks) {
   bool all = true;
   for (const char* key : {"embedding_length", "block_count", "attention.head_count"}) {
     std::string whole = checks.arch + "." + key;
-    if (checks.meta.find(whole) == nullptr)
-      checks.add_missing(Severity::error, whole, "llama.cpp does not load the file without it");
+    if (checks.meta.find(whole) == nullptr) {
+      checks.add_missing(Severity::error, whole, "llama.cpp does not load the file without it",
+                         "no-size");
+    }
     all = all && checks.numbers.find(key).value_or(0) > 0;
   }
   return all;

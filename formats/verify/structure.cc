@@ -60,6 +60,7 @@ constexpr auto kRules = std::to_array<StructureRule>({
     {"key-value", Stage::gguf, "metadata values are in range and fit each other"},
     {"alignment", Stage::gguf, "the alignment is a multiple of 8"},
     {"file-type", Stage::gguf, "a quantized file says its file type and quantization version"},
+    {"tokenizer-kind", Stage::gguf, "llama.cpp knows the tokenizer's kind"},
     {"token-list", Stage::gguf, "tokens, their scores, types and merges fit each other"},
     {"token-id", Stage::gguf, "special tokens are in the vocabulary"},
     {"vocabulary", Stage::gguf, "embedding and head have a row for each token"},

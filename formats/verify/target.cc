@@ -6,7 +6,7 @@
 #include <functional>
 #include <optional>
 
-#include "formats/container/gguf.h"
+#include "formats/container/gguf_shards.h"
 #include "formats/hf/directory.h"
 #include "formats/hf/quant_method.h"
 #include "formats/verify/gguf.h"
@@ -68,7 +68,8 @@ void merge(target::Result& into, std::vector<target::Finding> more) {
 }
 
 // The verdict on a checkpoint whose tensors and config.json are known; `text` as above.
-void judge(target::Checkpoint c, const std::function<std::optional<std::string>(const std::string&)>& text,
+void judge(target::Checkpoint c,
+           const std::function<std::optional<std::string>(const std::string&)>& text,
            const target::Engine& engine, const target::Options& options, TargetCheck& out) {
   target::Findings findings(engine);
   bool packed = std::ranges::any_of(
@@ -104,30 +105,58 @@ TargetCheck check_hf(const std::string& path, const target::Engine& engine,
   return out;
 }
 
-// llama.cpp's loader is replayed by check_gguf(); its findings are rules of the same names.
+// What llama.cpp prints where open_other_shards() fails, by how our message begins.
+std::string_view said_of_shards(std::string_view reason) {
+  constexpr std::pair<std::string_view, std::string_view> kTexts[] = {
+      {"is shard ", "illegal split file idx"},
+      {"is the first of ", "invalid split file name"},
+      {"is not shard ", "invalid split file idx"},
+      {"shards hold ", "corrupted model"}};
+  for (const auto& [ours, theirs] : kTexts)
+    if (reason.starts_with(ours)) return theirs;
+  return "failed to load GGUF split from";
+}
+
+// Empty where something is wrong.
+GgufShards open_files(const std::string& path, target::Findings& findings) {
+  GgufShards files;
+  try {
+    files = open_gguf(path);
+  } catch (const Error& e) {
+    if (e.kind() == ErrorKind::system) throw;
+    bool cut = !e.tensor().empty() && e.reason().starts_with("data is cut short");
+    findings.add(cut ? "data-bounds" : "load", e.tensor(), e.reason(), e.tensor());
+    return {};
+  }
+  try {
+    open_other_shards(path, files);
+  } catch (const Error& e) {
+    if (e.kind() == ErrorKind::defect) throw;
+    findings.add("shards", "", e.reason(), said_of_shards(e.reason()));
+    return {};
+  }
+  return files;
+}
+
+// llama.cpp's loader is replayed by check_gguf(); its findings name the rules.
 TargetCheck check_file(const std::string& path, const target::Engine& engine,
                        const target::Options& options) {
   TargetCheck out;
   target::Findings findings(engine);
   bool own = target::name_of(engine) == "llama.cpp";
   if (!own) findings.add("not-replayed", "", "is a GGUF file");
-  try {
-    auto file = MappedFile::open(path);
-    for (const GgufTensor& t : parse_gguf(file->bytes(), path).tensors) {
+  GgufShards files = open_files(path, findings);
+  for (const GgufFile& shard : files.shards) {
+    for (const GgufTensor& t : shard.tensors)
       out.tensors.push_back({std::string(t.name), DType::u8, Shape(), 0});
-    }
-  } catch (const Error& e) {
-    if (e.kind() == ErrorKind::system) throw;
-    findings.add("load", e.tensor(), e.reason());
   }
   target::Checkpoint c;
   c.path = path;
   out.result = target::check(c, engine, options);
   out.result.verdicts.assign(out.tensors.size(), target::Verdict::used);
-  if (own) {
-    for (Finding& f : check_gguf(path, nullptr)) {
-      if (f.severity == Severity::note) continue;
-      findings.add(f.rule, f.tensor, f.what, f.tensor);
+  if (own && !files.shards.empty()) {
+    for (GgufFinding& f : check_gguf(files.shards, nullptr, true)) {
+      findings.add(f.topic.empty() ? f.rule : f.topic, f.tensor, f.what, f.about);
     }
   }
   merge(out.result, std::move(findings.all()));
@@ -156,10 +185,10 @@ TargetCheck check_target(const ExportPlan& plan, const target::Engine& engine,
 TargetCheck check_target(const std::string& path, const target::Engine& engine,
                          const target::Options& options) {
   bool directory = is_directory(path);
-  if (directory && target::name_of(engine) == "llama.cpp") {
+  if (target::name_of(engine) == "llama.cpp" && (directory || !is_gguf(path))) {
     TargetCheck out;
     target::Findings findings(engine);
-    findings.add("no-gguf", "", "is a directory");
+    findings.add("no-gguf", "", directory ? "is a directory" : "is no GGUF file");
     merge(out.result, std::move(findings.all()));
     return out;
   }

@@ -7,10 +7,10 @@ namespace {
 
 constexpr KeyRule kFileKeys[] = {
     {"general.architecture", KeyType::text},
-    {"general.type", KeyType::text},
+    {"general.type", KeyType::text, false, false},
     {"general.name", KeyType::text},
     {"general.file_type", KeyType::u32},
-    {"general.quantization_version", KeyType::u32},
+    {"general.quantization_version", KeyType::u32, false, false},
     {"general.alignment", KeyType::u32},
     {"split.no", KeyType::u16},
     {"split.count", KeyType::u16},
@@ -19,7 +19,7 @@ constexpr KeyRule kFileKeys[] = {
     {"tokenizer.ggml.pre", KeyType::text},
     {"tokenizer.ggml.tokens", KeyType::texts},
     {"tokenizer.ggml.merges", KeyType::texts},
-    {"tokenizer.ggml.scores", KeyType::f32s},
+    {"tokenizer.ggml.scores", KeyType::scores},
     {"tokenizer.ggml.token_type", KeyType::i32s},
     {"tokenizer.ggml.token_type_count", KeyType::u32},
     {"tokenizer.ggml.bos_token_id", KeyType::u32},
@@ -44,48 +44,52 @@ constexpr KeyRule kFileKeys[] = {
     {"tokenizer.ggml.add_sep_token", KeyType::boolean},
     {"tokenizer.ggml.add_space_prefix", KeyType::boolean},
     {"tokenizer.ggml.remove_extra_whitespaces", KeyType::boolean},
-    {"tokenizer.chat_template", KeyType::text},
+    {"tokenizer.chat_template", KeyType::text, false, false},
 };
 
 constexpr KeyRule kArchKeys[] = {
     {"context_length", KeyType::u32, true},
     {"embedding_length", KeyType::u32, true},
     {"block_count", KeyType::u32, true},
+    {"nextn_predict_layers", KeyType::u32},
     {"feed_forward_length", KeyType::u32_or_list},
     {"attention.head_count", KeyType::u32_or_list},
     {"attention.head_count_kv", KeyType::u32_or_list},
     {"attention.key_length", KeyType::u32},
     {"attention.value_length", KeyType::u32},
-    {"attention.layer_norm_rms_epsilon", KeyType::f32},
-    {"attention.layer_norm_epsilon", KeyType::f32},
     {"attention.causal", KeyType::boolean},
     {"attention.key_length_swa", KeyType::u32},
     {"attention.value_length_swa", KeyType::u32},
+    {"rope.dimension_count", KeyType::u32},
+    {"rope.dimension_count_swa", KeyType::u32},
+    {"rope.freq_base", KeyType::f32},
+    {"rope.scaling.type", KeyType::text},
+    {"rope.scaling.factor", KeyType::f32},
+    {"rope.scaling.original_context_length", KeyType::u32},
+    {"rope.scaling.finetuned", KeyType::boolean},
+    {"rope.scaling.attn_factor", KeyType::f32},
+    {"expert_count", KeyType::u32},
+    {"expert_used_count", KeyType::u32_or_list},
+    {"expert_group_count", KeyType::u32},
+    {"expert_group_used_count", KeyType::u32},
+};
+
+constexpr KeyRule kSomeKeys[] = {
+    {"attention.layer_norm_rms_epsilon", KeyType::f32},
+    {"attention.layer_norm_epsilon", KeyType::f32},
     {"attention.sliding_window", KeyType::u32},
     {"attention.q_lora_rank", KeyType::u32},
     {"attention.kv_lora_rank", KeyType::u32},
     {"attention.key_length_mla", KeyType::u32},
     {"attention.value_length_mla", KeyType::u32},
-    {"rope.dimension_count", KeyType::u32},
-    {"rope.dimension_count_swa", KeyType::u32},
-    {"rope.freq_base", KeyType::f32},
     {"rope.freq_base_swa", KeyType::f32},
-    {"rope.scaling.type", KeyType::text},
-    {"rope.scaling.factor", KeyType::f32},
     {"rope.scale_linear", KeyType::f32},
-    {"rope.scaling.original_context_length", KeyType::u32},
-    {"rope.scaling.finetuned", KeyType::boolean},
-    {"rope.scaling.attn_factor", KeyType::f32},
     {"rope.scaling.yarn_ext_factor", KeyType::f32},
     {"rope.scaling.yarn_attn_factor", KeyType::f32},
     {"rope.scaling.yarn_beta_fast", KeyType::f32},
     {"rope.scaling.yarn_beta_slow", KeyType::f32},
     {"rope.scaling.yarn_log_multiplier", KeyType::f32},
-    {"expert_count", KeyType::u32},
-    {"expert_used_count", KeyType::u32},
-    {"expert_group_count", KeyType::u32},
-    {"expert_group_used_count", KeyType::u32},
-    {"expert_feed_forward_length", KeyType::u32},
+    {"expert_feed_forward_length", KeyType::u32_or_list},
     {"expert_shared_feed_forward_length", KeyType::u32},
     {"expert_shared_count", KeyType::u32},
     {"expert_gating_func", KeyType::u32},
@@ -97,19 +101,40 @@ constexpr KeyRule kArchKeys[] = {
     {"vocab_size", KeyType::u32},
 };
 
-constexpr KeyRule kRms[] = {{"attention.layer_norm_rms_epsilon", KeyType::f32, true}};
+constexpr KeyRule kRmsKey = {"attention.layer_norm_rms_epsilon", KeyType::f32, true};
+constexpr KeyRule kWindow = {"attention.sliding_window", KeyType::u32};
+constexpr KeyRule kWindowBase = {"rope.freq_base_swa", KeyType::f32};
+constexpr KeyRule kCap = {"final_logit_softcapping", KeyType::f32};
+constexpr KeyRule kExpertInner = {"expert_feed_forward_length", KeyType::u32_or_list};
+constexpr KeyRule kNeedsInner = {"expert_feed_forward_length", KeyType::u32_or_list, true};
+
+constexpr KeyRule kRms[] = {kRmsKey};
+constexpr KeyRule kLlama[] = {kRmsKey, {"vocab_size", KeyType::u32}};
 constexpr KeyRule kNorm[] = {{"attention.layer_norm_epsilon", KeyType::f32, true}};
-constexpr KeyRule kGptOss[] = {{"attention.layer_norm_rms_epsilon", KeyType::f32, true},
-                               {"expert_feed_forward_length", KeyType::u32, true},
-                               {"attention.sliding_window", KeyType::u32, true}};
-// q_lora_rank is asked for, too, unless the model has the layers of a "lite" one: it decides which
-// tensors there are, and its absence shows there.
-constexpr KeyRule kDeepseek[] = {{"attention.layer_norm_rms_epsilon", KeyType::f32, true},
+constexpr KeyRule kQwen2Moe[] = {
+    kRmsKey, kExpertInner, {"expert_shared_feed_forward_length", KeyType::u32}};
+constexpr KeyRule kQwen3Moe[] = {kRmsKey, kExpertInner};
+constexpr KeyRule kGemma2[] = {
+    kRmsKey, kWindow, kWindowBase, kCap, {"attn_logit_softcapping", KeyType::f32}};
+constexpr KeyRule kGemma3[] = {kRmsKey, kWindow, kWindowBase, kCap};
+constexpr KeyRule kPhi3[] = {kRmsKey, kWindow};
+constexpr KeyRule kOlmo2[] = {kRmsKey, kWindow, kWindowBase};
+constexpr KeyRule kGptOss[] = {
+    kRmsKey, kNeedsInner, kWindowBase, {"attention.sliding_window", KeyType::u32, true}};
+constexpr KeyRule kDeepseek[] = {kRmsKey,
+                                 {"attention.q_lora_rank", KeyType::u32},
                                  {"attention.kv_lora_rank", KeyType::u32, true},
-                                 {"expert_feed_forward_length", KeyType::u32, true},
-                                 {"expert_shared_count", KeyType::u32, true}};
-constexpr KeyRule kVl[] = {{"attention.layer_norm_rms_epsilon", KeyType::f32, true},
-                           {"rope.dimension_sections", KeyType::i32s, true}};
+                                 {"attention.key_length_mla", KeyType::u32},
+                                 {"attention.value_length_mla", KeyType::u32},
+                                 kNeedsInner,
+                                 {"expert_shared_count", KeyType::u32, true},
+                                 {"expert_gating_func", KeyType::u32},
+                                 {"expert_weights_scale", KeyType::f32},
+                                 {"expert_weights_norm", KeyType::boolean},
+                                 {"leading_dense_block_count", KeyType::u32},
+                                 {"rope.scaling.yarn_log_multiplier", KeyType::f32},
+                                 {"vocab_size", KeyType::u32}};
+constexpr KeyRule kVl[] = {kRmsKey, {"rope.dimension_sections", KeyType::ints, true}};
 
 using enum Size;
 using W = When;
@@ -119,7 +144,9 @@ constexpr TensorNeed kModel[] = {{"token_embd.weight", W::always, {hidden, vocab
 constexpr TensorNeed kHead[] = {{"output.weight", W::always, {hidden, vocab}}};
 constexpr TensorNeed kHeadOrTied[] = {{"output.weight", W::optional, {hidden, vocab}}};
 constexpr TensorNeed kHeadBias[] = {{"output.bias", W::optional, {vocab}}};
-constexpr TensorNeed kRopeFreqs[] = {{"rope_freqs.weight", W::optional, {half_rotated}}};
+constexpr TensorNeed kRope[] = {{"rope_freqs.weight", W::no_longrope, {half_rotated}},
+                                {"rope_factors_long.weight", W::longrope, {half_rotated}},
+                                {"rope_factors_short.weight", W::longrope, {half_rotated}}};
 constexpr TensorNeed kRopeFactors[] = {{"rope_factors_long.weight", W::optional, {half_rotated}},
                                        {"rope_factors_short.weight", W::optional, {half_rotated}}};
 constexpr TensorNeed kClassifier[] = {{"cls.output.weight", W::optional}};
@@ -206,31 +233,35 @@ constexpr TensorNeed kFusedExperts[] = {
 const std::vector<LoaderRules>& table() {
   static const std::vector<LoaderRules> rules = {
       {"llama",
-       kRms,
-       {kModel, kHeadOrTied, kRopeFreqs, kRopeFactors},
-       {kPreNorms, kAttention, kAttentionBias, kMlp, kMlpBias, kRouter, kLlamaExperts}},
-      {"qwen2", kRms, {kModel, kHeadOrTied, kHeadBias}, {kPreNorms, kAttention, kMlp}},
-      {"qwen2vl", kVl, {kModel, kHeadOrTied, kHeadBias}, {kPreNorms, kAttention, kMlp}},
+       kLlama,
+       {kModel, kHeadOrTied, kRope},
+       {kPreNorms, kAttention, kAttentionBias, kMlp, kMlpBias, kRouter, kLlamaExperts},
+       true},
+      {"qwen2", kRms, {kModel, kHeadOrTied, kHeadBias}, {kPreNorms, kAttention, kMlp}, true},
+      {"qwen2vl", kVl, {kModel, kHeadOrTied, kHeadBias}, {kPreNorms, kAttention, kMlp}, true},
       {"qwen2moe",
-       kRms,
+       kQwen2Moe,
        {kModel, kHead},
-       {kPreNorms, kAttention, kRouter, kExperts, kSharedGate, kShared}},
+       {kPreNorms, kAttention, kRouter, kExperts, kSharedGate, kShared},
+       true},
       {"qwen3",
        kRms,
        {kModel, kHeadOrTied, kClassifier},
-       {kPreNorms, kAttention, kHeadNorms, kMlp}},
+       {kPreNorms, kAttention, kHeadNorms, kMlp},
+       true},
       {"qwen3moe",
-       kRms,
+       kQwen3Moe,
        {kModel, kHeadOrTied},
-       {kPreNorms, kAttention, kHeadNorms, kRouter, kExperts}},
-      {"gemma2", kRms, {kModel}, {kPreNorms, kPostNorms, kAttention, kMlp}},
+       {kPreNorms, kAttention, kHeadNorms, kRouter, kExperts},
+       true},
+      {"gemma2", kGemma2, {kModel}, {kPreNorms, kPostNorms, kAttention, kMlp}},
       {"gemma3",
-       kRms,
+       kGemma3,
        {kModel, kHeadOrTied, kDenseHeads},
        {kPreNorms, kPostNorms, kAttention, kHeadNorms, kMlp}},
-      {"phi3", kRms, {kModel, kHeadOrTied, kRopeFactors}, {kPreNorms, kAttention, kPhi3Mlp}},
-      {"olmo2", kRms, {kModel, kHead}, {kPostNorms, kAttention, kWideNorms, kMlp}},
-      {"smollm3", kRms, {kModel, kHeadOrTied}, {kPreNorms, kAttention, kMlp}},
+      {"phi3", kPhi3, {kModel, kHeadOrTied, kRopeFactors}, {kPreNorms, kAttention, kPhi3Mlp}},
+      {"olmo2", kOlmo2, {kModel, kHead}, {kPostNorms, kAttention, kWideNorms, kMlp}, true},
+      {"smollm3", kRms, {kModel, kHeadOrTied}, {kPreNorms, kAttention, kMlp}, true},
       {"gpt2", kNorm, {kModel, kHeadOrTied, kGpt2Model}, {kPreNorms, kGpt2}},
       {"gpt-oss", kGptOss, {kModel, kHead}, {kGptOssLayer, kAttention, kRouter, kExperts}},
       {"deepseek2",
@@ -245,6 +276,7 @@ const std::vector<LoaderRules>& table() {
 
 std::span<const KeyRule> file_keys() { return kFileKeys; }
 std::span<const KeyRule> arch_keys() { return kArchKeys; }
+std::span<const KeyRule> some_keys() { return kSomeKeys; }
 
 const LoaderRules* find_loader_rules(std::string_view arch) {
   for (const LoaderRules& rules : table()) {

@@ -1,5 +1,6 @@
 // What llama.cpp's loader asks of a GGUF: the keys it reads and their types, the tensors it creates
-// and their shapes (reference/gguf.md 9, 10.1, 11 and 14; llama.cpp of June 2026).
+// and their shapes (reference/gguf.md 9, 10.1, 11 and 14; held against what llama.cpp really does
+// by tests/peers/ggml/loads.py).
 #pragma once
 
 #include <cstdint>
@@ -18,15 +19,16 @@ enum class KeyType : uint8_t {
   text,
   texts,
   i32s,
-  f32s,
+  ints,         // i32 or u32
+  scores,       // f32 or i32
   u32_or_list,  // one for all layers, or one for each
 };
 
-// `required`: the loader stops without it.
 struct KeyRule {
   std::string_view key;  // without "ARCH.", unless it is no key of an architecture
   KeyType type;
-  bool required = false;
+  bool required = false;  // the loader stops without it
+  bool read = true;       // it stops at another type
 };
 
 // A dimension of a tensor, by the metadata that says it.
@@ -72,6 +74,8 @@ enum class When : uint8_t {
   full_q,
   mla,  // key_length_mla is said
   no_mla,
+  longrope,  // may be there where rope.scaling.type is "longrope"
+  no_longrope,
 };
 
 // Sizes in ggml's order; none at the end. No sizes at all: not looked at.
@@ -85,12 +89,18 @@ struct LoaderRules {
   std::string_view arch;
   std::span<const KeyRule> keys;  // beside arch_keys()
   std::vector<std::span<const TensorNeed>> model, layer;
+  bool whole_heads = false;  // it stops unless a head is turned in full, keys as wide as values
 };
 
 // Null: an architecture that is not in the table.
 const LoaderRules* find_loader_rules(std::string_view arch);
 
 std::span<const KeyRule> file_keys();  // whole names: general.*, split.*, tokenizer.*
-std::span<const KeyRule> arch_keys();  // of every architecture
+std::span<const KeyRule> arch_keys();  // read of every architecture
+std::span<const KeyRule> some_keys();  // of those that ask for them (LoaderRules::keys)
+
+// Whether the loader knows the value of general.architecture, of tokenizer.ggml.pre.
+bool knows_architecture(std::string_view name);
+bool knows_pre_tokenizer(std::string_view name);
 
 }  // namespace qp::ggml

@@ -3,7 +3,9 @@
 // IntxUnpackedToInt8, ModelSlim's W4A4), or signed zero points. reordered: Quark's 8 nibbles a word along K, nibble i
 // holding element order[i] (reference/fp8-torchao-quark-modelslim.md 4.2).
 #include <array>
+#include <string>
 
+#include "lib/base/error.h"
 #include "lib/layout/bits.h"
 
 namespace qp {
@@ -27,7 +29,8 @@ void high_encode(const LayoutArgs& a, const std::byte* rows, uint64_t first, uin
   swap_nibbles(rows, count * a.row_bytes(), stored + first * a.row_bytes());
 }
 
-// A byte holds the element less the bias (two's complement of `bits` when signed, sign-extended).
+// A byte holds the element less the bias (two's complement of `bits` when signed, sign-extended). One
+// that does not fit would become another element: the width is not what the config says.
 std::optional<uint64_t> bytes_bytes(const LayoutArgs& a) {
   if (a.bits < 2 || a.bits > 8 || a.stored_bits != 8) return std::nullopt;
   return checked_mul(a.rows, a.cols);
@@ -42,8 +45,16 @@ void bytes_decode(const LayoutArgs& a, const std::byte* stored, uint64_t first, 
     const std::byte* in = stored + (first + r) * a.cols;
     std::byte* row = rows + r * a.row_bytes();
     std::memset(row, 0, a.row_bytes());
+    uint32_t all = 0;
     for (uint64_t c = 0; c < a.cols; ++c) {
-      set(row, c, a.bits, (std::to_integer<uint32_t>(in[c]) + centre) & mask);
+      uint32_t v = (std::to_integer<uint32_t>(in[c]) + centre) & 0xff;
+      all |= v;
+      set(row, c, a.bits, v & mask);
+    }
+    if (all > mask) {
+      throw input_error("holds values that do not fit " + std::to_string(a.bits) + " bits (first in row " +
+                        std::to_string(first + r) + ")")
+          .hint("does the config's number of bits lie?");
     }
   }
 }

@@ -20,7 +20,7 @@ constexpr uint64_t kChunk = 4 << 20;
 // Rules whose findings rows that were not read could add to, or undo. Scales are read whole, but in
 // blocks of ggml.
 bool depends_on_rows(std::string_view rule) {
-  static constexpr std::string_view kRules[] = {"nan-code", "equal-codes", "saturated", "nan-weight", "all-zero", "nan-scale"};
+  static constexpr std::string_view kRules[] = {"nan-code", "equal-codes", "narrow-codes", "saturated", "nan-weight", "all-zero", "nan-scale"};
   return std::ranges::find(kRules, rule) != std::end(kRules);
 }
 
@@ -125,7 +125,15 @@ class Checker {
       add(Severity::warning, "saturated",
           std::to_string(stats_.saturated * 100 / stats_.count) + " % of the codes are at the ends of the range",
           "its scales are too small");
+    } else if (bits == 8 && s.code_kind() == CodeKind::integer && stats_.count >= 1024 && is_narrow(h)) {
+      add(Severity::warning, "narrow-codes", "its codes of 8 bits all lie between -8 and 7",
+          "does the config's number of bits lie? engines choose kernels by it");
     }
+  }
+  // Scales by the largest value use the whole range.
+  static bool is_narrow(const std::vector<uint64_t>& h) {
+    auto none = [](uint64_t n) { return n == 0; };
+    return std::all_of(h.begin(), h.begin() + 120, none) && std::all_of(h.begin() + 136, h.end(), none);
   }
 
   void scales(const Scheme& s) {
@@ -135,6 +143,7 @@ class Checker {
     bool zero_is_meant = s.weights.amax_scale || s.code_kind() == CodeKind::codebook;  // a range of zeros
     uint64_t bad = 0, small = 0, tiny = 0, ones = 0, first_bad = 0, first_small = 0, first_tiny = 0;
     uint64_t negative = 0, first_negative = 0;
+    std::vector<uint64_t> zeros;
     bool mx = s.scale_kind() == ScaleKind::e8m0, seen = false;
     // Below this the stored dtype is subnormal. The 8-bit scales define their whole range.
     float normal = p.dtype == DType::f16                                 ? 0x1p-14f
@@ -146,7 +155,10 @@ class Checker {
         if (bad++ == 0) first_bad = i;
         continue;
       }
-      if (v == 0 && zero_is_meant) continue;
+      if (v == 0 && zero_is_meant) {
+        zeros.push_back(i);
+        continue;
+      }
       // Symmetric ranges are full by negative scales: auto-round's and ours.
       if (v < 0 && s.code_kind() == CodeKind::integer) {
         if (negative++ == 0) first_negative = i;
@@ -180,6 +192,11 @@ class Checker {
           count_of(small, "scale is", "scales are") + " zero or negative" + where(first_small),
           "quantize the tensor again");
     }
+    if (uint64_t lost = blocks_that_differ(zeros, values.size(), s); lost > 0) {
+      add(Severity::error, "zero-scale",
+          count_of(lost, "scale is", "scales are") + " zero, but the codes under it are not all alike",
+          "quantize the tensor again");
+    }
     if (tiny > 0) {
       add(Severity::warning, "tiny-scale",
           count_of(tiny, "scale is", "scales are") + " subnormal in " +
@@ -190,6 +207,21 @@ class Checker {
       add(Severity::warning, "unit-scale", "every scale is exactly 1.0",
           "was it ever computed? quantize the tensor again");
     }
+  }
+
+  // Of scales that are zero, those whose block was none of zeros: its codes differ. Blocks of bitsandbytes
+  // lie one after another.
+  uint64_t blocks_that_differ(const std::vector<uint64_t>& zeros, uint64_t scales, const Scheme& s) const {
+    if (zeros.empty()) return 0;
+    std::vector<std::byte> codes = store_.read(*t_.part(Role::codes));
+    if (codes.size() % scales != 0) return 0;
+    uint64_t size = codes.size() / scales;
+    return static_cast<uint64_t>(std::ranges::count_if(zeros, [&](uint64_t i) {
+      auto block = std::span(codes).subspan(i * size, size);
+      std::byte first = block[0], low = first & std::byte{15};
+      bool halves = s.weights.num_bits != 4 || (first >> 4) == low;
+      return !halves || std::ranges::any_of(block, [&](std::byte b) { return b != first; });
+    }));
   }
 
   // Small float parts (scales) as f32; an E8M0 of 255 is NaN.

@@ -58,7 +58,7 @@ class Gguf:
             size = n // BLOCKS[kind][0] * BLOCKS[kind][1]
             self.tensors[name] = [dims, kind, bytearray(data[start + offset:start + offset + size])]
 
-    def save(self, path):
+    def save(self, path, alignment=32):
         def text(s):
             s = s if isinstance(s, bytes) else s.encode()
             return struct.pack("<Q", len(s)) + s
@@ -77,8 +77,8 @@ class Gguf:
         at = 0
         for name, (dims, kind, data) in self.tensors.items():
             out += text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, at)
-            at += len(data) + -len(data) % 32
-        out += b"\0" * (-len(out) % 32)
+            at += len(data) + -len(data) % alignment
+        out += b"\0" * (-len(out) % alignment)
         for _, _, data in self.tensors.values():
-            out += data + b"\0" * (-len(data) % 32)
+            out += data + b"\0" * (-len(data) % alignment)
         Path(path).write_bytes(out)

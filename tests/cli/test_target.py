@@ -415,7 +415,7 @@ class Target(CliTest):
         file.save(self.dir / "bad.gguf")
         report = json.loads(self.run_("qverify", "bad.gguf", "--target", "llama.cpp", "--json").out)
         self.assertEqual(report["target"]["verdict"], REFUSES)
-        self.assertIn("missing tensor 'blk.1.ffn_up.weight'", {f["error"] for f in report["target"]["findings"]})
+        self.assertIn("tensor 'blk.1.ffn_up.weight' not found", {f["error"] for f in report["target"]["findings"]})
 
     def test_rules(self):
         rules = self.ok("qverify", "--list-rules").out.splitlines()

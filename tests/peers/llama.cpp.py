@@ -7,14 +7,15 @@
    same unquantized GGUF, with and without the same importance matrix.
 3. Those files loaded: tokens, text generated, perplexity beside what `qverify --eval` says.
 4. DeepSeek's matrices by heads (ggml/latents.py).
+5. Files loaded, sound and broken in many ways, beside `qverify --target llama.cpp` (ggml/loads.py).
+
+$QPIPE_ONLY names what is made anew: "types", "latents", "loads", models, file types. Other sections of the page stay.
 """
 
 import ctypes
-import datetime
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,9 +31,12 @@ from packages import llama_cpp as source  # noqa: E402
 sys.path.insert(0, str(source() / "gguf-py"))  # the published gguf is older than the library
 
 import llama_cpp  # noqa: E402
+import loads  # noqa: E402
 import numpy as np  # noqa: E402
+import random_models  # noqa: E402
 from gguf import GGUFReader  # noqa: E402
 from llama_quantize import file_type, theirs  # noqa: E402
+from page import Page  # noqa: E402
 
 BIN = Path(os.environ.get("QPIPE_BIN", ROOT / "build/release"))
 DATA = Path(os.environ.get("QPIPE_DATA", ROOT.parent / "shared/data"))
@@ -92,54 +96,6 @@ def spoken(path, test):
     return [f"{theirs_:.3f}", f"{report['evaluation']['perplexity']['value']:.3f}", json.dumps(words)]
 
 
-def write_random(directory, architecture, model_type, layer, **config):
-    """Random BF16 weights with tiny-lm's tokenizer; `layer` names the shapes of a layer's tensors."""
-    directory.mkdir()
-    for file in TINY.iterdir():
-        if file.name.startswith(("tokenizer", "special")):
-            shutil.copy(file, directory)
-    tiny = json.loads((TINY / "config.json").read_text())
-    hidden, vocab, layers = 256, tiny["vocab_size"], 8
-    whole = {"architectures": [architecture], "model_type": model_type, "hidden_size": hidden, "vocab_size": vocab,
-             "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 64,
-             "intermediate_size": 512, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-             "tie_word_embeddings": False, "torch_dtype": "bfloat16",
-             "bos_token_id": tiny.get("bos_token_id", 1), "eos_token_id": tiny.get("eos_token_id", 2)} | config
-    (directory / "config.json").write_text(json.dumps(whole))
-    shapes = {"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}
-    if not whole["tie_word_embeddings"]:
-        shapes["lm_head.weight"] = (vocab, hidden)
-    for i in range(layers):
-        shapes |= {f"model.layers.{i}.{n}": s for n, s in layer.items()}
-    rng, header, data = np.random.default_rng(7), {}, b""
-    for name, shape in shapes.items():
-        x = (rng.standard_normal(shape) * 0.05 + len(shape) % 2).astype(np.float32)
-        raw = (x.view(np.uint32) >> 16).astype(np.uint16).tobytes()
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
-    text = json.dumps(header).encode()
-    (directory / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
-
-
-ATTENTION = {f"self_attn.{n}_proj.weight": s for n, s in
-             (("q", (256, 256)), ("k", (64, 256)), ("v", (64, 256)), ("o", (256, 256)))}
-NORMS = {"input_layernorm.weight": (256,), "post_attention_layernorm.weight": (256,)}
-MLP = {"mlp.gate_proj.weight": (512, 256), "mlp.up_proj.weight": (512, 256), "mlp.down_proj.weight": (256, 512)}
-BIASES = {"self_attn.q_proj.bias": (256,), "self_attn.k_proj.bias": (64,), "self_attn.v_proj.bias": (64,)}
-EXPERTS = {f"block_sparse_moe.experts.{e}.{w}.weight": s for e in range(8)
-           for w, s in (("w1", (512, 256)), ("w2", (256, 512)), ("w3", (512, 256)))}
-RANDOM = {
-    "llama": ("LlamaForCausalLM", "llama", ATTENTION | NORMS | MLP, {}),
-    "qwen2": ("Qwen2ForCausalLM", "qwen2", ATTENTION | NORMS | MLP | BIASES, {}),
-    "mixtral": ("MixtralForCausalLM", "mixtral", ATTENTION | NORMS | EXPERTS | {"block_sparse_moe.gate.weight": (8, 256)},
-                {"num_local_experts": 8, "num_experts_per_tok": 2}),
-    "gemma2": ("Gemma2ForCausalLM", "gemma2",
-               ATTENTION | NORMS | MLP | {"pre_feedforward_layernorm.weight": (256,), "post_feedforward_layernorm.weight": (256,)},
-               {"tie_word_embeddings": True, "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 64,
-                "sliding_window": 128, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}),
-}
-
-
 def models(folder):
     """Name, directory, text to calibrate with."""
     yield "tiny-lm", TINY, TINY / "heldout.txt"
@@ -148,8 +104,8 @@ def models(folder):
     smollm2 = Path(os.environ.get("QPIPE_CACHE", Path.home() / ".cache/qpipe/x")).parent / "smollm2/smollm2-bf16"
     if smollm2.exists() and (DATA / "wikitext-2").exists():  # ./check makes it
         yield "smollm2", smollm2, DATA / "wikitext-2/calib.txt"
-    for name, (architecture, kind, layer, config) in RANDOM.items():
-        write_random(folder / name, architecture, kind, layer, **config)
+    for name, row in random_models.QUANTIZED.items():
+        random_models.write(folder / name, TINY, *row)
         yield name, folder / name, TINY / "heldout.txt"
 
 
@@ -158,73 +114,83 @@ def quiet(level, text, data):
     pass
 
 
-def save(out, lines, bad):
-    if not out:
-        return
-    only = os.environ.get("QPIPE_ONLY", "")
-    head = [f"# llama.cpp, by llama-cpp-python {version('llama-cpp-python')}", "",
-            f"{datetime.date.today()}, `./check --peers llama.cpp`{f' with QPIPE_ONLY={only!r}' if only else ''}: "
-            f"{bad} comparisons failed. llama.cpp quantizes activations, we do not: perplexities differ by that.", ""]
-    out.write_text("\n".join(head + lines) + "\n")
+def pytest_or_script(*arguments):
+    """(whether it failed, its output as a block of the page)"""
+    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True,
+                          env=dict(os.environ, CI="true", QPIPE_BIN=str(BIN)))
+    print(done.stdout, flush=True)
+    return done.returncode != 0, ["```", done.stdout.rstrip(), "```"]
+
+
+HEAD = ["| model | file type | importance | tensors | other type | other bytes | perplexity, llama.cpp | ours | it goes on \"The\" |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
+
+
+def whole_models(only, folder, put):
+    """Number of comparisons that failed."""
+    lines, bad = list(HEAD), 0
+    kinds = [k for k in file_types() if not set(only) & {n for n, _ in file_types()} or k[0] in only]
+    for name, directory, text in models(folder):
+        if only and name not in only:
+            continue
+        base, calibrated, matrix = folder / "base.gguf", folder / "c.qmap", folder / "i.gguf"
+        run("qcalibrate", directory, "--text", text, "-n", 8, "--seqlen", 64, "-o", calibrated, "--force")
+        run("qcalibrate", calibrated, "--save-imatrix", matrix)
+        run("qexport", calibrated, "-f", "gguf", "-o", base, "--force")
+        test = folder / "test.txt"
+        test.write_bytes(text.read_bytes()[-20000:])
+        speaks = name not in random_models.QUANTIZED
+        if speaks:
+            lines.append("| " + " | ".join([name, "unquantized", "", "", "", "", *spoken(base, test)]) + " |")
+            print(lines[-1], flush=True)
+        for kind, number in kinds:
+            for importance in (None, matrix):
+                if importance is None and (needs_importance(kind) or name == "smollm2"):
+                    continue
+                a, b = folder / "ours.gguf", folder / "theirs.gguf"
+                step = ["-a", "imatrix"] if importance else []
+                run("qquantize", calibrated, "-s", kind, *step, "-o", folder / "q.qmap", "--force")
+                run("qexport", folder / "q.qmap", "-f", "gguf", "-o", a, "--force")
+                row = [name, kind, "yes" if importance else "no"]
+                if not theirs(base, b, number, importance):
+                    lines.append("| " + " | ".join(row + ["llama.cpp refuses"] + [""] * 5) + " |")
+                    continue
+                n, types, bytes_ = compare(a, b)
+                bad += bool(types or bytes_)
+                row += [str(n), str(len(types)), str(len(bytes_))]
+                row += spoken(a, test) if speaks and importance else ["", "", ""]
+                lines.append("| " + " | ".join(row) + " |")
+                print(lines[-1], flush=True)
+        put([f"{bad} comparisons failed. llama.cpp quantizes activations, we do not: perplexities differ by that.", "", *lines])
+    return bad
 
 
 def main():
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-    lines, bad = [], 0
-    only = os.environ.get("QPIPE_ONLY", "").split()  # models, "types", "latents", file types
-    library = next(Path(llama_cpp.__file__).parent.glob("lib/libggml-base.so"))
+    page = Page(sys.argv[1] if len(sys.argv) > 1 else None, [f"# llama.cpp, by llama-cpp-python {version('llama-cpp-python')}"])
+    bad, chosen = 0, os.environ.get("QPIPE_ONLY", "")
+    only = chosen.split()
+    how = "`./check --peers llama.cpp`" + (f" with QPIPE_ONLY='{chosen}'." if chosen else ".")
+    ggml = ROOT / "tests/peers/ggml"
     if not only or "types" in only:
-        done = subprocess.run([sys.executable, ROOT / "tests/peers/ggml/ggml_types.py", "--library", library],
-                              capture_output=True, text=True)
-        bad += done.returncode != 0
-        lines += ["## Rows of every type", "", "```", done.stdout.rstrip(), "```", ""]
-        print(done.stdout, flush=True)
+        library = next(Path(llama_cpp.__file__).parent.glob("lib/libggml-base.so"))
+        failed, lines = pytest_or_script(ggml / "ggml_types.py", "--library", library)
+        bad += failed
+        page.put("Rows of every type", lines, how)
     if not only or "latents" in only:
-        environment = dict(os.environ, CI="true", QPIPE_BIN=str(BIN))
-        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / "tests/peers/ggml/latents.py"],
-                              capture_output=True, text=True, env=environment)
-        bad += done.returncode != 0
-        lines += ["## attn_k_b and attn_v_b of DeepSeek", "", "```", done.stdout.rstrip(), "```", ""]
-        print(done.stdout, flush=True)
-    kinds = [k for k in file_types() if not set(only) & {n for n, _ in file_types()} or k[0] in only]
-    lines += ["## Whole models", "", "| model | file type | importance | tensors | other type | other bytes | perplexity, llama.cpp | ours | it goes on \"The\" |", "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        os.environ["QPIPE_TMPDIR"] = scratch
-        for name, directory, text in models(folder):
-            if only and name not in only:
-                continue
-            base, calibrated, matrix = folder / "base.gguf", folder / "c.qmap", folder / "i.gguf"
-            run("qcalibrate", directory, "--text", text, "-n", 8, "--seqlen", 64, "-o", calibrated, "--force")
-            run("qcalibrate", calibrated, "--save-imatrix", matrix)
-            run("qexport", calibrated, "-f", "gguf", "-o", base, "--force")
-            test = folder / "test.txt"
-            test.write_bytes(text.read_bytes()[-20000:])
-            speaks = name not in RANDOM
-            if speaks:
-                lines.append("| " + " | ".join([name, "unquantized", "", "", "", "", *spoken(base, test)]) + " |")
-                print(lines[-1], flush=True)
-            for kind, number in kinds:
-                for importance in (None, matrix):
-                    if importance is None and (needs_importance(kind) or name == "smollm2"):
-                        continue
-                    a, b = folder / "ours.gguf", folder / "theirs.gguf"
-                    step = ["-a", "imatrix"] if importance else []
-                    run("qquantize", calibrated, "-s", kind, *step, "-o", folder / "q.qmap", "--force")
-                    run("qexport", folder / "q.qmap", "-f", "gguf", "-o", a, "--force")
-                    row = [name, kind, "yes" if importance else "no"]
-                    if not theirs(base, b, number, importance):
-                        lines.append("| " + " | ".join(row + ["llama.cpp refuses"] + [""] * 5) + " |")
-                        continue
-                    n, types, bytes_ = compare(a, b)
-                    bad += bool(types or bytes_)
-                    row += [str(n), str(len(types)), str(len(bytes_))]
-                    row += spoken(a, test) if speaks and importance else ["", "", ""]
-                    lines.append("| " + " | ".join(row) + " |")
-                    print(lines[-1], flush=True)
-            save(out, lines, bad)
-    save(out, lines, bad)
+        failed, lines = pytest_or_script("-m", "pytest", "-q", "-p", "no:cacheprovider", ggml / "latents.py")
+        bad += failed
+        page.put("attn_k_b and attn_v_b of DeepSeek", lines, how)
+    if not only or "loads" in only:
+        lines, differ = loads.section(BIN, TINY)
+        bad += differ
+        page.put("Files loaded", lines, how)
+    chosen_models = [o for o in only if o not in ("types", "latents", "loads")]
+    if not only or chosen_models:
+        title = f"Whole models{': ' if chosen_models else ''}{', '.join(chosen_models)}"  # a part does not replace the whole
+        with tempfile.TemporaryDirectory() as scratch:
+            os.environ["QPIPE_TMPDIR"] = scratch
+            bad += whole_models(chosen_models, Path(scratch), lambda lines: page.put(title, lines, how))
     return 1 if bad else 0
 
 
