@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""qverify --target on the headers of 100,000 tensors: seconds and memory.
+"""qverify --target on the headers of 100,000 tensors: seconds and memory; and the scan of stored numbers beside
+reading the same bytes.
 
-    bench/verify.py --bin build/release --work /dev/shm [--runs 3]
+    bench/verify.py --bin build/release --work /dev/shm [--runs 3] [--scan DIR ..]
 
-The checkpoint is a mixture of experts in w4a16, one sparse file: a header, and a hole for the data.
+The 100,000 tensors are a mixture of experts in w4a16, one sparse file: a header, and a hole for the data.
+DIR: checkpoints, in the page cache; `qverify DIR` and two processes that read(2) its files are timed alternately.
 """
 import argparse
 import json
@@ -25,6 +27,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--bin", required=True, type=pathlib.Path)
 parser.add_argument("--work", required=True, type=pathlib.Path)
 parser.add_argument("--runs", type=int, default=3)
+parser.add_argument("--scan", nargs="*", default=[], type=pathlib.Path)
 args = parser.parse_args()
 
 
@@ -42,6 +45,38 @@ def make(directory):
     return len(model.tensors)
 
 
+def read_half(part):
+    """Every second MiB of the files, into one buffer."""
+    files, first = part
+    buffer = bytearray(1 << 20)
+    for file in files:
+        descriptor = os.open(file, os.O_RDONLY)
+        for at in range(first << 20, os.fstat(descriptor).st_size, 2 << 20):
+            os.preadv(descriptor, [buffer], at)
+        os.close(descriptor)
+
+
+def timed(action):
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+def scan(directory):
+    files = sorted(directory.glob("*.safetensors"))
+    size = sum(f.stat().st_size for f in files)
+    command = [args.bin / "qverify", directory, "-q", "--threads", "2"]
+    with multiprocessing.Pool(2) as pool:
+        pairs = [(timed(lambda: pool.map(read_half, [(files, 0), (files, 1)], chunksize=1)),
+                  timed(lambda: subprocess.run(command, check=True))) for _ in range(args.runs + 1)][1:]
+    ratios = sorted(read / ours for read, ours in pairs)
+    print(f"{directory.name}: {size / 1e9:.2f} GB, reading {size / 1e9 / statistics.median(r for r, _ in pairs):.2f} GB/s, qverify "
+          f"{size / 1e9 / statistics.median(q for _, q in pairs):.2f} GB/s: {statistics.median(ratios):.2f} "
+          f"[{ratios[0]:.2f}..{ratios[-1]:.2f}] of reading (aim 0.5)")
+
+
+for directory in args.scan:
+    scan(directory)
 folder = pathlib.Path(tempfile.mkdtemp(dir=args.work))
 try:
     # In a process of its own: what this one holds would count as the program's peak.
