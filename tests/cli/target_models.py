@@ -140,13 +140,15 @@ def qwen3_moe(**more):
     m = moe(shared=False, **more)
     for i in range(m.layers):
         head_norms(m, f"model.layers.{i}")
-    return m.configure(architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe")
+    del m.config["shared_expert_intermediate_size"]
+    return m.configure(architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe", decoder_sparse_step=1, mlp_only_layers=[],
+                       norm_topk_prob=True)
 
 
 def deepseek_v3(experts=4, inner=256, **config):
     """A dense layer, then one of experts; the latents' sizes are no multiples of a block, as in the real one."""
     m = Model("DeepseekV3ForCausalLM", "deepseek_v3", **{
-        "q_lora_rank": 256, "kv_lora_rank": 128, "qk_nope_head_dim": D, "qk_rope_head_dim": D, "v_head_dim": D,
+        "q_lora_rank": 256, "kv_lora_rank": 128, "qk_nope_head_dim": 2 * D, "qk_rope_head_dim": D, "v_head_dim": 2 * D,
         "num_key_value_heads": HEADS, "n_routed_experts": experts, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
         "num_experts_per_tok": 2, "moe_intermediate_size": inner, "first_k_dense_replace": 1, "moe_layer_freq": 1,
         "topk_method": "noaux_tc", "scoring_func": "sigmoid", "norm_topk_prob": True, "routed_scaling_factor": 2.5,
@@ -154,8 +156,8 @@ def deepseek_v3(experts=4, inner=256, **config):
     for i in range(m.layers):
         p = f"model.layers.{i}"
         m.norms(p)
-        for name, shape in (("q_a_proj", (256, H)), ("q_b_proj", (HEADS * 2 * D, 256)), ("kv_a_proj_with_mqa", (128 + D, H)),
-                            ("kv_b_proj", (HEADS * 2 * D, 128)), ("o_proj", (H, HEADS * D))):
+        for name, shape in (("q_a_proj", (256, H)), ("q_b_proj", (HEADS * 3 * D, 256)), ("kv_a_proj_with_mqa", (128 + D, H)),
+                            ("kv_b_proj", (HEADS * 4 * D, 128)), ("o_proj", (H, HEADS * 2 * D))):
             m.linear(f"{p}.self_attn.{name}", shape)
         m.tensors[f"{p}.self_attn.q_a_layernorm.weight"] = ("BF16", (256,))
         m.tensors[f"{p}.self_attn.kv_a_layernorm.weight"] = ("BF16", (128,))
@@ -184,7 +186,7 @@ def qwen2_5_vl(inner=342, **config):
     """inner: of the vision tower, as odd as 3420 is to the real one."""
     m = llama(**config)
     m.configure(architectures=["Qwen2_5_VLForConditionalGeneration"], model_type="qwen2_5_vl", vision_config={
-        "depth": 1, "hidden_size": 128, "out_hidden_size": H, "intermediate_size": inner, "num_heads": 2,
+        "depth": 1, "hidden_size": 128, "out_hidden_size": H, "intermediate_size": inner, "num_heads": 16,
         "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3, "window_size": 112,
         "fullatt_block_indexes": [0], "tokens_per_second": 2})
     for i in range(m.layers):

@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 # Not this folder: it has a vllm.py.
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
-sys.path[:0] = [str(HERE / "vllm_cpu"), str(ROOT / "tests/cli")]
-BIN = Path(os.environ.get("QPIPE_BIN", ROOT / "build/release")).resolve()
+sys.path[:0] = [str(HERE / "vllm_cpu"), str(HERE / "engines"), str(ROOT / "tests/cli")]
 os.environ.setdefault("QP_TEST_DATA", str(ROOT / "tests/data"))
 
 import cases  # noqa: E402
+import exported  # noqa: E402
 import load  # noqa: E402
 import start  # noqa: E402
 
@@ -97,7 +97,7 @@ def verdict_of(found, tp=1):
 
 
 def ours(case, path):
-    command = [BIN / "qverify", path, "--target", "vllm", "--json", "--hw", f"sm{case.capability}", *case.arguments()]
+    command = [exported.BIN / "qverify", path, "--target", "vllm", "--json", "--hw", f"sm{case.capability}", *case.arguments()]
     done = subprocess.run(command, capture_output=True, text=True)
     report = json.loads(done.stdout)
     findings = [f for f in report["target"]["findings"]]
@@ -156,15 +156,16 @@ def main():
     only = os.environ.get("QPIPE_ONLY", "").split(",")
     rows, bad, cannot = {}, [], []
     with tempfile.TemporaryDirectory() as scratch:  # what is imported here is imported for all
-        for name, model in cases.MODELS.items():
+        for name, model in exported.MODELS.items():
             found = load.load(model().write(Path(scratch) / name))
             print(f"{name}, unquantized: {verdict_of([found])}", flush=True)
-    chosen = [case for case in cases.all_of(BIN) if any(o in case.label for o in only)]
+    load.warm()
+    chosen = [case for case in cases.all_of() if any(o in case.label for o in only)]
     for i, case in enumerate(chosen):
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 row, agree = compare(case, Path(scratch))
-            except cases.NotExported as e:
+            except exported.NotExported as e:
                 cannot.append(f"| {case.label} | {cell(e)} |")
                 continue
             except Exception as e:

@@ -1,5 +1,6 @@
 """One checkpoint through vLLM's config classes, model class and loader, up to process_weights_after_loading."""
 
+import gc
 import logging
 import traceback
 
@@ -8,6 +9,7 @@ import start  # before vLLM's modules
 import watch
 
 from vllm.config import set_current_vllm_config  # noqa: E402
+from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS, get_quantization_config  # noqa: E402
 from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod  # noqa: E402
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader  # noqa: E402
 from vllm.model_executor.model_loader.utils import initialize_model  # noqa: E402
@@ -21,6 +23,17 @@ class Heard(logging.Handler):
 
     def emit(self, record):
         self.lines.append(record.getMessage())
+
+
+def warm():
+    """Imports what children would import one by one."""
+    for name in QUANTIZATION_METHODS:
+        try:
+            get_quantization_config(name)
+        except ImportError:  # of a package that is not here: a case that wants it says so
+            pass
+    gc.collect()
+    gc.freeze()
 
 
 def load(path, tp=1, rank=0, ep=1, capability=90):
