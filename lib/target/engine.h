@@ -87,6 +87,8 @@ struct Engine {
   std::string_view tp_flag, ep_flag, pp_flag;
   bool head_by_config = true;            // the head takes the quantization config
   std::span<const Loader> loaders = {};  // none: fused layers and experts stop, others do not
+  // Architectures that want no more ranks than experts; names begin with one of these.
+  std::span<const std::string_view> rank_per_expert = {};
 };
 
 // Nothing when the engine has no rows: then all fused layers are looked up by their members, too.

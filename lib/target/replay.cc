@@ -89,7 +89,7 @@ class Replay {
     as_stored_ = method != nullptr && !chooser_;
     if (model_.architecture.empty())
       findings_.add("no-architecture", "", "config.json names no architecture");
-    check_parallel(model_, options_, findings_);
+    check_parallel(engine_, model_, options_, findings_);
     // What it stops at before it builds a model hides the rest.
     bool built = !findings_.any(Effect::refuses) || method != nullptr;
     if (built) replay_layers();
@@ -287,7 +287,7 @@ class Replay {
         const StoredModule* other = stored(layer.shards.back());
         auto second = other == nullptr ? std::nullopt : other->find(p.suffix);
         if (second && findings_.knows("latents-scale")) {
-          result_.verdicts[*second] = Verdict::ignored;
+          result_.verdicts[*second] = Verdict::dropped;
           add("latents-scale", tensor(*second).name, "is not read");
         }
         continue;
@@ -426,11 +426,20 @@ class Replay {
     if (const Loader* row = loader_of(engine_, model_.architecture)) {
       stops = experts ? row->experts_stop : fused ? row->fused_stops : row->plain_stops;
     }
-    findings_.add(stops ? "unexpected-fused" : "unexpected-tensor", tensor(i).name, what, slot,
-                  layer.class_name);
+    bool keyed =
+        model_.architecture.starts_with("Deepseek") && findings_.knows("unexpected-looked-up");
+    findings_.add(stops   ? "unexpected-fused"
+                  : keyed ? "unexpected-looked-up"
+                          : "unexpected-tensor",
+                  tensor(i).name, what, slot, layer.class_name);
   }
 
   void check_unquantized(const Layer& layer) {
+    if (layer.part == Part::linear && options_.tp > 1) {
+      std::vector<Dims> dims;
+      for (const Shard& s : layer.shards) dims.push_back(dims_of(s, {}, {}));
+      check_cuts(layer, dims, model_, options_, findings_);
+    }
     for (const Shard& s : layer.shards) {
       const StoredModule* m = stored(s);
       bool matrix = layer.part != Part::plain || layer.router;

@@ -182,6 +182,42 @@ def gemma3_text(**config):
     return m
 
 
+def siglip(m, prefix, size=128, inner=256):
+    """A vision tower of one block."""
+    p = f"{prefix}.encoder.layers.0"
+    for name, shape in ((f"{p}.self_attn.q_proj", (size, size)), (f"{p}.self_attn.k_proj", (size, size)),
+                        (f"{p}.self_attn.v_proj", (size, size)), (f"{p}.self_attn.out_proj", (size, size)),
+                        (f"{p}.mlp.fc1", (inner, size)), (f"{p}.mlp.fc2", (size, inner))):
+        m.linear(name, shape)
+        m.put(name + ".bias", "BF16", shape[0])
+    for name in (f"{p}.layer_norm1", f"{p}.layer_norm2", f"{prefix}.post_layernorm"):
+        m.put(name + ".weight", "BF16", size).put(name + ".bias", "BF16", size)
+    m.put(f"{prefix}.embeddings.patch_embedding.weight", "BF16", size, 3, 14, 14)
+    m.put(f"{prefix}.embeddings.patch_embedding.bias", "BF16", size)
+    m.put(f"{prefix}.embeddings.position_embedding.weight", "BF16", 4, size)
+
+
+def qwen3_5(**config):
+    """A layer of linear attention, then one of attention with a gate."""
+    keys, values, heads = 256, 512, 8
+    m = Model("Qwen3_5ForCausalLM", "qwen3_5_text", layer_types=["linear_attention", "full_attention"], linear_conv_kernel_dim=4,
+              linear_key_head_dim=D, linear_value_head_dim=D, linear_num_key_heads=keys // D, linear_num_value_heads=heads,
+              attn_output_gate=True, **config)
+    p = "model.layers.0.linear_attn"
+    for name, shape in (("in_proj_qkv", (2 * keys + values, H)), ("in_proj_z", (values, H)), ("in_proj_b", (heads, H)),
+                        ("in_proj_a", (heads, H)), ("out_proj", (H, values))):
+        m.linear(f"{p}.{name}", shape)
+    m.put(f"{p}.conv1d.weight", "BF16", 2 * keys + values, 1, 4).put(f"{p}.norm.weight", "BF16", D)
+    m.put(f"{p}.A_log", "F32", heads).put(f"{p}.dt_bias", "BF16", heads)
+    m.attention("model.layers.1")
+    m.linear("model.layers.1.self_attn.q_proj", (2 * HEADS * D, H))
+    head_norms(m, "model.layers.1")
+    for i in range(m.layers):
+        m.norms(f"model.layers.{i}")
+        m.mlp(f"model.layers.{i}.mlp")
+    return m
+
+
 def qwen2_5_vl(inner=342, **config):
     """inner: of the vision tower, as odd as 3420 is to the real one."""
     m = llama(**config)
@@ -356,8 +392,8 @@ def bnb4(m):
         "weight.quant_state.bitsandbytes__nf4": ("U8", (80,))})
 
 
-def kv_scales(m, name="{}.self_attn.{}_scale", shape=(1,)):
-    for i in range(m.layers):
+def kv_scales(m, name="{}.self_attn.{}_scale", shape=(1,), layers=None):
+    for i in layers or range(m.layers):
         for kv in "kv":
             m.tensors[name.format(f"model.layers.{i}", kv)] = ("F32", shape)
     return m

@@ -75,8 +75,8 @@ constexpr Rule kRules[] = {
     {"latents-joined", E::refuses,
      "joins what is stored of q_a_proj and kv_a_proj_with_mqa along the first dimension", kLatents,
      "leave q_a_proj and kv_a_proj_with_mqa out", "{}"},
-    {"latents-scale", E::warns, "takes q_a_proj's scale for kv_a_proj_with_mqa, too", kLatents,
-     "give both one scale, or leave them out"},
+    {"latents-scale", E::lies, "takes q_a_proj's scale for kv_a_proj_with_mqa, too", kLatents,
+     "leave q_a_proj and kv_a_proj_with_mqa out"},
     {"scale-inv-renamed", E::lies,
      "looks for weight_scale where weight_scale_inv is stored, and the fp8 method calls it so, too",
      "models/llama.py _legacy_load_weights, 0.5.23",
@@ -160,6 +160,8 @@ constexpr Rule kRules[] = {
      "is not divisible by"},
     {"tp-heads", E::refuses, "gives every rank whole heads", "models/llama.py, 0.5.23",
      "use a --tp that divides the heads", "AssertionError"},
+    {"tp-experts", E::refuses, "wants no more ranks than experts", "models/qwen2_moe.py, 0.5.23",
+     "a smaller --tp", "is greater than the number of experts"},
     {"tp-kv-heads", E::refuses, "divides or repeats heads of keys", "models/llama.py, 0.5.23",
      "use a --tp that divides the heads of keys, or a multiple of them"},
     {"block-rows", E::refuses, "wants whole blocks of outputs on every rank", kFp8Utils,
@@ -169,6 +171,8 @@ constexpr Rule kRules[] = {
     {"block-columns", E::refuses, "wants whole blocks of inputs on every rank", kFp8Utils,
      "a smaller --tp, or pad the MLP", "is not divisible by weight quantization block_k"},
     {"fp4-columns", E::refuses, "wants multiples of 16 inputs", kModelOpt, "leave the module out"},
+    {"mxfp8-columns", E::refuses, "wants whole groups of 32 inputs", kFp8Utils,
+     "leave the module out", "is not divisible by weight quantization block_k = 32."},
     {"marlin-shape", E::warns, "wants N % 64 and K % 128 for Marlin", kMarlin,
      "use shapes that fit; the dense compressed-tensors scheme does not act on it"},
     {"gptq-missing-key", E::refuses, "runs Marlin alone, and wants the key for it", kGptq,
@@ -476,12 +480,15 @@ constexpr HardwareRow kHardware[] = {
 };
 #undef QP_ASCEND
 
+constexpr std::string_view kRankPerExpert[] = {"Deepseek", "Qwen2Moe", "Qwen3Moe", "MiniMaxM2",
+                                               "Glm4Moe",  "Lfm2Moe",  "MiMoV2",   "ExaoneMoE"};
+
 }  // namespace
 
 const Engine kSglang = {"sglang",    "0.5.23",    "python3 -m sglang.launch_server --model-path {}",
                         kRules,      kFused,      kMethods,
                         kSupport,    kSpecials,   kHardware,
                         "--tp-size", "--ep-size", "--pp-size",
-                        true,        kLoaders};
+                        true,        kLoaders,    kRankPerExpert};
 
 }  // namespace qp::target

@@ -13,7 +13,6 @@ from support import Weights
 
 BIN = Path(os.environ.get("QPIPE_BIN", Path(__file__).resolve().parents[3] / "build/release")).resolve()
 MODELS = {"llama": t.llama, "qwen3-moe": t.qwen3_moe, "deepseek-v3": t.deepseek_v3, "qwen2.5-vl": t.qwen2_5_vl}
-TP = (1, 2, 4, 8)
 SCHEMES = {
     "compressed-tensors": ("w4a16", "w4a16-g32", "w4a16-asym", "w8a16", "w3a16", "fp8-dynamic", "fp8-tensor", "fp8-static", "fp8-block",
                            "int8", "int8-static", "nvfp4", "nvfp4a16", "mxfp4", "mxfp4a16", "mxfp8", "mxfp8a16", "w4a8", "w4afp8"),
@@ -68,6 +67,18 @@ class Exports:
         done = subprocess.run(["bash", "-o", "pipefail", "-c", line, BIN, self.source(model), scheme, format_, out],
                               capture_output=True, text=True)
         return NotExported(" ".join(done.stderr.split())) if done.returncode else out
+
+
+def ranks(model, format_, scheme):
+    """(--tp, --ep): 4 and 8 ranks of the dense model and of one scheme of each format; experts over ranks, likewise."""
+    first = scheme == SCHEMES[format_][0]
+    for tp in (1, 2, 4, 8) if model == "llama" or first else (1, 2):
+        yield tp, 1
+    if first and model in ("qwen3-moe", "deepseek-v3"):
+        yield 2, 2
+
+
+RANKS = "TP 1 and 2 of all, 4 and 8 of llama and of one scheme of each format; experts over two ranks of one scheme of each format"
 
 
 def combinations():

@@ -32,6 +32,14 @@ def of_threads():
                        int(hardware[2:]))
 
 
+def of_hardware():
+    for i, (args, maker, _, _) in enumerate(test_target.HARDWARE):
+        name, _, hardware, *_ = args.split()
+        if name == "vllm":
+            yield Case("Hardware", f"hardware {i}: {hardware}", lambda folder, maker=maker: maker().write(folder / "m"),
+                       capability=int(hardware[2:]))
+
+
 # ---- what we export
 
 def blank(directory):
@@ -48,11 +56,12 @@ def blank(directory):
 def of_exports():
     exports = exported.Exports()
     for model, format_, scheme in exported.combinations():
-        for tp in exported.TP:
-            yield Case(f"{model}, exported", f"{model} {format_} {scheme} --tp {tp}",
-                       lambda folder, a=(model, format_, scheme): blank(exports.write(*a)), tp)
+        for tp, ep in exported.ranks(model, format_, scheme):
+            yield Case(f"{model}, exported", f"{model} {format_} {scheme} --tp {tp}{f' --ep {ep}' if ep > 1 else ''}",
+                       lambda folder, a=(model, format_, scheme): blank(exports.write(*a)), tp, ep)
 
 
 def all_of():
     yield from of_threads()
+    yield from of_hardware()
     yield from of_exports()

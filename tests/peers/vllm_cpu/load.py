@@ -53,6 +53,7 @@ def load(path, tp=1, rank=0, ep=1, capability=90):
                 model = initialize_model(config)
             # What the constructors wrote is no longer memory that waits for a tensor.
             waiting = {n for n, p in model.named_parameters() if p.numel() and watch.marked(p.data) == 1}
+            waiting -= unneeded(model)
             out["stage"] = "load"
             observe(DefaultModelLoader(config.load_config), model, config, waiting, out)
             cache_scales(model)
@@ -62,6 +63,12 @@ def load(path, tp=1, rank=0, ep=1, capability=90):
         out["trace"] = traceback.format_exc()
     out["warnings"] = heard.lines
     return out
+
+
+def unneeded(model):
+    """Scales of inputs that stay as they are."""
+    return {f"{name}.{p}" for name, module in model.named_modules() if getattr(getattr(module, "quant_method", None), "use_a16", False)
+            for p, _ in module.named_parameters(recurse=False) if "input" in p}
 
 
 def cache_scales(model):
