@@ -69,11 +69,12 @@ struct Loader {
 enum class Cell : uint8_t { yes, no, open };  // open: to be decided, or in work
 struct HardwareRow {
   std::string_view hardware, methods;  // methods apart by spaces
-  std::string_view label;              // as the documents call it: "W8A8 dynamic"
+  std::string_view label;              // as the documents call it: "W8A8 dynamic"; or the error
   std::string_view scheme;             // Scheme::support
   int bits;
   Where where;
   Cell cell;
+  bool code = false;  // read from the code; else from the documents
 };
 
 struct Engine {

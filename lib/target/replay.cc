@@ -248,6 +248,10 @@ class Replay {
     // Some run on the hardware asked for and nowhere else.
     const HardwareRow* cell = hardware_row(context_, scheme, where);
     bool there = cell != nullptr && cell->cell != Cell::no;
+    if (cell != nullptr && cell->code && cell->cell == Cell::no) {
+      if (first) check_hardware(context_, layer, scheme, *row, where);
+      return false;
+    }
     if (!row->error.empty() && !there) {
       if (first) add("unsupported-scheme", layer.name, what, row->error);
       return false;
@@ -335,6 +339,14 @@ class Replay {
         add("scale-inv-renamed", tensor(i).name, "is looked up as weight_scale",
             full_name(layer.name, "weight_scale"));
         result_.missing.push_back({full_name(s.name, "weight_scale_inv"), Verdict::defaulted});
+        continue;
+      }
+      bool misnamed = scheme.support == "MXFP8" && suffix == "weight_scale" &&
+                      model_.architecture.starts_with("Qwen2_5_VL");
+      if (misnamed && findings_.knows("mxfp8-scale-name")) {
+        result_.verdicts[i] = Verdict::dropped;
+        add("mxfp8-scale-name", tensor(i).name, "is called weight_scale_inv there",
+            full_name(layer.name, suffix));
         continue;
       }
       auto p = std::ranges::find(set.params, suffix, &Param::suffix);

@@ -367,7 +367,8 @@ def modelopt(m, algo="NVFP4", left=("lm_head",), **more):
 
 
 SLIM = {"W8A8": lambda n, k: {"weight": ("I8", (n, k)), "input_scale": ("BF16", (1,)), "input_offset": ("BF16", (1,)),
-                              "quant_bias": ("I32", (n,)), "deq_scale": ("F32", (n,))},
+                              "quant_bias": ("I32", (n,)), "deq_scale": ("F32", (n,)), "weight_scale": ("F32", (n, 1)),
+                              "weight_offset": ("F32", (n, 1))},
         "W4A8_DYNAMIC": lambda n, k: {"weight": ("I8", (n // 2, k)), "weight_scale": ("F32", (n, 1)), "weight_offset": ("F32", (n, 1)),
                                       "scale_bias": ("F32", (n, 1))},
         "W8A8_MXFP8": lambda n, k: {"weight": ("F8_E4M3", (n, k)), "weight_scale": ("U8", (n, k // 32))}}

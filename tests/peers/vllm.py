@@ -52,7 +52,7 @@ def theirs(case, path):
             resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
             for file in (1, 2):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), file)
-            ranks = {0, case.tp - 1}
+            ranks = range(case.tp) if case.all_ranks else {0, case.tp - 1}
             found = [load.load(path, case.tp, rank, case.ep, case.capability) for rank in sorted(ranks)]
             os.write(writer, json.dumps(found).encode())
         except BaseException:
@@ -90,7 +90,7 @@ def verdict_of(found, tp=1):
         why += [f"nothing is written into {n}" for n in rank["unwritten"] if not harmless(n)]
         why += [f"{n} goes nowhere" for n in rank["dropped"] if not harmless(n)]
         why += [f"{n}: {a} becomes {b}" for n, a, b in rank["converted"] if not harmless(n)]
-        why += [w for w in rank["warnings"] if "scaling factor 1.0" in w]
+        why += [f"a scale of {n} is 1.0: none is stored" for n in rank["defaults"]]
     if len(found) == tp:
         why += unread(found)
     return (LIES, "; ".join(sorted(set(why)))) if why else (LOADS, "")
@@ -138,8 +138,9 @@ def save(out, rows, bad, cannot, left):
     lines = [f"# vLLM {start.VERSION}", "",
              "`qverify --target vllm` beside vLLM's own config classes, model classes and loaders, run without a GPU on a stubbed "
              "CUDA platform (tests/peers/vllm_cpu) up to, not with, `process_weights_after_loading` (but for scales of keys and "
-             "values): memory that no tensor is written to, tensors or (up to two ranks) parts of them that nobody reads, tensors "
-             "that go nowhere, codes that become values, or the exception, of the first and the last rank. The tensors are zeros.",
+             "values): memory that no tensor is written to, tensors or (where all ranks ran) parts of them that nobody reads, tensors "
+             "that go nowhere, codes that become values, or the exception, of the first and the last rank (of all ranks of GPTQ, AWQ and "
+             f"auto-round, whose groups can be cut). The tensors are zeros. Of what we export: {exported.RANKS}.",
              "", f"{datetime.date.today()}, `./check --peers vllm`{f' with QPIPE_ONLY={only!r}' if only else ''}: {summary}", "",
              "Counted as harmless: " + "; ".join(f"`{k}` ({v})" for k, v in HARMLESS.items()) + ".", "",
              "## Disagreements", "", *(head + bad if bad else ["None."]), ""]

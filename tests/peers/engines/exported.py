@@ -28,6 +28,8 @@ SCHEMES = {
     "torchao": ("torchao-int8wo", "torchao-fp8wo"),
     "bitsandbytes": ("bnb-nf4",),
 }
+# Groups that ranks cut are seen when all ranks' parts are put together.
+GROUPS_CUT = ("gptq", "awq", "auto-round")
 
 
 class NotExported(Exception):

@@ -14,6 +14,7 @@ class Case:
     tp: int = 1
     ep: int = 1
     capability: int = 90
+    all_ranks: bool = False
 
     def arguments(self):
         return ["--tp", str(self.tp)] * (self.tp > 1) + ["--ep", str(self.ep)] * (self.ep > 1)
@@ -58,7 +59,8 @@ def of_exports():
     for model, format_, scheme in exported.combinations():
         for tp, ep in exported.ranks(model, format_, scheme):
             yield Case(f"{model}, exported", f"{model} {format_} {scheme} --tp {tp}{f' --ep {ep}' if ep > 1 else ''}",
-                       lambda folder, a=(model, format_, scheme): blank(exports.write(*a)), tp, ep)
+                       lambda folder, a=(model, format_, scheme): blank(exports.write(*a)), tp, ep,
+                       all_ranks=format_ in exported.GROUPS_CUT)
 
 
 def all_of():

@@ -10,9 +10,11 @@ import watch
 
 from vllm.config import set_current_vllm_config  # noqa: E402
 from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS, get_quantization_config  # noqa: E402
+from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import CompressedTensorsKVCacheMethod  # noqa: E402
 from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod  # noqa: E402
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader  # noqa: E402
 from vllm.model_executor.model_loader.utils import initialize_model  # noqa: E402
+from vllm.v1.kv_cache_interface import is_quantized_kv_cache  # noqa: E402
 from vllm.utils.torch_utils import set_default_torch_dtype  # noqa: E402
 
 
@@ -40,7 +42,7 @@ def load(path, tp=1, rank=0, ep=1, capability=90):
     """stage: how far it came; error: the exception's text, or none; unwritten: {parameter: part of its bytes};
     dropped: tensors that went nowhere; converted: codes that became values, or the other way; read: of tensors
     that this rank reads in part, which elements, as bits in hexadecimal."""
-    out = {"stage": "config", "error": "", "unwritten": {}, "dropped": [], "converted": []}
+    out = {"stage": "config", "error": "", "unwritten": {}, "dropped": [], "converted": [], "defaults": []}
     start.Device.capability = capability
     heard = Heard()
     logging.getLogger("vllm").addHandler(heard)
@@ -82,6 +84,15 @@ def cache_scales(model):
             method.process_weights_after_loading(module)
 
 
+def at_one(module, flow):
+    """Whether the cache is quantized, and a scale is neither stored nor the other's."""
+    method = getattr(module, "quant_method", None)
+    if not isinstance(method, BaseKVCacheMethod) or not is_quantized_kv_cache(module.kv_cache_dtype):
+        return False
+    written = [watch.storage(getattr(module, f"{x}_scale").data) in flow.written for x in "kv"]
+    return not (all(written) if isinstance(method, CompressedTensorsKVCacheMethod) else any(written))
+
+
 def observe(loader, model, config, waiting, out):
     flow, names, everything = watch.Flow(), [], loader.get_all_weights
 
@@ -106,5 +117,6 @@ def observe(loader, model, config, waiting, out):
             out["unwritten"][name] = left
     for _, b in model.named_buffers():
         used.update(source for source, _, _ in flow.written.get(watch.storage(b), []))
+    out["defaults"] = [name for name, module in model.named_modules() if at_one(module, flow)]
     out["dropped"] = [n for n in names if n not in used]
     out["read"] = {n: numpy.packbits(flow.read[n].numpy()).tobytes().hex() for n in used if not flow.read[n].all()}
