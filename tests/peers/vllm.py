@@ -37,6 +37,10 @@ HARMLESS = {
     ".g_idx": "auto_gptq.py has no such parameter without desc_act",
 }
 
+NOT_RUN = ["torchao: its tensors are subclasses, into which what follows tensors here cannot look; the rule is `not-replayed`",
+           "GGUF and bitsandbytes: their loaders are others, and need their packages", "gpt-oss's MXFP4: `not-replayed`, too",
+           "Quark is loaded, and `not-replayed` by qverify: an agreement says that it loads and no more", "pipeline parallelism"]
+
 
 def harmless(name):
     return name.endswith(tuple(HARMLESS))
@@ -88,9 +92,10 @@ def verdict_of(found, tp=1):
     why = []
     for rank in found:
         why += [f"nothing is written into {n}" for n in rank["unwritten"] if not harmless(n)]
-        why += [f"{n} goes nowhere" for n in rank["dropped"] if not harmless(n)]
         why += [f"{n}: {a} becomes {b}" for n, a, b in rank["converted"] if not harmless(n)]
         why += [f"a scale of {n} is 1.0: none is stored" for n in rank["defaults"]]
+    nowhere = set.intersection(*(set(rank["dropped"]) for rank in found))  # experts are one rank's
+    why += [f"{n} goes nowhere" for n in nowhere if not harmless(n)]
     if len(found) == tp:
         why += unread(found)
     return (LIES, "; ".join(sorted(set(why)))) if why else (LOADS, "")
@@ -146,6 +151,7 @@ def save(out, rows, bad, cannot, left):
              "## Disagreements", "", *(head + bad if bad else ["None."]), ""]
     for part, table in rows.items():
         lines += [f"## {part}", "", *head, *table, ""]
+    lines += ["## Not run", "", *(f"- {what}" for what in NOT_RUN), ""]
     if cannot:
         lines += ["## Not exported", "", "| what | why |", "| --- | --- |", *cannot, ""]
     out.write_text("\n".join(lines).rstrip() + "\n")

@@ -218,6 +218,8 @@ constexpr Rule kRules[] = {
      "write \"export\": {\"kv_cache_group\": []}", "{}"},
     {"quark-scheme", E::refuses, "takes fp8 per tensor or channel, and MXFP4", kQuark,
      "export another scheme", "No quark compatible scheme was found"},
+    {"quark-scheme-experts", E::refuses, "takes fp8 and MXFP4 in experts", kQuark,
+     "export another scheme", "Unsupported FusedMoe scheme"},
     {"modelslim-label", E::lies, "warns and builds the layer unquantized", kModelSlim,
      "use labels that SGLang knows: W8A8, W8A8_DYNAMIC, W4A4_DYNAMIC"},
     {"flag-redundant", E::warns, "reads the method from the config", kDocs,

@@ -38,6 +38,8 @@ import torch  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 torch.set_num_threads(1)
+if hardware in ("a2", "a3", "a5"):
+    torch.ops.npu = stubs.Anything("torch.ops.npu")
 devices.pretend(hardware)
 EMPTY = 0xA5
 plain_empty, plain_empty_like = torch.empty, torch.empty_like
@@ -145,6 +147,7 @@ def prepare():
     import sglang.srt.model_loader.loader  # noqa: F401
     from sglang.srt.utils import common
     common.get_amdgpu_memory_capacity = lambda: 192 << 10  # asks rocminfo
+    common.get_hpu_memory_capacity = lambda: 96 << 10      # asks hl-smi
     from sglang.srt.models.registry import ModelRegistry
     logging.disable(logging.NOTSET)
     return ModelRegistry
@@ -207,7 +210,8 @@ def empty_share(tensor):
 
 # What is said where the code came to a kernel, and not to a fault of the checkpoint's.
 KERNELS = ("from the 'CPU' backend", "Anything", "sgl_kernel", "'size_bits'", "'_OpNamespace'", "not compiled with CUDA",
-           "e8m0_shuffle", "kernel_api_logging", "'NoneType' object is not callable", "at start of device string: npu")
+           "e8m0_shuffle", "kernel_api_logging", "'NoneType' object is not callable", "at start of device string: npu",
+           "has no attribute 'npu'", "dict_keys([])")
 if hardware == "cpu":  # where torch says it in earnest
     KERNELS = tuple(k for k in KERNELS if k != "not compiled with CUDA")
 

@@ -57,6 +57,8 @@ def blank(directory):
 def of_exports():
     exports = exported.Exports()
     for model, format_, scheme in exported.combinations():
+        if format_ in ("torchao", "bitsandbytes"):
+            continue
         for tp, ep in exported.ranks(model, format_, scheme):
             yield Case(f"{model}, exported", f"{model} {format_} {scheme} --tp {tp}{f' --ep {ep}' if ep > 1 else ''}",
                        lambda folder, a=(model, format_, scheme): blank(exports.write(*a)), tp, ep,
