@@ -13,7 +13,7 @@ std::string by(uint64_t a, uint64_t b) {
 struct Case {
   const Layer& layer;
   const std::vector<Dims>& dims;
-  const Scheme& scheme;
+  Scheme scheme;
   const ModelShape& model;
   uint64_t tp;
   Findings& findings;
@@ -31,6 +31,18 @@ struct Case {
     return d.n / (keys && model.kv_heads > 0 ? std::min(tp, model.kv_heads) : tp);
   }
   uint64_t rank_k(const Shard& s, Dims d) const { return s.split == Split::row ? d.k / tp : d.k; }
+
+  // Whether the ranks' parts are alike.
+  bool divides(const Shard& s, Dims d) const {
+    bool row = s.split == Split::row, keys = s.member == "k_proj" || s.member == "v_proj";
+    uint64_t size = row ? d.k : s.split == Split::column ? d.n : 0;
+    if (size % tp == 0 || keys) return true;
+    bool merged = layer.part == Part::linear && layer.shards.size() > 1 && s.member != "q_proj" &&
+                  findings.knows("tp-size-fused");
+    fail(merged ? "tp-size-fused" : "tp-size", s,
+         std::string(row ? "input" : "output") + " size " + by(size, tp));
+    return false;
+  }
 
   // SGLang asks whether Marlin fits before it cuts the layer, and again after; layers that do not
   // fit whole go to the plain kernel of AWQ.
@@ -55,8 +67,10 @@ struct Case {
   // GPTQ and AWQ: groups along the rank's inputs, words along its outputs.
   void packed(const Shard& s, Dims d) const {
     uint64_t k = rank_k(s, d), n = rank_n(s, d);
+    bool awq = scheme.params == "awq" && layer.part != Part::experts &&
+               findings.knows("awq-input-not-aligned");
     if (scheme.group > 0 && k % scheme.group != 0) {
-      fail("input-not-aligned", s,
+      fail(awq ? "awq-input-not-aligned" : "input-not-aligned", s,
            "input size per rank " + by(k, scheme.group) + ", the group size");
     }
     // Fraction(32, bits).numerator: 32 for 3 bits.
@@ -68,8 +82,11 @@ struct Case {
 
   void compressed(const Shard& s, Dims d) const {
     uint64_t k = rank_k(s, d), n = rank_n(s, d), bits = static_cast<uint64_t>(scheme.bits);
+    bool experts = layer.part == Part::experts && scheme.params == "ct-pack" &&
+                   scheme.support != "w4afp8" && findings.knows("group-split-experts");
     if (scheme.group > 0 && k % scheme.group != 0) {
-      fail("group-split", s, "input size per rank " + by(k, scheme.group) + ", the group size");
+      fail(experts ? "group-split-experts" : "group-split", s,
+           "input size per rank " + by(k, scheme.group) + ", the group size");
     }
     if (scheme.params == "ct-pack" && !scheme.symmetric && 32 % bits == 0 && n % (32 / bits) != 0) {
       fail("zero-point-split", s,
@@ -92,14 +109,18 @@ struct Case {
     // SGLang.
     bool last = tp == 1 && !expert && &s == &layer.shards.back();
     if (cut_n && n % scheme.block_n != 0) {
-      bool fused = !expert && layer.shards.size() > 1 && findings.knows("block-rows-fused");
+      bool fused = !expert && layer.shards.size() > 1 && scheme.params != "ct-fp8-block" &&
+                   findings.knows("block-rows-fused");
       fail(last    ? "block-rows-last"
            : fused ? "block-rows-fused"
                    : "block-rows",
            s, "output size per rank " + by(n, scheme.block_n) + ", the block");
     }
     if (s.split == Split::row && tp > 1 && k % scheme.block_k != 0) {
-      fail("block-columns", s, "input size per rank " + by(k, scheme.block_k) + ", the block");
+      bool modelopt =
+          scheme.params == "modelopt-fp8-block" && findings.knows("block-columns-modelopt");
+      fail(modelopt ? "block-columns-modelopt" : "block-columns", s,
+           "input size per rank " + by(k, scheme.block_k) + ", the block");
     }
   }
 };
@@ -116,14 +137,7 @@ void check_division(const Layer& layer, const Scheme& scheme, const std::vector<
     const Shard& s = layer.shards[i];
     if (dims[i].n == 0 || dims[i].k == 0) continue;
     if (layer.part == Part::experts && s.expert > 0) continue;  // all have the first one's sizes
-    bool cut = s.split == Split::row ? dims[i].k % tp != 0
-                                     : s.split == Split::column && dims[i].n % tp != 0;
-    if (cut && s.member != "k_proj" && s.member != "v_proj") {
-      c.fail("tp-size", s,
-             std::string(s.split == Split::row ? "input" : "output") + " size " +
-                 by(s.split == Split::row ? dims[i].k : dims[i].n, tp));
-      continue;
-    }
+    if (!c.divides(s, dims[i])) continue;
     bool sglang = findings.knows("marlin-columns"), linear = layer.part != Part::experts;
     if (int4 && !sglang) c.packed(s, dims[i]);
     if (sglang && scheme.params == "awq" && linear && i == 0) c.packed_marlin(s, dims[i]);
@@ -132,12 +146,15 @@ void check_division(const Layer& layer, const Scheme& scheme, const std::vector<
       c.fail("gptq-groups-cut", s,
              "input size per rank " + by(dims[i].k / tp, scheme.group) + ", the group size");
     }
-    if (scheme.params == "ct-pack" || scheme.params == "ct-nvfp4") c.compressed(s, dims[i]);
-    if (scheme.params == "ct-mxfp4" || scheme.params == "ct-mxfp8") c.compressed(s, dims[i]);
+    static constexpr std::string_view kGrouped[] = {"ct-pack", "ct-nvfp4", "ct-mxfp4", "ct-mxfp8",
+                                                    "ct-int-group"};
+    if (std::ranges::find(kGrouped, scheme.params) != std::end(kGrouped)) c.compressed(s, dims[i]);
     if (scheme.support == "gptq-marlin" || (scheme.support == "awq" && !sglang) ||
         scheme.support == "pack")
       c.marlin(s, dims[i]);
     if (scheme.block_n > 0 && scheme.block_k > 0) c.blocks(s, dims[i]);
+    if (scheme.params == "modelopt-mxfp8" && c.rank_k(s, dims[i]) % 32 != 0)
+      c.fail("mxfp8-columns", s, "input size per rank " + by(c.rank_k(s, dims[i]), 32));
     bool fp4 = scheme.params == "modelopt-nvfp4" || scheme.params == "modelopt-nvfp4-awq";
     if (fp4 && c.rank_k(s, dims[i]) % 16 != 0)
       c.fail("fp4-columns", s, "input size per rank " + by(c.rank_k(s, dims[i]), 16));
@@ -149,7 +166,24 @@ void check_division(const Layer& layer, const Scheme& scheme, const std::vector<
   }
 }
 
-void check_parallel(const ModelShape& m, const Options& o, Findings& f) {
+void check_cuts(const Layer& layer, const std::vector<Dims>& dims, const ModelShape& model,
+                const Options& options, Findings& findings) {
+  Case c{layer, dims, {}, model, options.tp, findings};
+  for (size_t i = 0; i < layer.shards.size(); ++i) {
+    if (dims[i].n != 0 && dims[i].k != 0) c.divides(layer.shards[i], dims[i]);
+  }
+}
+
+void check_parallel(const Engine& engine, const ModelShape& m, const Options& o, Findings& f) {
+  bool few = m.experts > 0 && o.tp > m.experts &&
+             std::ranges::any_of(engine.rank_per_expert, [&](std::string_view architecture) {
+               return m.architecture.starts_with(architecture);
+             });
+  if (few) {
+    f.add(
+        "tp-experts", "",
+        "--tp " + std::to_string(o.tp) + " is more than " + std::to_string(m.experts) + " experts");
+  }
   if (o.tp > 1 && m.heads > 0 && m.heads % o.tp != 0) {
     f.add("tp-heads", "", "num_attention_heads " + by(m.heads, o.tp) + " (--tp)",
           std::to_string(m.heads));

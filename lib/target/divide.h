@@ -12,7 +12,12 @@ namespace qp::target {
 void check_division(const Layer& layer, const Scheme& scheme, const std::vector<Dims>& dims,
                     const ModelShape& model, const Options& options, Findings& findings);
 
+// Of an unquantized linear: the ranks' parts are alike. Topics: tp-size, tp-size-fused.
+void check_cuts(const Layer& layer, const std::vector<Dims>& dims, const ModelShape& model,
+                const Options& options, Findings& findings);
+
 // Of the model: heads, experts, layers. Topics: tp-heads, ep-experts, pp-layers.
-void check_parallel(const ModelShape& model, const Options& options, Findings& findings);
+void check_parallel(const Engine& engine, const ModelShape& model, const Options& options,
+                    Findings& findings);
 
 }  // namespace qp::target

@@ -69,11 +69,12 @@ struct Loader {
 enum class Cell : uint8_t { yes, no, open };  // open: to be decided, or in work
 struct HardwareRow {
   std::string_view hardware, methods;  // methods apart by spaces
-  std::string_view label;              // as the documents call it: "W8A8 dynamic"
+  std::string_view label;              // as the documents call it: "W8A8 dynamic"; or the error
   std::string_view scheme;             // Scheme::support
   int bits;
   Where where;
   Cell cell;
+  bool code = false;  // read from the code; else from the documents
 };
 
 struct Engine {
@@ -87,6 +88,8 @@ struct Engine {
   std::string_view tp_flag, ep_flag, pp_flag;
   bool head_by_config = true;            // the head takes the quantization config
   std::span<const Loader> loaders = {};  // none: fused layers and experts stop, others do not
+  // Architectures that want no more ranks than experts; names begin with one of these.
+  std::span<const std::string_view> rank_per_expert = {};
 };
 
 // Nothing when the engine has no rows: then all fused layers are looked up by their members, too.

@@ -62,7 +62,7 @@ void check_hardware(Context& c, const Layer& layer, const Scheme& scheme, const 
   bool e4m3 = param_set(scheme.params).params.front().dtype == "F8_E4M3";
   if (const HardwareRow* r = hardware_row(c, scheme, where)) {
     // Labels are names in the documents' tables, and errors in those of the code.
-    bool code = r->cell == Cell::no && !hw.starts_with('a');
+    bool code = r->cell == Cell::no && (r->code || !hw.starts_with('a'));
     std::string label(r->label);
     if (code) c.findings.add("hw-scheme", layer.name, what + ": it is not there", label);
     if (r->cell == Cell::no && !code)

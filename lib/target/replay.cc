@@ -89,7 +89,7 @@ class Replay {
     as_stored_ = method != nullptr && !chooser_;
     if (model_.architecture.empty())
       findings_.add("no-architecture", "", "config.json names no architecture");
-    check_parallel(model_, options_, findings_);
+    check_parallel(engine_, model_, options_, findings_);
     // What it stops at before it builds a model hides the rest.
     bool built = !findings_.any(Effect::refuses) || method != nullptr;
     if (built) replay_layers();
@@ -248,6 +248,10 @@ class Replay {
     // Some run on the hardware asked for and nowhere else.
     const HardwareRow* cell = hardware_row(context_, scheme, where);
     bool there = cell != nullptr && cell->cell != Cell::no;
+    if (cell != nullptr && cell->code && cell->cell == Cell::no) {
+      if (first) check_hardware(context_, layer, scheme, *row, where);
+      return false;
+    }
     if (!row->error.empty() && !there) {
       if (first) add("unsupported-scheme", layer.name, what, row->error);
       return false;
@@ -287,7 +291,7 @@ class Replay {
         const StoredModule* other = stored(layer.shards.back());
         auto second = other == nullptr ? std::nullopt : other->find(p.suffix);
         if (second && findings_.knows("latents-scale")) {
-          result_.verdicts[*second] = Verdict::ignored;
+          result_.verdicts[*second] = Verdict::dropped;
           add("latents-scale", tensor(*second).name, "is not read");
         }
         continue;
@@ -335,6 +339,14 @@ class Replay {
         add("scale-inv-renamed", tensor(i).name, "is looked up as weight_scale",
             full_name(layer.name, "weight_scale"));
         result_.missing.push_back({full_name(s.name, "weight_scale_inv"), Verdict::defaulted});
+        continue;
+      }
+      bool misnamed = scheme.support == "MXFP8" && suffix == "weight_scale" &&
+                      model_.architecture.starts_with("Qwen2_5_VL");
+      if (misnamed && findings_.knows("mxfp8-scale-name")) {
+        result_.verdicts[i] = Verdict::dropped;
+        add("mxfp8-scale-name", tensor(i).name, "is called weight_scale_inv there",
+            full_name(layer.name, suffix));
         continue;
       }
       auto p = std::ranges::find(set.params, suffix, &Param::suffix);
@@ -426,11 +438,20 @@ class Replay {
     if (const Loader* row = loader_of(engine_, model_.architecture)) {
       stops = experts ? row->experts_stop : fused ? row->fused_stops : row->plain_stops;
     }
-    findings_.add(stops ? "unexpected-fused" : "unexpected-tensor", tensor(i).name, what, slot,
-                  layer.class_name);
+    bool keyed =
+        model_.architecture.starts_with("Deepseek") && findings_.knows("unexpected-looked-up");
+    findings_.add(stops   ? "unexpected-fused"
+                  : keyed ? "unexpected-looked-up"
+                          : "unexpected-tensor",
+                  tensor(i).name, what, slot, layer.class_name);
   }
 
   void check_unquantized(const Layer& layer) {
+    if (layer.part == Part::linear && options_.tp > 1) {
+      std::vector<Dims> dims;
+      for (const Shard& s : layer.shards) dims.push_back(dims_of(s, {}, {}));
+      check_cuts(layer, dims, model_, options_, findings_);
+    }
     for (const Shard& s : layer.shards) {
       const StoredModule* m = stored(s);
       bool matrix = layer.part != Part::plain || layer.router;

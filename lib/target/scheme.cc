@@ -15,6 +15,11 @@ constexpr Param kCtPack[] = {
     {"weight_g_idx", "I32", "K", Need::act_order},
     {"weight_shape", "I64", "2", Need::optional},
 };
+// compressed_tensors_wNa16_moe.py of SGLang, on Ascend.
+constexpr Param kCtPackAscend[] = {{"weight", "I32", "N K*b/32"},
+                                   {"weight_scale", "model", "N G"},
+                                   {"weight_offset", "model", "N G", Need::optional},
+                                   {"weight_shape", "I64", "2", Need::optional}};
 constexpr Param kCtIntTensor[] = {{"weight", "I8", "N K"},
                                   {"weight_scale", "F32", "1"},
                                   {"input_scale", "F32", "1", Need::static_in},
@@ -105,6 +110,7 @@ constexpr Param kW4afp8Expert[] = {
 
 constexpr ParamSet kSets[] = {
     {"ct-pack", kCtPack},
+    {"ct-pack-ascend", kCtPackAscend},
     {"ct-int-tensor", kCtIntTensor},
     {"ct-int-channel", kCtIntChannel},
     {"ct-int-group", kCtIntGroup},

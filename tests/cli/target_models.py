@@ -140,13 +140,15 @@ def qwen3_moe(**more):
     m = moe(shared=False, **more)
     for i in range(m.layers):
         head_norms(m, f"model.layers.{i}")
-    return m.configure(architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe")
+    del m.config["shared_expert_intermediate_size"]
+    return m.configure(architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe", decoder_sparse_step=1, mlp_only_layers=[],
+                       norm_topk_prob=True)
 
 
 def deepseek_v3(experts=4, inner=256, **config):
     """A dense layer, then one of experts; the latents' sizes are no multiples of a block, as in the real one."""
     m = Model("DeepseekV3ForCausalLM", "deepseek_v3", **{
-        "q_lora_rank": 256, "kv_lora_rank": 128, "qk_nope_head_dim": D, "qk_rope_head_dim": D, "v_head_dim": D,
+        "q_lora_rank": 256, "kv_lora_rank": 128, "qk_nope_head_dim": 2 * D, "qk_rope_head_dim": D, "v_head_dim": 2 * D,
         "num_key_value_heads": HEADS, "n_routed_experts": experts, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
         "num_experts_per_tok": 2, "moe_intermediate_size": inner, "first_k_dense_replace": 1, "moe_layer_freq": 1,
         "topk_method": "noaux_tc", "scoring_func": "sigmoid", "norm_topk_prob": True, "routed_scaling_factor": 2.5,
@@ -154,8 +156,8 @@ def deepseek_v3(experts=4, inner=256, **config):
     for i in range(m.layers):
         p = f"model.layers.{i}"
         m.norms(p)
-        for name, shape in (("q_a_proj", (256, H)), ("q_b_proj", (HEADS * 2 * D, 256)), ("kv_a_proj_with_mqa", (128 + D, H)),
-                            ("kv_b_proj", (HEADS * 2 * D, 128)), ("o_proj", (H, HEADS * D))):
+        for name, shape in (("q_a_proj", (256, H)), ("q_b_proj", (HEADS * 3 * D, 256)), ("kv_a_proj_with_mqa", (128 + D, H)),
+                            ("kv_b_proj", (HEADS * 4 * D, 128)), ("o_proj", (H, HEADS * 2 * D))):
             m.linear(f"{p}.self_attn.{name}", shape)
         m.tensors[f"{p}.self_attn.q_a_layernorm.weight"] = ("BF16", (256,))
         m.tensors[f"{p}.self_attn.kv_a_layernorm.weight"] = ("BF16", (128,))
@@ -180,11 +182,47 @@ def gemma3_text(**config):
     return m
 
 
+def siglip(m, prefix, size=128, inner=256):
+    """A vision tower of one block."""
+    p = f"{prefix}.encoder.layers.0"
+    for name, shape in ((f"{p}.self_attn.q_proj", (size, size)), (f"{p}.self_attn.k_proj", (size, size)),
+                        (f"{p}.self_attn.v_proj", (size, size)), (f"{p}.self_attn.out_proj", (size, size)),
+                        (f"{p}.mlp.fc1", (inner, size)), (f"{p}.mlp.fc2", (size, inner))):
+        m.linear(name, shape)
+        m.put(name + ".bias", "BF16", shape[0])
+    for name in (f"{p}.layer_norm1", f"{p}.layer_norm2", f"{prefix}.post_layernorm"):
+        m.put(name + ".weight", "BF16", size).put(name + ".bias", "BF16", size)
+    m.put(f"{prefix}.embeddings.patch_embedding.weight", "BF16", size, 3, 14, 14)
+    m.put(f"{prefix}.embeddings.patch_embedding.bias", "BF16", size)
+    m.put(f"{prefix}.embeddings.position_embedding.weight", "BF16", 4, size)
+
+
+def qwen3_5(**config):
+    """A layer of linear attention, then one of attention with a gate."""
+    keys, values, heads = 256, 512, 8
+    m = Model("Qwen3_5ForCausalLM", "qwen3_5_text", layer_types=["linear_attention", "full_attention"], linear_conv_kernel_dim=4,
+              linear_key_head_dim=D, linear_value_head_dim=D, linear_num_key_heads=keys // D, linear_num_value_heads=heads,
+              attn_output_gate=True, **config)
+    p = "model.layers.0.linear_attn"
+    for name, shape in (("in_proj_qkv", (2 * keys + values, H)), ("in_proj_z", (values, H)), ("in_proj_b", (heads, H)),
+                        ("in_proj_a", (heads, H)), ("out_proj", (H, values))):
+        m.linear(f"{p}.{name}", shape)
+    m.put(f"{p}.conv1d.weight", "BF16", 2 * keys + values, 1, 4).put(f"{p}.norm.weight", "BF16", D)
+    m.put(f"{p}.A_log", "F32", heads).put(f"{p}.dt_bias", "BF16", heads)
+    m.attention("model.layers.1")
+    m.linear("model.layers.1.self_attn.q_proj", (2 * HEADS * D, H))
+    head_norms(m, "model.layers.1")
+    for i in range(m.layers):
+        m.norms(f"model.layers.{i}")
+        m.mlp(f"model.layers.{i}.mlp")
+    return m
+
+
 def qwen2_5_vl(inner=342, **config):
     """inner: of the vision tower, as odd as 3420 is to the real one."""
     m = llama(**config)
     m.configure(architectures=["Qwen2_5_VLForConditionalGeneration"], model_type="qwen2_5_vl", vision_config={
-        "depth": 1, "hidden_size": 128, "out_hidden_size": H, "intermediate_size": inner, "num_heads": 2,
+        "depth": 1, "hidden_size": 128, "out_hidden_size": H, "intermediate_size": inner, "num_heads": 16,
         "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3, "window_size": 112,
         "fullatt_block_indexes": [0], "tokens_per_second": 2})
     for i in range(m.layers):
@@ -329,7 +367,8 @@ def modelopt(m, algo="NVFP4", left=("lm_head",), **more):
 
 
 SLIM = {"W8A8": lambda n, k: {"weight": ("I8", (n, k)), "input_scale": ("BF16", (1,)), "input_offset": ("BF16", (1,)),
-                              "quant_bias": ("I32", (n,)), "deq_scale": ("F32", (n,))},
+                              "quant_bias": ("I32", (n,)), "deq_scale": ("F32", (n,)), "weight_scale": ("F32", (n, 1)),
+                              "weight_offset": ("F32", (n, 1))},
         "W4A8_DYNAMIC": lambda n, k: {"weight": ("I8", (n // 2, k)), "weight_scale": ("F32", (n, 1)), "weight_offset": ("F32", (n, 1)),
                                       "scale_bias": ("F32", (n, 1))},
         "W8A8_MXFP8": lambda n, k: {"weight": ("F8_E4M3", (n, k)), "weight_scale": ("U8", (n, k // 32))}}
@@ -354,8 +393,8 @@ def bnb4(m):
         "weight.quant_state.bitsandbytes__nf4": ("U8", (80,))})
 
 
-def kv_scales(m, name="{}.self_attn.{}_scale", shape=(1,)):
-    for i in range(m.layers):
+def kv_scales(m, name="{}.self_attn.{}_scale", shape=(1,), layers=None):
+    for i in layers or range(m.layers):
         for kv in "kv":
             m.tensors[name.format(f"model.layers.{i}", kv)] = ("F32", shape)
     return m

@@ -60,13 +60,10 @@ def two_groups(first, second):
     return m.quant(format="mixed-precision")
 
 
-def linear_attention(ignored):
-    m = t.llama()
-    for name, n in (("in_proj_qkv", 1024), ("in_proj_z", 512)):
-        m.linear("model.layers.0.linear_attn." + name, (n, t.H))
-    t.w4a16(m)
-    plain(m, *(f"model.layers.0.linear_attn.{n}" for n in ignored))
-    return m.ignore(*(f"model.layers.0.linear_attn.{n}" for n in ignored))
+def linear_attention(quantized):
+    """in_proj_a and in_proj_b are left out, as in the real ones."""
+    ignored = [f"model.layers.0.linear_attn.in_proj_{x}" for x in ("a", "b", "qkv", "z") if x not in quantized]
+    return plain(t.w4a16(t.qwen3_5()), *ignored).ignore(*ignored)
 
 
 def mtp(ignore):
@@ -81,12 +78,13 @@ def gemma3(ignore=("re:.*vision_tower.*",)):
     m.configure(architectures=["Gemma3ForConditionalGeneration"], model_type="gemma3",
                 text_config={**text, "model_type": "gemma3_text"},
                 vision_config={"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 2,
-                               "image_size": 28, "patch_size": 14, "model_type": "siglip_vision_model"})
+                               "image_size": 28, "patch_size": 14, "model_type": "siglip_vision_model", "vision_use_head": False})
     for names in (m.tensors, m.linears):
         for name in [n for n in names]:
             names["language_model." + name] = names.pop(name)
-    for x in "qkv":
-        m.linear(f"vision_tower.vision_model.encoder.layers.0.self_attn.{x}_proj", (128, 128))
+    t.siglip(m, "vision_tower.vision_model")
+    m.put("multi_modal_projector.mm_input_projection_weight", "BF16", 128, t.H)
+    m.put("multi_modal_projector.mm_soft_emb_norm.weight", "BF16", 128)
     return t.fp8_dynamic(m, which=lambda n: not n.startswith("vision"), ignore=ignore)
 
 
@@ -133,6 +131,10 @@ def auto_mixed(bits):
     return m
 
 
+def fp8_cache():
+    return t.modelopt(t.llama(), "FP8", kv_cache_quant_algo="FP8")
+
+
 def scales(m, **more):
     return t.kv_scales(m, **more)
 
@@ -177,16 +179,15 @@ CASES = [
     ("llm-compressor#1652", "vllm", lambda: projector(True), REFUSES, "unexpected-tensor", lambda: projector(False)),
     ("vllm-ascend#4313", "vllm", lambda: t.w4a16(t.qwen2_5_vl()), REFUSES, "unexpected-tensor", lambda: t.w4a16(t.qwen2_5_vl(), ignore=["re:visual.*"])),
     ("vllm#28663", "sglang", lambda: t.gptq(t.qwen2_5_vl()), REFUSES, "unexpected-fused", lambda: t.gptq(t.qwen2_5_vl(), dynamic={"-:.*visual.*": {}})),
-    ("vllm#54623", "vllm", lambda: scales(t.w4a16(t.llama().configure(architectures=["Qwen3_5ForCausalLM"]))), LIES, "kv-scale-architecture",
-     lambda: scales(t.w4a16(t.llama()))),
+    ("vllm#54623", "vllm", lambda: t.kv_scales(t.fp8_dynamic(t.qwen3_5()).quant(kv_cache_scheme=KV), layers=(1,)), LOADS, "kv-scale-architecture",
+     lambda: t.fp8_dynamic(t.qwen3_5())),
     ("sglang#35455", "sglang", lambda: scales(t.fp8_dynamic(t.llama())), LIES, "kv-scale-dropped", lambda: scales(t.fp8_dynamic(t.llama()).quant(kv_cache_scheme=KV))),
     ("sglang#26436", "sglang", lambda: scales(t.modelopt(t.llama(), "FP8", kv_cache_quant_algo="FP8"), shape=(4,)), REFUSES, "kv-scale-per-head",
      lambda: scales(t.modelopt(t.llama(), "FP8", kv_cache_quant_algo="FP8"))),
-    ("vllm#46265", "vllm", lambda: t.fp8_dynamic(t.llama()).quant(kv_cache_scheme=KV).put("model.layers.0.self_attn.v_scale", "F32", 1), REFUSES, "kv-scale-lone",
-     lambda: scales(t.fp8_dynamic(t.llama()).quant(kv_cache_scheme=KV))),
+    ("vllm#46265", "vllm", lambda: fp8_cache().put("model.layers.0.self_attn.v_scale", "F32", 1), REFUSES, "kv-scale-lone", lambda: scales(fp8_cache())),
     ("Model-Optimizer#20", "vllm", lambda: t.fp8_dynamic(t.llama()).quant(kv_cache_scheme=KV), LIES, "kv-scale-default",
      lambda: scales(t.fp8_dynamic(t.llama()).quant(kv_cache_scheme=KV))),
-    ("vllm#41457", "vllm", lambda: linear_attention(["in_proj_z"]), REFUSES, "fused-disagree", lambda: linear_attention(["in_proj_qkv", "in_proj_z"])),
+    ("vllm#41457", "vllm", lambda: linear_attention(["qkv"]), REFUSES, "fused-disagree", lambda: linear_attention([])),
     ("vllm#25378, vllm-ascend#2588, vllm#53992", "vllm", lambda: plain(t.w4a16(t.llama(), ignore=["model.layers.0.self_attn.q_proj"]), Q), REFUSES,
      "fused-disagree", lambda: t.w4a16(t.llama())),
     ("compressed-tensors#174", "vllm", lambda: t.w4a16(t.llama()).quant(quant_method=None), REFUSES, "no-method", lambda: t.w4a16(t.llama())),
@@ -202,6 +203,26 @@ CASES = [
      lambda: t.awq(t.qwen2_5_vl(), modules_to_not_convert=["visual"])),
     ("quantization.mdx: Qwen2.5-VL, auto_round:auto_gptq", "sglang", lambda: t.auto_round(t.qwen2_5_vl()), LIES, "qwen2-5-vl-auto-gptq",
      lambda: t.auto_round(t.qwen2_5_vl(), awq_layout=True)),
+    # what vLLM's own code was found to do (tests/peers/vllm.py)
+    ("vLLM: a lone scale in compressed-tensors", "vllm",
+     lambda: t.fp8_dynamic(t.llama()).quant(kv_cache_scheme=KV).put("model.layers.0.self_attn.v_scale", "F32", 1), LIES, "kv-scale-default",
+     lambda: scales(t.fp8_dynamic(t.llama()).quant(kv_cache_scheme=KV))),
+    ("vLLM: fp8 alone", "vllm", lambda: fp8_cache(), LIES, "kv-scale-default", lambda: scales(fp8_cache())),
+    ("vLLM: scales per head", "vllm", lambda: scales(t.fp8_dynamic(t.llama()).quant(kv_cache_scheme=KV), shape=(t.KV, 1, 1)), REFUSES,
+     "kv-scale-per-head", lambda: scales(t.fp8_dynamic(t.llama()).quant(kv_cache_scheme={**KV, "strategy": "attn_head"}), shape=(t.KV, 1, 1))),
+    ("vLLM: scales per head, ModelOpt", "vllm", lambda: scales(fp8_cache(), shape=(t.KV,)), REFUSES, "kv-scale-per-head", lambda: scales(fp8_cache())),
+    ("vLLM: GPTQ has no cache scales", "vllm", lambda: scales(t.gptq(t.llama())), LIES, "kv-scale-dropped", lambda: t.gptq(t.llama())),
+    ("vLLM: unquantized models have none", "vllm", lambda: scales(t.llama()), REFUSES, "kv-scale-unquantized", lambda: t.llama()),
+    ("vLLM: Marlin's groups", "vllm", lambda: t.gptq(t.llama(), group=256), REFUSES, "unsupported-scheme", lambda: t.gptq(t.llama(), group=64)),
+    ("vLLM: AWQ's groups are cut", "vllm --tp 8", lambda: t.awq(t.llama()), REFUSES, "awq-input-not-aligned", lambda: t.awq(t.llama(), group=64)),
+    ("vLLM: experts' groups are cut", "vllm --tp 4", lambda: only_experts(t.w4a16, t.qwen3_moe()), REFUSES, "group-split-experts",
+     lambda: only_experts(t.w4a16, t.qwen3_moe(inner=512))),
+    ("vLLM: more ranks than experts", "vllm --tp 4", lambda: t.fp8_dynamic(t.qwen3_moe(experts=2), ignore=["re:.*mlp.gate$"]), REFUSES, "tp-experts",
+     lambda: t.fp8_dynamic(t.qwen3_moe(), ignore=["re:.*mlp.gate$"])),
+    ("vLLM: a tower that ranks do not divide", "vllm --tp 4", lambda: qwen_vl(["re:visual.*"]), REFUSES, "tp-size-fused",
+     lambda: t.fp8_dynamic(t.qwen2_5_vl(inner=344), ignore=["re:visual.*"])),
+    ("vLLM: DeepSeek's classes look tensors up", "vllm", lambda: t.fp8_dynamic(t.deepseek_v3()).ignore("model.layers.0.mlp.down_proj"), REFUSES, "unexpected-looked-up",
+     lambda: t.fp8_dynamic(t.deepseek_v3())),
     # what SGLang's own code was found to do (tests/peers/sglang.py)
     ("SGLang: llama.py renames weight_scale_inv", "sglang", lambda: t.fp8_block(t.llama()), LIES, "scale-inv-renamed", lambda: t.fp8_block(t.qwen3_moe())),
     ("SGLang: DeepSeek's latents are joined", "sglang", lambda: t.w4a16(t.deepseek_v3()), REFUSES, "latents-joined", lambda: t.fp8_block(t.deepseek_v3())),
@@ -217,7 +238,7 @@ def only_experts(make, m, *rest):
     """Experts quantized as `make` does it, the rest left out."""
     m = make(m, *rest, which=lambda n: ".experts." in n)
     if "ignore" in m.config.get("quantization_config", {}):
-        m.ignore(*(n for n in m.linears if ".experts." not in n), "re:.*shared_expert.*", "re:.*self_attn.*")
+        m.ignore(*(n for n in m.linears if ".experts." not in n), "re:.*shared_expert.*", "re:.*self_attn.*", "re:.*mlp.gate$")
     return m
 
 
@@ -235,8 +256,10 @@ def slim_experts(label):
     return lambda: t.modelslim(t.qwen3_moe(), label, which=lambda n: ".experts." in n)
 
 
-# The documentation's Ascend tables (seeds/004), cell by cell: what, maker, on A2 and A3, on A5.
+# The documentation's Ascend tables (seeds/004), cell by cell: what, maker, on A2 and A3, on A5; where SGLang's code
+# (0.5.23) does otherwise, its verdict.
 YES, NO, OPEN = None, "hw-unsupported", "hw-open"
+CODE = "hw-scheme"
 ASCEND = [
     ("ModelSlim W4A4 dynamic, Linear", slim("W4A4_DYNAMIC"), YES, OPEN),
     ("ModelSlim W8A8 static, Linear", slim("W8A8"), YES, OPEN),
@@ -247,7 +270,7 @@ ASCEND = [
     ("ModelSlim W8A8 dynamic, MoE", slim_experts("W8A8_DYNAMIC"), YES, OPEN),
     ("ModelSlim MXFP8, MoE", slim_experts("W8A8_MXFP8"), NO, OPEN),
     ("AWQ W4A16, Linear", lambda: t.awq(t.llama()), YES, OPEN),
-    ("AWQ W8A16, Linear", lambda: t.awq(t.llama(), bits=8), YES, OPEN),
+    ("AWQ W8A16, Linear", lambda: t.awq(t.llama(), bits=8), CODE, CODE),
     ("AWQ W4A16, MoE", lambda: t.awq(t.qwen3_moe()), YES, OPEN),
     ("GPTQ W4A16, Linear", lambda: t.gptq(t.llama()), YES, OPEN),
     ("GPTQ W8A16, Linear", lambda: t.gptq(t.llama(), bits=8), YES, OPEN),
@@ -258,14 +281,14 @@ ASCEND = [
     ("auto-round W4A16, MoE", lambda: t.auto_round(t.qwen3_moe()), YES, OPEN),
     ("auto-round W8A16, MoE", lambda: t.auto_round(t.qwen3_moe(), bits=8), YES, OPEN),
     ("compressed-tensors W8A8 dynamic, Linear", lambda: t.int8(t.llama()), YES, OPEN),
-    ("compressed-tensors W4A8 dynamic, MoE", lambda: only_experts(w4a8, t.qwen3_moe()), YES, OPEN),
-    ("compressed-tensors W4A16, MoE", lambda: only_experts(t.w4a16, t.qwen3_moe()), YES, OPEN),
+    ("compressed-tensors W4A8 dynamic, MoE", lambda: only_experts(w4a8, t.qwen3_moe()), CODE, CODE),
+    ("compressed-tensors W4A16, MoE", lambda: only_experts(t.w4a16, t.qwen3_moe()), YES, OPEN, LIES),
     ("compressed-tensors W8A8 dynamic, MoE", lambda: only_experts(t.int8, t.qwen3_moe()), YES, OPEN),
 ]
 
 # Engine arguments, maker, verdict, rule.
-HARDWARE = [(f"sglang --hw {hw}", make, REFUSES if rule == NO else LOADS, rule)
-            for _, make, a23, a5 in ASCEND for hw, rule in (("a2", a23), ("a3", a23), ("a5", a5))] + [
+HARDWARE = [(f"sglang --hw {hw}", make, REFUSES if rule in (NO, CODE) else (verdict or [LOADS])[0], rule)
+            for _, make, a23, a5, *verdict in ASCEND for hw, rule in (("a2", a23), ("a3", a23), ("a5", a5))] + [
     ("sglang --hw a2", lambda: t.fp8_block(t.qwen3_moe()), LOADS, "hw-not-known"),
     ("sglang --hw sm90", lambda: t.nvfp4(t.llama()), LOADS, None),
     ("sglang --hw sm75", lambda: t.nvfp4(t.llama()), REFUSES, "hw-capability"),

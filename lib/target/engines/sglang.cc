@@ -75,8 +75,8 @@ constexpr Rule kRules[] = {
     {"latents-joined", E::refuses,
      "joins what is stored of q_a_proj and kv_a_proj_with_mqa along the first dimension", kLatents,
      "leave q_a_proj and kv_a_proj_with_mqa out", "{}"},
-    {"latents-scale", E::warns, "takes q_a_proj's scale for kv_a_proj_with_mqa, too", kLatents,
-     "give both one scale, or leave them out"},
+    {"latents-scale", E::lies, "takes q_a_proj's scale for kv_a_proj_with_mqa, too", kLatents,
+     "leave q_a_proj and kv_a_proj_with_mqa out"},
     {"scale-inv-renamed", E::lies,
      "looks for weight_scale where weight_scale_inv is stored, and the fp8 method calls it so, too",
      "models/llama.py _legacy_load_weights, 0.5.23",
@@ -160,6 +160,8 @@ constexpr Rule kRules[] = {
      "is not divisible by"},
     {"tp-heads", E::refuses, "gives every rank whole heads", "models/llama.py, 0.5.23",
      "use a --tp that divides the heads", "AssertionError"},
+    {"tp-experts", E::refuses, "wants no more ranks than experts", "models/qwen2_moe.py, 0.5.23",
+     "a smaller --tp", "is greater than the number of experts"},
     {"tp-kv-heads", E::refuses, "divides or repeats heads of keys", "models/llama.py, 0.5.23",
      "use a --tp that divides the heads of keys, or a multiple of them"},
     {"block-rows", E::refuses, "wants whole blocks of outputs on every rank", kFp8Utils,
@@ -169,6 +171,11 @@ constexpr Rule kRules[] = {
     {"block-columns", E::refuses, "wants whole blocks of inputs on every rank", kFp8Utils,
      "a smaller --tp, or pad the MLP", "is not divisible by weight quantization block_k"},
     {"fp4-columns", E::refuses, "wants multiples of 16 inputs", kModelOpt, "leave the module out"},
+    {"mxfp8-scale-name", E::refuses, "calls the scale weight_scale_inv, and looks it up as stored",
+     "models/qwen2_5_vl.py load_weights, 0.5.23", "export compressed-tensors or another algorithm",
+     "KeyError: '{}'"},
+    {"mxfp8-columns", E::refuses, "wants whole groups of 32 inputs", kFp8Utils,
+     "leave the module out", "is not divisible by weight quantization block_k = 32."},
     {"marlin-shape", E::warns, "wants N % 64 and K % 128 for Marlin", kMarlin,
      "use shapes that fit; the dense compressed-tensors scheme does not act on it"},
     {"gptq-missing-key", E::refuses, "runs Marlin alone, and wants the key for it", kGptq,
@@ -211,6 +218,8 @@ constexpr Rule kRules[] = {
      "write \"export\": {\"kv_cache_group\": []}", "{}"},
     {"quark-scheme", E::refuses, "takes fp8 per tensor or channel, and MXFP4", kQuark,
      "export another scheme", "No quark compatible scheme was found"},
+    {"quark-scheme-experts", E::refuses, "takes fp8 and MXFP4 in experts", kQuark,
+     "export another scheme", "Unsupported FusedMoe scheme"},
     {"modelslim-label", E::lies, "warns and builds the layer unquantized", kModelSlim,
      "use labels that SGLang knows: W8A8, W8A8_DYNAMIC, W4A4_DYNAMIC"},
     {"flag-redundant", E::warns, "reads the method from the config", kDocs,
@@ -399,6 +408,11 @@ constexpr HardwareRow ascend(std::string_view hw, std::string_view methods, std:
   ascend("a2", methods, label, scheme, bits, where, a2),           \
       ascend("a3", methods, label, scheme, bits, where, a3),       \
       ascend("a5", methods, label, scheme, bits, where, a5)
+#define QP_CODE(methods, error, scheme, where)                                           \
+  HardwareRow{"a2", methods, error, scheme, 0, where, Cell::no, true},                   \
+      HardwareRow{"a3", methods, error, scheme, 0, where, Cell::no, true}, HardwareRow { \
+    "a5", methods, error, scheme, 0, where, Cell::no, true                               \
+  }
 constexpr Cell kY = Cell::yes, kN = Cell::no, kO = Cell::open;
 constexpr Where kLinear = Where::linear, kMoe = Where::experts;
 constexpr const char* kNoRepack = "name 'gptq_marlin_repack' is not defined";
@@ -413,7 +427,11 @@ constexpr HardwareRow kHardware[] = {
     QP_ASCEND("modelslim", "W8A8 dynamic, MoE", "W8A8_DYNAMIC", 0, kMoe, kY, kY, kO),
     QP_ASCEND("modelslim", "MXFP8, MoE", "W8A8_MXFP8", 0, kMoe, kN, kN, kO),
     QP_ASCEND("awq", "W4A16, Linear", "awq", 4, kLinear, kY, kY, kO),
-    QP_ASCEND("awq", "W8A16, Linear", "awq-bits", 8, kLinear, kY, kY, kO),
+    // The documents' tables have these two as supported, and the code stops.
+    QP_CODE("awq", "Currently, only 4-bit weight quantization is supported for AWQ", "awq-bits",
+            kLinear),
+    QP_CODE("compressed-tensors", "'CompressedTensorsConfig' object has no attribute 'get'",
+            "w4a8-int", kMoe),
     QP_ASCEND("awq", "W4A16, MoE", "awq", 4, kMoe, kY, kY, kO),
     QP_ASCEND("gptq", "W4A16, Linear", "gptq-marlin", 4, kLinear, kY, kY, kO),
     QP_ASCEND("gptq", "W8A16, Linear", "gptq-marlin", 8, kLinear, kY, kY, kO),
@@ -424,7 +442,6 @@ constexpr HardwareRow kHardware[] = {
     QP_ASCEND("auto-round", "W4A16, MoE", "gptq-marlin", 4, kMoe, kY, kY, kO),
     QP_ASCEND("auto-round", "W8A16, MoE", "gptq-marlin", 8, kMoe, kY, kY, kO),
     QP_ASCEND("compressed-tensors", "W8A8 dynamic, Linear", "int8", 8, kLinear, kY, kY, kO),
-    QP_ASCEND("compressed-tensors", "W4A8 dynamic, MoE", "w4a8-int", 4, kMoe, kY, kY, kO),
     QP_ASCEND("compressed-tensors", "W4A16, MoE", "pack", 4, kMoe, kY, kY, kO),
     QP_ASCEND("compressed-tensors", "W8A8 dynamic, MoE", "int8", 8, kMoe, kY, kY, kO),
 // model_config.py rocm_supported_quantization; marlin_utils.py has no Marlin there
@@ -475,6 +492,10 @@ constexpr HardwareRow kHardware[] = {
     {"sm75", "awq", "", "awq", 0, kLinear, kY},
 };
 #undef QP_ASCEND
+#undef QP_CODE
+
+constexpr std::string_view kRankPerExpert[] = {"Deepseek", "Qwen2Moe", "Qwen3Moe", "MiniMaxM2",
+                                               "Glm4Moe",  "Lfm2Moe",  "MiMoV2",   "ExaoneMoE"};
 
 }  // namespace
 
@@ -482,6 +503,6 @@ const Engine kSglang = {"sglang",    "0.5.23",    "python3 -m sglang.launch_serv
                         kRules,      kFused,      kMethods,
                         kSupport,    kSpecials,   kHardware,
                         "--tp-size", "--ep-size", "--pp-size",
-                        true,        kLoaders};
+                        true,        kLoaders,    kRankPerExpert};
 
 }  // namespace qp::target

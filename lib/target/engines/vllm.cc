@@ -28,6 +28,7 @@ constexpr const char* kFp8Utils =
     "vllm/model_executor/layers/quantization/utils/fp8_utils.py validate_fp8_block_shape, 0.33.0";
 constexpr const char* kModelOpt = "vllm/model_executor/layers/quantization/modelopt.py, 0.33.0";
 constexpr const char* kInc = "vllm/model_executor/layers/quantization/inc/inc.py, 0.33.0";
+constexpr const char* kKv = "vllm/model_executor/layers/quantization/kv_cache.py, 0.33.0";
 constexpr const char* kDivide = "vllm/distributed/utils.py, 0.33.0";
 
 constexpr Rule kRules[] = {
@@ -59,6 +60,9 @@ constexpr Rule kRules[] = {
     {"unexpected-tensor", E::refuses, "meets a tensor without a parameter", kAutoLoader,
      "quantize the module in the config too, or store it unquantized",
      "There is no module or parameter named '{inner}'"},
+    {"unexpected-looked-up", E::refuses, "looks the parameter up in DeepSeek's classes",
+     "vllm/model_executor/models/deepseek_v2.py load_weights, 0.33.0",
+     "quantize the module in the config too, or store it unquantized", "KeyError: '{inner}'"},
     {"unexpected-fused", E::refuses, "looks the fused parameter up, which was built without it",
      kLinear, "quantize the module in the config too, or store it unquantized",
      "AttributeError: '{2}' object has no attribute 'data'"},
@@ -134,6 +138,9 @@ constexpr Rule kRules[] = {
     {"input-not-aligned", E::lies,
      "gives every rank the scales of its whole groups: those of the group that is cut are lost",
      kGptq, "qexport --group-size 64 or 32, a smaller --tp, or pad the MLP"},
+    {"awq-input-not-aligned", E::refuses, "wants whole groups on every rank", kAwq,
+     "qexport --group-size 64 or 32, a smaller --tp, or pad the MLP",
+     "The input size is not aligned with the quantized weight shape."},
     {"output-not-aligned", E::refuses, "wants whole words of codes on every rank", kAwq,
      "leave the module out, or a smaller --tp",
      "The output size is not aligned with the quantized weight shape. This can be caused by too "
@@ -141,14 +148,23 @@ constexpr Rule kRules[] = {
     {"group-split", E::refuses, "wants whole groups on every rank", kDivide,
      "qexport --group-size 64 or 32, a smaller --tp, or pad the MLP",
      "is not divisible by group_size="},
+    {"group-split-experts", E::refuses, "wants whole groups of experts on every rank",
+     "vllm/model_executor/layers/quantization/compressed_tensors/compressed_tensors_moe, 0.33.0",
+     "qexport --group-size 64 or 32, a smaller --tp, or --ep", "to be divisible by group_size ("},
     {"zero-point-split", E::refuses, "cuts packed zero points along the outputs",
      "reference: compressed-tensors 5.3, 5.4", "use a symmetric scheme, or a smaller --tp"},
     {"tp-size", E::refuses, "divides the layer over the ranks",
      "vllm/distributed/utils.py ensure_divisibility, 0.33.0", "use a --tp that divides it, or pad",
      "is not divisible by"},
+    {"tp-size-fused", E::refuses, "divides every shard of a fused layer over the ranks",
+     "vllm/model_executor/layers/linear.py MergedColumnParallelLinear, 0.33.0",
+     "use a --tp that divides it, or pad", "AssertionError"},
     {"tp-heads", E::refuses, "gives every rank whole heads", kModelConfig,
      "use a --tp that divides the heads",
      "Total number of attention heads ({}) must be divisible by tensor parallel size"},
+    {"tp-experts", E::refuses, "wants no more ranks than experts",
+     "vllm/model_executor/models/qwen3_moe.py, 0.33.0", "a smaller --tp",
+     "is greater than the number of experts"},
     {"tp-kv-heads", E::refuses, "divides or repeats heads of keys",
      "vllm/model_executor/models/llama.py, 0.33.0",
      "use a --tp that divides the heads of keys, or a multiple of them"},
@@ -161,9 +177,14 @@ constexpr Rule kRules[] = {
      "a smaller --tp, or leave the module out", "exceeds dimension size"},
     {"block-columns", E::refuses, "wants whole blocks of inputs on every rank", kFp8Utils,
      "a smaller --tp, or pad the MLP", "is not divisible by weight quantization block_k = "},
+    {"block-columns-modelopt", E::refuses, "wants whole blocks of inputs on every rank", kModelOpt,
+     "a smaller --tp, or pad the MLP", "FP8_PB_WO requires in divisible by 128"},
     {"w4afp8-shape", E::refuses, "wants multiples of 256 in experts",
-     "reference: compressed-tensors 5.4", "use another scheme"},
+     "vllm/model_executor/layers/quantization/compressed_tensors/compressed_tensors_moe, 0.33.0",
+     "use another scheme", "must be divisible by 256"},
     {"fp4-columns", E::refuses, "wants multiples of 16 inputs", kModelOpt, "leave the module out"},
+    {"mxfp8-columns", E::refuses, "wants whole groups of 32 inputs", kModelOpt,
+     "leave the module out", "MXFP8 requires input size divisible by 32"},
     {"marlin-shape", E::warns, "pads shapes that Marlin's tiles do not divide", kMarlin,
      "older versions stop with 'not divisible by min_thread_n'"},
     {"gptq-missing-key", E::refuses, "requires the key", kGptq, "write it into quantization_config",
@@ -197,12 +218,22 @@ constexpr Rule kRules[] = {
      "NVFP4 quantization requires the following fields in hf_quant_config.json"},
     {"quark-scheme", E::notes, "what is done with this spec is not replayed",
      "reference: quark 4.3", "run it"},
-    {"kv-scale-architecture", E::lies, "never loads k/v scales in this family: they run at 1.0",
-     "vllm#54623", "serve with an unquantized KV cache"},
-    {"kv-scale-lone", E::refuses, "asserts that k and v scales come together", "vllm#46265",
+    {"kv-scale-architecture", E::warns, "loads scales of keys and values in this family",
+     "vllm/model_executor/models/qwen3_5.py, 0.33.0; vllm#54623",
+     "0.27.1 ran it at 1.0 without a word: serve it with 0.33 or newer"},
+    {"kv-scale-lone", E::refuses,
+     "takes k_scale for both where one is stored, and asserts that it is k_scale", kKv,
      "write both scales", "AssertionError"},
-    {"kv-scale-default", E::lies, "takes 1.0 for scales that are not stored",
-     "vllm/model_executor/layers/quantization/kv_cache.py, 0.33.0",
+    {"kv-scale-per-head", E::refuses, "has one scale for all heads, but with strategy attn_head",
+     kKv, "write one scale per layer", "{2}"},
+    {"kv-scale-dropped", E::lies,
+     "has no parameters for scales of keys and values with this method, and passes them over",
+     "vllm/model_executor/layers/quantization/base_config.py, 0.33.0",
+     "leave the scales out, or export compressed-tensors, fp8 or modelopt"},
+    {"kv-scale-unquantized", E::refuses, "passes such scales over in quantized models alone",
+     kAutoLoader, "leave the scales out", "There is no module or parameter named '{inner}'"},
+    {"kv-scale-default", E::lies,
+     "takes 1.0 for scales that are not stored, in compressed-tensors without a word", kKv,
      "calibrate the KV cache (qcalibrate), or drop the scheme"},
     {"flag-redundant", E::warns, "reads the method from the config",
      "seeds: quantization documentation", "leave the flag out"},
@@ -243,6 +274,7 @@ constexpr Method kMethods[] = {
     {"awq_marlin", choose_awq, Dialect::substring},
     {"auto_awq", choose_awq, Dialect::substring},
     {"fp8", choose_fp8, Dialect::exact},
+    {"mxfp8", choose_fp8, Dialect::exact},  // with ModelOpt's parameters
     {"auto-round", choose_auto_round, Dialect::prefix},
     {"inc", choose_auto_round, Dialect::prefix},
     {"modelopt", choose_modelopt, Dialect::modelopt_vllm},
@@ -259,16 +291,15 @@ constexpr Support kSupport[] = {
     {"pack", Where::embedding},
     {"pack", Where::any, 75},
     {"pack-asym", Where::any, 75},
-    {"pack-odd", Where::experts, 0,
-     "No compressed-tensors compatible scheme was found (experts take 4 and 8 bits)"},
     {"pack-odd", Where::any, 75},
     {"pack-odd-asym", Where::any, 0, kNoScheme},
-    {"int8-static", Where::experts, 0, "experts take channel scales and dynamic tokens"},
+    {"int8-static", Where::experts, 0, "Unsupported FusedMoe scheme: "},
     {"int8-static", Where::any, 75},
     {"int8", Where::any, 75},
     {"int8-static-out", Where::experts, 0, kNoScheme},
     {"int8-static-out", Where::any, 70},
-    {"w4a8-int", Where::any, 0, "no kernel on CUDA for W4A8 int (Arm CPU and XPU have one)"},
+    {"w4a8-int", Where::experts, 0, "W4A8 Int8 MoE is only supported on CPU platforms"},
+    {"w4a8-int", Where::any, 75},  // Humming
     {"pack-int-act", Where::experts, 0, kNoScheme},
     {"w4afp8", Where::any, 90, {}, 90},
     {"fp8-tensor", Where::any, 75},
@@ -288,7 +319,7 @@ constexpr Support kSupport[] = {
     {"mxfp8a16", Where::any, 75},
     {"none", Where::any, 0, kNoScheme},
     {"gptq-marlin", Where::any, 75},
-    {"gptq-group", Where::any, 75},  // Humming takes every group
+    {"gptq-group", Where::any, 0, "Marlin does not support group_size = "},
     {"gptq-plain", Where::any, 0, "Unsupported quantization config: bits="},
     {"inc-low", Where::any, 75},  // Humming
     {"inc-plain", Where::any, 0, "INC quantization with bits="},
@@ -296,6 +327,9 @@ constexpr Support kSupport[] = {
     {"awq-no-zeros", Where::any, 75},
     {"awq-bits", Where::any, 0, "Unsupported num_bits = "},
     {"FP8", Where::any},
+    // Loaders of experts take one scale per weight.
+    {"FP8_PER_CHANNEL_PER_TOKEN", Where::experts, 0, "shape '[]' is invalid for input of size"},
+    {"FP8_PB_WO", Where::experts, 0, "shape '[]' is invalid for input of size"},
     {"FP8_PER_CHANNEL_PER_TOKEN", Where::any},
     {"FP8_PB_WO", Where::any},
     {"NVFP4", Where::any},
@@ -318,6 +352,10 @@ constexpr Special kSpecials[] = {
     {"Qwen3MoeForCausalLM", "mtp", false},
 };
 
+constexpr std::string_view kRankPerExpert[] = {"Qwen2Moe",   "Qwen3Moe",  "Qwen3Next",
+                                               "Qwen3_5Moe", "MiniMaxM2", "Ernie4_5_Moe",
+                                               "ExaoneMo",   "Lfm2Moe",   "MiMoV2"};
+
 }  // namespace
 
 const Engine kVllm = {"vllm",
@@ -332,6 +370,8 @@ const Engine kVllm = {"vllm",
                       "--tensor-parallel-size",
                       "",
                       "--pipeline-parallel-size",
-                      true};
+                      true,
+                      {},
+                      kRankPerExpert};
 
 }  // namespace qp::target

@@ -72,8 +72,11 @@ class Reader {
       return agreed(layer, context_.findings,
                     [&](const std::string& n) { return by_name_then_class(n, "Linear", layer); });
     if (layer.part == Part::experts) {
-      return agreed(layer, context_.findings,
-                    [&](const std::string& n) { return by_name_then_class(n, "Linear", layer); });
+      auto s = agreed(layer, context_.findings,
+                      [&](const std::string& n) { return by_name_then_class(n, "Linear", layer); });
+      bool ascend = sglang_ && context_.options.hardware.starts_with('a');
+      if (s && ascend && s->support == "pack") s->params = "ct-pack-ascend";
+      return s;
     }
     if (auto g = by_name(layer.name)) return groups_[*g].scheme;
     // SGLang quantizes a head that is named, whatever its class.

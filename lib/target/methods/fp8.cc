@@ -42,10 +42,10 @@ Chooser choose_fp8(Context& c, const Method& method) {
                    "activation_scheme is static, and weights are in blocks");
   if (n == 0) c.findings.add("fp8-tensor-scale", "", "the config has no 'weight_block_size'");
   if (s.static_in) c.findings.add("fp8-static", "", "activation_scheme is static");
-  bool mx = method.name == "mxfp8";
-  s.params = mx ? "fp8-mx" : n > 0 ? "fp8-block" : "fp8-tensor";
+  bool mx = method.name == "mxfp8", scale = mx && c.engine.name == "vllm";
+  s.params = scale ? "modelopt-mxfp8" : mx ? "fp8-mx" : n > 0 ? "fp8-block" : "fp8-tensor";
   bool transformers = c.engine.name == "transformers";  // it makes floats of them on the way in
-  s.support = transformers ? "fp8" : s.params;
+  s.support = transformers ? "fp8" : scale ? "MXFP8" : s.params;
   const Json* list = list_at(q, {"ignored_layers", "modules_to_not_convert"});
   auto left = std::make_shared<NameList>(
       method.left_out, list == nullptr ? std::vector<std::string>{} : strings_of(*list));

@@ -182,7 +182,7 @@ struct AutoRound {
   };
   Context& context;
   Scheme base;
-  bool awq = false, full_match = false;
+  bool awq = false, full_match = false, mxfp = false;
   NameList blocks;
   std::vector<Extra> extras;
 
@@ -207,6 +207,11 @@ struct AutoRound {
       if (extra->values.contains("group_size")) s.group = group_of(extra->values, {"group_size"});
       s.symmetric = bool_at(extra->values, {"sym"}).value_or(base.symmetric);
     }
+    if (mxfp) {
+      s.params = s.bits == 4 ? "ct-mxfp4" : "ct-mxfp8";
+      s.support = s.bits == 4 ? "mxfp4" : "mxfp8";
+      return s;
+    }
     awq ? name_awq(s, true) : name_gptq(s);
     bool vllm = context.engine.name == "vllm";
     bool low = s.bits == 2 || s.bits == 3 || s.bits == 5 || s.bits == 6 || s.bits == 7;
@@ -222,7 +227,7 @@ struct AutoRound {
 
 Chooser choose_auto_round(Context& c, const Method& method) {
   const Json& q = c.checkpoint.quant;
-  auto a = std::make_shared<AutoRound>(AutoRound{c, {}, false, false, {}, {}});
+  auto a = std::make_shared<AutoRound>(AutoRound{c, {}, false, false, false, {}, {}});
   a->base.bits = bits_of(q, {"bits"});
   a->base.group = group_of(q, {"group_size"});
   a->base.symmetric = bool_at(q, {"sym"}).value_or(true);
@@ -231,11 +236,13 @@ Chooser choose_auto_round(Context& c, const Method& method) {
   a->awq = packing.ends_with("awq");
   bool readable = packing == "auto_round:auto_gptq" || packing == "auto_round:auto_awq" ||
                   packing == "auto_round:gptq" || packing == "auto_round:awq";
-  if (!readable)
+  std::string type = text_at(q, {"data_type"});
+  bool compressor = c.engine.name == "vllm" && packing == "auto_round:llm_compressor";
+  a->mxfp = compressor && type.starts_with("mx_fp") && a->base.group == 32 && a->base.symmetric;
+  if (!readable && !a->mxfp)
     c.findings.add("auto-round-packing", "", "packing_format is '" + printable(packing) + "'",
                    packing);
-  std::string type = text_at(q, {"data_type"});
-  if (!type.empty() && type != "int")
+  if (!type.empty() && type != "int" && !a->mxfp)
     c.findings.add("auto-round-data-type", "", "data_type is " + printable(type), type);
   bool qwen_vl = c.model.architecture.starts_with("Qwen2_5_VL");
   if (qwen_vl && !a->awq)

@@ -73,6 +73,9 @@ Chooser choose_quark(Context& c, const Method& method) {
   std::optional<Scheme> global;
   if (q.contains("global_quant_config"))
     global = quark_scheme(q["global_quant_config"], c.findings, "global_quant_config");
+  // A model with experts stops at whichever of its layers comes first.
+  if (!global && c.model.experts > 0)
+    c.findings.add("quark-scheme-experts", "global_quant_config", "is no scheme of experts");
   return [&c, left, global](const Layer& layer) -> std::optional<Scheme> {
     if (layer.part == Part::embedding) return std::nullopt;
     return agreed(layer, c.findings,

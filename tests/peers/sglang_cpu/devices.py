@@ -1,6 +1,7 @@
 """Makes torch say that it sees a device of one of qverify's --hw. Nothing runs on it: tensors stay on the CPU."""
 
 import os
+import sys
 import types
 
 import torch
@@ -29,8 +30,9 @@ class Dummy:
 
 
 def namespace(space, capability, architecture=""):
+    version = capability if isinstance(capability, tuple) else (0, 0)
     properties = types.SimpleNamespace(
-        name="A device", major=capability[0], minor=capability[1], total_memory=80 * GIB, multi_processor_count=132,
+        name="A device", major=version[0], minor=version[1], total_memory=80 * GIB, multi_processor_count=132,
         warp_size=32, gcnArchName=architecture, uuid="0", L2_cache_size=50 << 20, has_fp64=True,
         shared_memory_per_block_optin=232448, max_threads_per_multi_processor=2048)
     space.is_available = lambda: True
@@ -62,8 +64,10 @@ def pretend(hardware):
     elif hardware in ("a2", "a3", "a5"):
         torch.npu = namespace(types.ModuleType("torch.npu"), (None, None))
         torch.npu.get_device_name = lambda d=None: {"a2": "Ascend910B", "a3": "Ascend910_93", "a5": "Ascend950"}[hardware]
+        acl = sys.modules["acl"] = types.ModuleType("acl")
+        acl.rt = types.SimpleNamespace(get_device_info=lambda *args: (3510, 0) if hardware == "a5" else (0, 0))
     elif hardware == "xpu":
-        namespace(torch.xpu, (None, None))
+        namespace(torch.xpu, {"version": "20.1.0"})
     elif hardware == "cpu":
         os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
     elif hardware == "gaudi":

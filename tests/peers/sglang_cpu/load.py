@@ -30,11 +30,16 @@ hardware = sys.argv[1]
 stubs.install()
 if hardware in ("a2", "a3", "a5"):
     stubs.NAMES.add("torch_npu")
+if hardware == "gaudi":
+    stubs.NAMES.add("habana_frameworks")
 
+import numpy  # noqa: E402
 import torch  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 torch.set_num_threads(1)
+if hardware in ("a2", "a3", "a5"):
+    torch.ops.npu = stubs.Anything("torch.ops.npu")
 devices.pretend(hardware)
 EMPTY = 0xA5
 plain_empty, plain_empty_like = torch.empty, torch.empty_like
@@ -71,10 +76,28 @@ class Follow(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.names, self.used, self.kept, self.written = {}, set(), [], {}
+        self.whole, self.read = {}, {}  # storage: name as stored; name: which elements something was made of
 
     def tag(self, tensor, name):
         self.kept.append(tensor)  # its address stays its own
-        self.names[tensor.untyped_storage().data_ptr()] = {name}
+        where = tensor.untyped_storage().data_ptr()
+        self.names[where], self.whole[where] = {name}, (name, tensor.element_size())
+        self.read[name] = numpy.zeros(tensor.numel(), dtype=bool)
+
+    def note(self, value, made):
+        """Elements of stored tensors that something is made of; a view is nothing new."""
+        for v in value if isinstance(value, (list, tuple)) else (value,):
+            if not isinstance(v, torch.Tensor) or v.device.type != "cpu" or not v.numel():
+                continue
+            where = v.untyped_storage().data_ptr()
+            name, size = self.whole.get(where, (None, 0))
+            if name is None or where in made:
+                continue
+            if v.element_size() != size:
+                self.read[name][:] = True
+                continue
+            step = self.read[name].strides[0]
+            numpy.lib.stride_tricks.as_strided(self.read[name][v.storage_offset():], v.shape, [step * n for n in v.stride()])[...] = True
 
     def of(self, value):
         found = set()
@@ -94,6 +117,10 @@ class Follow(TorchDispatchMode):
             sources |= self.of(value)
         if not sources:
             return out
+        outs = out if isinstance(out, (list, tuple)) else (out,)
+        made = {v.untyped_storage().data_ptr() for v in outs if isinstance(v, torch.Tensor)}
+        for value in (*args, *(kwargs or {}).values()):
+            self.note(value, made)
         if name in ("copy_", "_local_scalar_dense", "fill_", "index_put_"):
             self.used |= sources
         for v in out if isinstance(out, (list, tuple)) else (out,):
@@ -120,6 +147,7 @@ def prepare():
     import sglang.srt.model_loader.loader  # noqa: F401
     from sglang.srt.utils import common
     common.get_amdgpu_memory_capacity = lambda: 192 << 10  # asks rocminfo
+    common.get_hpu_memory_capacity = lambda: 96 << 10      # asks hl-smi
     from sglang.srt.models.registry import ModelRegistry
     logging.disable(logging.NOTSET)
     return ModelRegistry
@@ -182,7 +210,10 @@ def empty_share(tensor):
 
 # What is said where the code came to a kernel, and not to a fault of the checkpoint's.
 KERNELS = ("from the 'CPU' backend", "Anything", "sgl_kernel", "'size_bits'", "'_OpNamespace'", "not compiled with CUDA",
-           "e8m0_shuffle", "kernel_api_logging", "'NoneType' object is not callable")
+           "e8m0_shuffle", "kernel_api_logging", "'NoneType' object is not callable", "at start of device string: npu",
+           "has no attribute 'npu'", "dict_keys([])")
+if hardware == "cpu":  # where torch says it in earnest
+    KERNELS = tuple(k for k in KERNELS if k != "not compiled with CUDA")
 
 
 def kernel(e):
@@ -237,6 +268,7 @@ def load(request):
                 raise
         answer["stage"] = "loaded"
         answer["dropped"] = sorted(n for n, t in weights if t.numel() and n not in follow.used)
+        answer["read"] = {n: numpy.packbits(r).tobytes().hex() for n, r in follow.read.items() if n in follow.used and not r.all()}
         answer["uninitialised"] = {n: s for n, p in parameters.items() if created[n] and (s := empty_share(p))}
         answer["default"] = {n: s for n, p in parameters.items() if not created[n] and p.numel() and
                              (s := 1 - follow.written.get(p.untyped_storage().data_ptr(), 0) / p.numel()) > 0}

@@ -121,6 +121,9 @@ class Ops(types.ModuleType):
     def cutlass_scaled_mm_supports_fp4(self, capability):
         return 100 <= capability < 130
 
+    def mxfp4_experts_quant_supported(self, capability):
+        return 100 <= capability < 120
+
     def __getattr__(self, name):
         if name.startswith("__") or not Ops.every:
             raise AttributeError(name)
@@ -164,6 +167,10 @@ class Device(CudaPlatformBase):
     @classmethod
     def device_count(cls):
         return 64
+
+    @classmethod
+    def current_device(cls):
+        return "cpu"
 
     @classmethod
     def num_compute_units(cls, device_id=0):
