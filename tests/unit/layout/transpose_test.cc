@@ -10,8 +10,8 @@ namespace {
 
 template <class T>
 void check() {
-  for (uint64_t rows : {1, 3, 15, 16, 17, 32, 48, 65}) {
-    for (uint64_t cols : {1, 4, 16, 31, 32, 33, 64, 70}) {
+  for (uint64_t rows : {1u, 3u, 15u, 16u, 17u, 32u, 48u, 65u}) {
+    for (uint64_t cols : {1u, 4u, 16u, 31u, 32u, 33u, 64u, 70u}) {
       uint64_t in_stride = cols + 3, out_stride = rows + 5;  // in elements: lines are not dense
       std::vector<T> in(rows * in_stride), out(cols * out_stride, T(0x5a5a5a5a));
       for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<T>(i * 2654435761u);
