@@ -14,11 +14,6 @@
 namespace qp {
 namespace {
 
-// What other sizes of groups or matrices mend.
-constexpr std::array kOfDivision = {
-    "tp-size",     "input-not-aligned", "group-split",     "gptq-groups-cut", "output-not-aligned",
-    "fp4-columns", "zero-point-split",  "marlin-shape",    "marlin-rows",     "marlin-columns",
-    "block-rows",  "block-rows-fused",  "block-rows-last", "block-columns",   "w4afp8-shape"};
 constexpr std::array<uint64_t, 3> kGroups = {128, 64, 32};  // those that kernels have
 // Sizes of MLPs become multiples of ranks times one of these.
 constexpr std::array<uint64_t, 5> kUnits = {32, 64, 128, 256, 512};
@@ -26,9 +21,6 @@ constexpr uint64_t kLeftOutOf = 4;  // at most one in so many quantized weights 
 
 bool objects(const target::Finding& f) {
   return f.rule->effect == target::Effect::refuses || f.rule->effect == target::Effect::lies;
-}
-bool of_division(const target::Finding& f) {
-  return std::ranges::find(kOfDivision, f.rule->topic) != kOfDivision.end();
 }
 
 std::string module_of(const Tensor& t) {
@@ -125,7 +117,7 @@ class Fitter {
     const Model& m = store_.model();
     auto index = m.index();
     for (const target::Finding& f : result.findings) {
-      if (!objects(f) || !of_division(f)) continue;
+      if (!objects(f) || !f.of_division) continue;
       auto t = index.find(f.subject + ".weight");
       auto inner =
           t == index.end() ? std::nullopt : inner_size(t->first, t->second->shape, m.config);
@@ -139,7 +131,7 @@ class Fitter {
   bool leave_out(const target::Result& result, bool division, Changes& fit) const {
     std::set<std::string> named;
     for (const target::Finding& f : result.findings) {
-      if (!objects(f) || of_division(f) != division) continue;
+      if (!objects(f) || f.of_division != division) continue;
       std::string_view subject = f.subject;
       named.emplace(subject);
       named.emplace(subject.substr(0, subject.rfind('.')));

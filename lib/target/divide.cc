@@ -20,7 +20,8 @@ struct Case {
 
   void fail(std::string_view topic, const Shard& s, std::string what) const {
     if (tp > 1) what += " (tensor parallel " + std::to_string(tp) + ")";
-    findings.add(topic, s.name, std::move(what), s.name);
+    if (findings.add(topic, s.name, std::move(what), s.name))
+      findings.all().back().of_division = true;
   }
 
   // N and K of a rank. Members that do not divide are the topic of others.

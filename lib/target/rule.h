@@ -34,6 +34,7 @@ struct Finding {
   std::string subject;  // tensor or module, or ""
   std::string what;     // this case, with expected and found
   std::string error;    // what the engine prints, or ""
+  bool of_division = false;  // ranks cut where they may not: other sizes or groups would do
 };
 
 struct Engine;
