@@ -448,7 +448,9 @@ class Replay {
   }
 
   void check_unquantized(const Layer& layer) {
-    if (layer.part == Part::linear && options_.tp > 1) {
+    // SGLang pads vision towers.
+    bool padded = layer.vision && !findings_.knows("tp-size-fused");
+    if (layer.part == Part::linear && options_.tp > 1 && !padded) {
       std::vector<Dims> dims;
       for (const Shard& s : layer.shards) dims.push_back(dims_of(s, {}, {}));
       check_cuts(layer, dims, model_, options_, findings_);
