@@ -288,7 +288,8 @@ class Replay {
       auto i = m == nullptr ? std::nullopt : m->find(p.suffix);
       if (!i) continue;
       if (tensor(*i).shape.rank() == 0) {
-        const StoredModule* other = stored(layer.shards.back());
+        bool first = layer.shards.front().member == "kv_a_proj_with_mqa";
+        const StoredModule* other = stored(first ? layer.shards.front() : layer.shards.back());
         auto second = other == nullptr ? std::nullopt : other->find(p.suffix);
         if (second && findings_.knows("latents-scale")) {
           result_.verdicts[*second] = Verdict::dropped;
@@ -447,7 +448,9 @@ class Replay {
   }
 
   void check_unquantized(const Layer& layer) {
-    if (layer.part == Part::linear && options_.tp > 1) {
+    // SGLang pads vision towers.
+    bool padded = layer.vision && !findings_.knows("tp-size-fused");
+    if (layer.part == Part::linear && options_.tp > 1 && !padded) {
       std::vector<Dims> dims;
       for (const Shard& s : layer.shards) dims.push_back(dims_of(s, {}, {}));
       check_cuts(layer, dims, model_, options_, findings_);

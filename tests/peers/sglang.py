@@ -68,7 +68,7 @@ class Sglang:
     def ask(self, row, ranks):
         """The ranks' answers; each has a process, so they load at once."""
         words = row.flags.split()
-        args = {k.removeprefix("--").replace("-", "_"): v for k, v in zip(words[::2], words[1::2])}
+        args = {k.removeprefix("--").replace("-", "_"): int(v) if v.isdecimal() else v for k, v in zip(words[::2], words[1::2])}
         servers, answers = [self.server(row.hardware, place) for place in range(min(2, len(ranks)))], []
         for i in range(0, len(ranks), 2):
             for server, rank in zip(servers, ranks[i:i + 2]):
