@@ -156,7 +156,8 @@ class RawReader {
         continue;
       }
       if (!takes(e.name, name)) continue;
-      out_.tensors.push_back({std::move(e.name), e.dtype, e.shape, e.end - e.begin, number});
+      out_.tensors.push_back({std::move(e.name), e.dtype, e.shape, e.end - e.begin, number,
+                              header.data_offset + e.begin});
     }
   }
 

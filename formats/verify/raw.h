@@ -17,6 +17,7 @@ struct RawTensor {
   Shape shape;
   uint64_t bytes = 0;
   uint32_t file = 0;  // into RawCheckpoint::files
+  uint64_t offset = 0;  // of its first byte in that file
 };
 
 struct RawCheckpoint {

@@ -3,7 +3,9 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
+#include <memory>
 #include <optional>
 
 #include "formats/container/gguf_shards.h"
@@ -80,6 +82,34 @@ void judge(target::Checkpoint c,
   out.tensors = std::move(c.tensors);
 }
 
+// F32 tensors of one element, each read when it is asked for: NVFP4's second stages.
+class Scalars {
+ public:
+  Scalars(const Directory& directory, const RawCheckpoint& raw) : files_(raw.files.size()) {
+    for (const std::string& name : raw.files) paths_.push_back(directory.full(name));
+    for (const RawTensor& t : raw.tensors) {
+      bool one = t.dtype == DType::f32 && t.bytes == sizeof(float);
+      places_.emplace_back(one ? t.offset : UINT64_MAX, t.file);
+    }
+  }
+
+  std::optional<float> read(uint32_t i) {
+    auto [offset, file] = places_[i];
+    if (offset == UINT64_MAX) return std::nullopt;
+    if (!files_[file]) files_[file] = MappedFile::open(paths_[file]);
+    auto bytes = files_[file]->bytes();
+    if (offset > bytes.size() || bytes.size() - offset < sizeof(float)) return std::nullopt;
+    float value;
+    std::memcpy(&value, bytes.data() + offset, sizeof value);
+    return value;
+  }
+
+ private:
+  std::vector<std::string> paths_;
+  std::vector<std::pair<uint64_t, uint32_t>> places_;
+  std::vector<std::shared_ptr<const MappedFile>> files_;
+};
+
 TargetCheck check_hf(const std::string& path, const target::Engine& engine,
                      const target::Options& options) {
   TargetCheck out;
@@ -93,10 +123,12 @@ TargetCheck check_hf(const std::string& path, const target::Engine& engine,
   target::Checkpoint c;
   c.path = path;
   c.config = std::move(raw.config);
+  auto scalars = std::make_shared<Scalars>(directory, raw);
   for (RawTensor& t : raw.tensors) {
     c.tensors.push_back({std::move(t.name), t.dtype, t.shape, t.bytes});
   }
   raw.tensors = {};
+  c.scalar = [scalars](uint32_t i) { return scalars->read(i); };
   auto text = [&](const std::string& name) -> std::optional<std::string> {
     if (!directory.has(name)) return std::nullopt;
     return read_text_file(directory.full(name), kMaxConfig);

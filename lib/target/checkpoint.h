@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +26,9 @@ struct Checkpoint {
   std::string method;  // quant_method in lower case; "" when none is declared
   std::string place;   // where the quantization is declared: "config.json quantization_config"
   Json quant;          // that object, or null
+  // The value of tensor i, an F32 of one element; nothing when it is none, or cannot be read. Null:
+  // there are headers alone.
+  std::function<std::optional<float>(uint32_t i)> scalar;
 };
 
 }  // namespace qp::target

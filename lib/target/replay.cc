@@ -9,6 +9,7 @@
 #include "lib/target/flags.h"
 #include "lib/target/kv_scales.h"
 #include "lib/target/resident.h"
+#include "lib/target/second_stage.h"
 
 namespace qp::target {
 namespace {
@@ -271,6 +272,7 @@ class Replay {
     }
     check_division(layer, scheme, dims, model_, options_, findings_);
     check_latents(layer, set, scheme);
+    check_second_stage(context_, layer, scheme);
     bool half = scheme.support == "gptq-plain" || scheme.support == "gptq-group";
     if (half && model_.dtype == DType::bf16 && told_.insert("half").second) {
       add("gptq-plain-dtype", layer.name,

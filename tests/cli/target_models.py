@@ -28,6 +28,7 @@ class Model:
                         "lm_head.weight": ("BF16", (V, H))}
         self.linears = {}  # name: (out, in)
         self.files = {}
+        self.values = {}  # {tensor: bytes}, where zeros will not do
 
     def linear(self, name, shape):
         self.linears[name] = shape
@@ -87,7 +88,7 @@ class Model:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         write_safetensors(directory / "model.safetensors",
-                          {n: (d, s, self.shape_of(n) or fill(d, count(s))) for n, (d, s) in self.tensors.items()})
+                          {n: (d, s, self.values.get(n) or self.shape_of(n) or fill(d, count(s))) for n, (d, s) in self.tensors.items()})
         (directory / "config.json").write_text(json.dumps(self.config))
         for name, value in self.files.items():
             (directory / name).write_text(json.dumps(value))

@@ -2,6 +2,7 @@
 verdict and rule; and its sound sibling, which passes."""
 
 import json
+import struct
 
 import gguf_file
 import moe_models
@@ -110,6 +111,15 @@ def mixed_qkv(same):
     return m
 
 
+EXPERTS_UP = "model.layers.1.mlp.experts.2.up_proj"
+
+
+def unlike(m, name):
+    """A scale of its own where engines have one for all members."""
+    m.values[name] = struct.pack("<f", 2)
+    return m
+
+
 def gate_quantized(stored):
     m = t.moe()
     if stored:
@@ -153,6 +163,16 @@ CASES = [
      lambda: head_as_gptq(t.auto_round(t.llama(), extra_config={"lm_head": {"bits": 4, "group_size": 128, "sym": True}}))),
     ("vllm#52997", "vllm --tp 4", lambda: t.fp8_block(t.llama()), REFUSES, "block-rows-fused", lambda: t.ct_block(t.llama(), ignore=["re:.*self_attn.*"], which=lambda n: ".mlp." in n)),
     ("vllm#54444", "vllm", lambda: t.nvfp4(t.llama()).drop(DOWN + ".weight_global_scale"), LIES, "missing-parameter", lambda: t.nvfp4(t.llama())),
+    *((f"global scales, {what}", engine, lambda m=make, n=name: unlike(m(), n), verdict, topic, make)
+      for engine, what, make, name, verdict, topic in (
+          ("vllm", "compressed-tensors", lambda: t.nvfp4(t.llama()), Q + ".weight_global_scale", LIES, "global-scales"),
+          ("vllm", "weights only", lambda: t.nvfp4(t.llama(), inputs=False), Q + ".weight_global_scale", LIES, "global-scales-a16"),
+          ("vllm", "modelopt", lambda: t.modelopt(t.llama()), Q + ".weight_scale_2", LIES, "global-scales-modelopt"),
+          ("vllm", "experts", lambda: t.nvfp4(t.qwen3_moe()), EXPERTS_UP + ".weight_global_scale", LIES, "global-scales-experts"),
+          ("vllm", "modelopt experts", lambda: t.modelopt(t.qwen3_moe()), EXPERTS_UP + ".weight_scale_2", LIES, "global-scales-experts-modelopt"),
+          ("sglang", "compressed-tensors", lambda: t.nvfp4(t.llama()), Q + ".weight_global_scale", LIES, "global-scales"),
+          ("sglang", "weights only", lambda: t.nvfp4(t.llama(), inputs=False), Q + ".weight_global_scale", REFUSES, "global-scales-a16"),
+          ("sglang", "modelopt", lambda: t.modelopt(t.llama()), Q + ".weight_scale_2", LIES, "global-scales-modelopt"))),
     ("vllm#47445", "vllm", lambda: plain(t.fp8_dynamic(t.llama()), GATE), LIES, "float-into-codes", lambda: t.fp8_dynamic(t.llama())),
     ("sglang#25792, sglang#20870", "sglang", lambda: scales(t.modelopt(t.gemma3_text(), "FP8"), name="{0}.self_attn.{1}_proj.{1}_scale"),
      LIES, "kv-scale-dropped", lambda: scales(t.modelopt(t.gemma3_text(), "FP8", kv_cache_quant_algo="FP8"), name="{0}.self_attn.{1}_proj.{1}_scale")),
