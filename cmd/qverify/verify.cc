@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "formats/hf/fit.h"
 #include "formats/verify/gguf.h"
 #include "formats/verify/structure.h"
 #include "formats/verify/sums.h"
@@ -192,6 +193,7 @@ int VerifyCommand::run(Tool& tool) {
     report_.architecture = model.architecture;
     std::ranges::move(check_promises(model), std::back_inserter(report_.findings));
     if (base) take_experts_apart(model, *base);
+    if (base) pad_like(model, *base);
     if (base) check_names(model, base->store->model());
     check_tensors(*in->store, base ? base->store.get() : nullptr, tool);
     check_tied_head(*in->store);
@@ -269,6 +271,20 @@ void VerifyCommand::take_experts_apart(const Model& model, OpenedInput& base) {
   auto latents = with_latents_apart(base.store->model(),
                                     [&](const std::string& name) { return !here.contains(name); });
   if (latents) base.store = base.store->with(std::move(*latents));
+}
+
+// qexport --target pads MLPs with zeros: so is the base, then, to be compared.
+void VerifyCommand::pad_like(const Model& model, OpenedInput& base) {
+  Changes changes{.sizes = larger_sizes(model, base.store->model())};
+  if (changes.empty()) return;
+  std::vector<LedgerEntry> done;
+  auto padded = fitted(*base.store, changes, done);
+  if (!padded) return;
+  base.store = std::move(padded);
+  for (const LedgerEntry& e : done) {
+    if (e.source == "config.json")
+      add(Severity::note, "padded", "", "is compared with the base padded with zeros: " + e.detail);
+  }
 }
 
 void VerifyCommand::check_names(const Model& model, const Model& base) {

@@ -37,6 +37,7 @@ class VerifyCommand {
   Result check_tensor(const Store& store, const Tensor& tensor, const Store* base, const Tensor* other);
   void compare(const Store& store, const Tensor& tensor, const Store& base, const Tensor& other, Result& result) const;
   static void take_experts_apart(const Model& model, OpenedInput& base);
+  void pad_like(const Model& model, OpenedInput& base);
   void check_names(const Model& model, const Model& base);
   void check_tied_head(const Store& store);
   int check_target_alone(const ResolvedInput& input, Tool& tool);

@@ -10,6 +10,9 @@
 namespace qp {
 namespace {
 
+constexpr const char* kSizeKeys[] = {"intermediate_size", "moe_intermediate_size",
+                                     "shared_expert_intermediate_size"};
+
 // Pads every MLP whose size a key of `sizes` says; false when one of them cannot be.
 bool pad(Model& m, const std::map<std::string, uint64_t>& sizes, std::vector<LedgerEntry>& ledger) {
   std::map<std::string, int> members;  // of an MLP: gate, up and down, or its outputs would change
@@ -38,6 +41,19 @@ bool pad(Model& m, const std::map<std::string, uint64_t>& sizes, std::vector<Led
 }
 
 }  // namespace
+
+std::map<std::string, uint64_t> larger_sizes(const Model& checkpoint, const Model& base) {
+  std::map<std::string, uint64_t> sizes;
+  const Json &here = decoder_config(checkpoint.config), &there = decoder_config(base.config);
+  if (!here.is_object() || !there.is_object()) return sizes;
+  for (const char* key : kSizeKeys) {
+    auto a = here.find(key), b = there.find(key);
+    if (a == here.end() || b == there.end()) continue;
+    if (!a->is_number_unsigned() || !b->is_number_unsigned() || *a <= *b) continue;
+    sizes[key] = a->get<uint64_t>();
+  }
+  return sizes;
+}
 
 std::unique_ptr<Store> fitted(const Store& store, const Changes& changes,
                               std::vector<LedgerEntry>& ledger) {

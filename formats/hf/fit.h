@@ -24,4 +24,8 @@ struct Changes {
 std::unique_ptr<Store> fitted(const Store& store, const Changes& changes,
                               std::vector<LedgerEntry>& ledger);
 
+// Inner sizes that `checkpoint` has larger than `base`, by the keys of their configs: what padding
+// may have made of it.
+std::map<std::string, uint64_t> larger_sizes(const Model& checkpoint, const Model& base);
+
 }  // namespace qp

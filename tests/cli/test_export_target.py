@@ -79,6 +79,10 @@ class ExportTarget(CliTest):
             fates = [e for e in json.loads((self.dir / "l.json").read_text()) if e["fate"] == "padded"]
             self.assertEqual(len(fates), 2 * 4 * 3 + 1, fates)
             self.assert_padded("sound", "fits", 24, 512)
+            report = json.loads(self.ok("qverify", "fits", "--against", "m", "--json").out)  # as its base, padded
+            self.assertIn("moe_intermediate_size 384 to 512", str(report["findings"]))
+            whole = json.loads(self.ok("qverify", "sound", "--against", "m", "--json").out)
+            self.assertEqual([t["max_abs"] for t in report["tensors"]], [t["max_abs"] for t in whole["tensors"]])
 
     def test_experts_and_shared_ones(self):
         for scheme, family, inner in (("fp8-block", "fp8", 384), ("w4a16-asym", "compressed-tensors", 352), ("mxfp4a16", "compressed-tensors", 352),
