@@ -70,8 +70,16 @@ class Planned {
   const Store& store() const { return *store_; }
 
  private:
-  void add(Tensor& t, const PartSpec& spec, const Model& m) {
+  // Second stages are ones: writers divide by them while they plan.
+  void add(Tensor& t, const PartSpec& spec, Model& m) {
     Part p{spec.role, spec.dtype, spec.shape, {}, nullptr};
+    if (spec.dtype == DType::f32 && spec.shape.elements() == 1u) {
+      const float one = 1;
+      p.extent = {.file = kBlob, .offset = m.blobs.size(), .length = sizeof one, .xxh3 = {}};
+      m.blobs.emplace_back(reinterpret_cast<const char*>(&one), sizeof one);
+      t.parts.push_back(std::move(p));
+      return;
+    }
     p.extent = {.file = static_cast<uint32_t>(m.files.size()),
                 .offset = end_,
                 .length = byte_size(spec.dtype, spec.shape).value_or(0),
@@ -133,7 +141,8 @@ void PlanTarget::check(const Store& store, const Plan& plan, bool kv_cache, Tool
         options.target = name;
         if (!change) {
           ExportPlan as_it_is = plan_fitted(whole, f, options, {}).plan;
-          target::Result found = check_target(as_it_is, *target_.engine, target_.options).result;
+          target::Result found =
+              check_target(as_it_is, &whole, *target_.engine, target_.options).result;
           bool known = std::ranges::none_of(found.findings, [](const target::Finding& finding) {
             return finding.rule->effect == target::Effect::notes;
           });

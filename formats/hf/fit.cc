@@ -1,9 +1,12 @@
 #include "formats/hf/fit.h"
 
+#include <algorithm>
 #include <optional>
 
+#include "lib/base/checked.h"
 #include "lib/base/error.h"
 #include "lib/model/inner_size.h"
+#include "lib/model/modules.h"
 #include "lib/qmap/grown.h"
 #include "lib/qmap/store.h"
 
@@ -13,15 +16,47 @@ namespace {
 constexpr const char* kSizeKeys[] = {"intermediate_size", "moe_intermediate_size",
                                      "shared_expert_intermediate_size"};
 
+// A tensor of MLPs that is not known to grow with a key: what it holds would no longer fit.
+bool belongs_to_mlps(const Tensor& t, const Json& config) {
+  bool named = t.name.find("mlp.") != t.name.npos || t.name.find("experts.") != t.name.npos ||
+               t.name.find("feed_forward.") != t.name.npos;
+  if (!named || t.name.find("_proj") == t.name.npos) {
+    bool norm = t.name.find("ffn_sub_norm") != t.name.npos;  // of the inner size
+    if (!norm) return false;
+  }
+  bool bias = t.name.ends_with("down_proj.bias");
+  return !bias && classify(t.name, t.dtype, t.shape, config).kind != ModuleKind::vision;
+}
+
+// Other keys that hold one of the old sizes and mean MLPs: who reads them is not known.
+bool other_keys(const Json& config, const std::map<std::string, uint64_t>& sizes) {
+  auto known = [](const std::string& key) {
+    return std::ranges::find(kSizeKeys, key) != std::end(kSizeKeys);
+  };
+  for (const auto& [key, value] : config.items()) {
+    bool means = key.find("intermediate") != key.npos || key.find("ff_dim") != key.npos ||
+                 key.find("ffn_") != key.npos;
+    if (!means || known(key)) continue;
+    for (const auto& [size, larger] : sizes) {
+      if (value == config.at(size) || value.is_array()) return true;
+    }
+  }
+  return false;
+}
+
 // Pads every MLP whose size a key of `sizes` says; false when one of them cannot be.
 bool pad(Model& m, const std::map<std::string, uint64_t>& sizes, std::vector<LedgerEntry>& ledger) {
   std::map<std::string, int> members;  // of an MLP: gate, up and down, or its outputs would change
+  if (other_keys(decoder_config(m.config), sizes)) return false;
   for (Tensor& t : m.tensors) {
     auto inner = inner_size(t.name, t.shape, m.config);
+    if (!inner && belongs_to_mlps(t, m.config)) return false;
     auto size = inner ? sizes.find(inner->key) : sizes.end();
     if (size == sizes.end()) continue;
     Shape to = t.shape;
-    to[inner->rows ? 0 : to.rank() - 1] = size->second * inner->times;
+    auto padded_size = checked_mul(size->second, inner->times);
+    if (!padded_size) return false;
+    to[inner->rows ? 0 : to.rank() - 1] = *padded_size;
     auto larger = padded(m, t, to);
     if (!larger) return false;
     if (t.shape.rank() == 2) ++members[inner->mlp];
@@ -50,6 +85,7 @@ std::map<std::string, uint64_t> larger_sizes(const Model& checkpoint, const Mode
     auto a = here.find(key), b = there.find(key);
     if (a == here.end() || b == there.end()) continue;
     if (!a->is_number_unsigned() || !b->is_number_unsigned() || *a <= *b) continue;
+    if (a->get<uint64_t>() / 2 > b->get<uint64_t>()) continue;  // that is another model
     sizes[key] = a->get<uint64_t>();
   }
   return sizes;

@@ -182,8 +182,13 @@ class Planner {
     std::vector<float> scale(w.rows);
     cast_floats(p.dtype, bytes.data(), w.rows, DType::f32,
                 reinterpret_cast<std::byte*>(scale.data()));
+    float most = 0, code = 7;
+    for (float s : scale) {
+      most = std::max(most, std::fabs(s));
+      if (s < 0) code = 8;  // the lowest is used, too
+    }
     int e = 0;
-    std::frexp(std::ranges::max(scale) * 7 / 448, &e);
+    std::frexp(most * code / 448, &e);
     w.scalar("weight_scale", std::ldexp(1.0f, e), Shape{});
     OutTensor& out = w.scale_f32("weight_scale_2", Shape{w.rows});
     out.relaid_row_bytes = 4;

@@ -52,15 +52,18 @@ class Fitter {
 
   FittedPlan run(const Changes& asked) {
     Trial first = {plan_fitted(store_, format_, options_, asked), {}};
-    first.result = check_target(first.fitted.plan, engine_, ranks_).result;
+    first.result = check(first.fitted);
     if (first.loads()) return std::move(first.fitted);
     Changes base = asked;
     const target::Result* now = &first.result;
     std::optional<Trial> less;
-    if (leave_out(first.result, false, base)) {
-      less = attempt(base);
+    if (Changes more = base; leave_out(first.result, false, more)) {
+      less = attempt(more);
       if (less && less->loads()) return std::move(less->fitted);
-      if (less) now = &less->result;
+      if (less) {
+        now = &less->result;
+        base = std::move(more);
+      }
     }
     if (auto found = resize(base, *now)) return std::move(*found);
     for (Changes rest = base; leave_out(*now, true, rest);) {
@@ -73,10 +76,15 @@ class Fitter {
   }
 
  private:
+  target::Result check(const FittedPlan& fitted) const {
+    const Store* bytes = fitted.store ? fitted.store.get() : &store_;
+    return check_target(fitted.plan, bytes, engine_, ranks_).result;
+  }
+
   std::optional<Trial> attempt(const Changes& fit) const {
     try {
       Trial t = {plan_fitted(store_, format_, options_, fit), {}};
-      t.result = check_target(t.fitted.plan, engine_, ranks_).result;
+      t.result = check(t.fitted);
       return t;
     } catch (const Error& e) {
       if (e.kind() != ErrorKind::limit && e.kind() != ErrorKind::usage) throw;
@@ -91,11 +99,13 @@ class Fitter {
     const Json& config = decoder_config(store_.model().config);
     for (uint64_t unit : kUnits) {
       std::map<std::string, uint64_t> larger;
+      bool much = false;
       for (const std::string& key : keys) {
-        uint64_t step = unit * ranks_.tp;
-        larger[key] = ceil_div(config.at(key).get<uint64_t>(), step) * step;
+        uint64_t size = config.at(key).get<uint64_t>(), step = unit * ranks_.tp;
+        larger[key] = ceil_div(size, step) * step;
+        much = much || larger[key] > size + size / 2;  // it is not worth its weight then
       }
-      if (!larger.empty() && larger != sizes.back()) sizes.push_back(std::move(larger));
+      if (!much && !larger.empty() && larger != sizes.back()) sizes.push_back(std::move(larger));
     }
     for (const auto& larger : sizes) {
       Changes fit = base;

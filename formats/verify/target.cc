@@ -15,6 +15,7 @@
 #include "formats/verify/raw.h"
 #include "lib/base/error.h"
 #include "lib/base/file.h"
+#include "lib/qmap/store.h"
 #include "lib/target/engine.h"
 
 namespace qp {
@@ -197,7 +198,7 @@ TargetCheck check_file(const std::string& path, const target::Engine& engine,
 
 }  // namespace
 
-TargetCheck check_target(const ExportPlan& plan, const target::Engine& engine,
+TargetCheck check_target(const ExportPlan& plan, const Store* bytes, const target::Engine& engine,
                          const target::Options& options) {
   TargetCheck out;
   if (plan.write != nullptr) return out;
@@ -206,6 +207,17 @@ TargetCheck check_target(const ExportPlan& plan, const target::Engine& engine,
   for (const OutTensor& t : plan.tensors) {
     c.tensors.push_back({t.name, t.dtype, t.shape, byte_size(t.dtype, t.shape).value_or(0)});
   }
+  c.scalar = [&](uint32_t i) -> std::optional<float> {
+    const OutTensor& t = plan.tensors[i];
+    if (t.dtype != DType::f32 || t.shape.elements() != 1u) return std::nullopt;
+    std::vector<std::byte> found = t.value;
+    if (t.make_value) found = t.make_value();
+    if (t.part != nullptr && !t.relay && t.part->dtype == DType::f32) found = bytes->read(*t.part);
+    if (found.size() != sizeof(float)) return std::nullopt;
+    float value;
+    std::memcpy(&value, found.data(), sizeof value);
+    return value;
+  };
   auto text = [&](const std::string& name) -> std::optional<std::string> {
     auto it = std::ranges::find(plan.files, name, &OutFile::name);
     return it == plan.files.end() ? std::nullopt : std::optional(it->text);

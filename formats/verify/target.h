@@ -22,8 +22,9 @@ struct TargetCheck {
 TargetCheck check_target(const std::string& path, const target::Engine& engine,
                          const target::Options& options);
 
-// The same of what qexport is about to write; of a plan that is a file, nothing is known.
-TargetCheck check_target(const ExportPlan& plan, const target::Engine& engine,
+// The same of what qexport is about to write; of a plan that is a file, nothing is known. `bytes`:
+// where its parts are.
+TargetCheck check_target(const ExportPlan& plan, const Store* bytes, const target::Engine& engine,
                          const target::Options& options);
 
 }  // namespace qp

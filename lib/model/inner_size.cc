@@ -4,6 +4,7 @@
 #include <array>
 #include <utility>
 
+#include "lib/base/checked.h"
 #include "lib/model/modules.h"
 
 namespace qp {
@@ -25,10 +26,10 @@ uint64_t number(const Json& config, std::string_view key) {
   return it != config.end() && it->is_number_unsigned() ? it->get<uint64_t>() : 0;
 }
 
-// The first of these keys that is there.
+// The first of these keys that is there; "" when that is no size.
 std::string_view first_of(const Json& config, std::initializer_list<std::string_view> keys) {
-  auto it = std::ranges::find_if(keys, [&](std::string_view k) { return number(config, k) > 0; });
-  return it == keys.end() ? std::string_view() : *it;
+  auto it = std::ranges::find_if(keys, [&](std::string_view k) { return config.contains(k); });
+  return it == keys.end() || number(config, *it) == 0 ? std::string_view() : *it;
 }
 
 }  // namespace
@@ -65,7 +66,8 @@ std::optional<InnerSize> inner_size(std::string_view name, const Shape& shape, c
     key = first_of(c, {"moe_intermediate_size", "intermediate_size"});
   }
   uint64_t here = bias || !member->rows ? shape.cols() : shape.rows();
-  if (key.empty() || found.times == 0 || number(c, key) * found.times != here) return std::nullopt;
+  if (key.empty() || found.times == 0) return std::nullopt;
+  if (checked_mul(number(c, key), found.times) != here) return std::nullopt;
   found.key = key;
   return found;
 }

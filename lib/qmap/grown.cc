@@ -34,7 +34,8 @@ bool can_pad(const Scheme& s, const Tensor& t, bool columns) {
   const QuantArgs& w = s.weights;
   if (w.strategy == Strategy::flat || s.code_kind() == CodeKind::codebook) return false;
   if (t.part(Role::g_idx) != nullptr || t.part(Role::offset) != nullptr) return false;
-  if (!columns) return true;
+  bool apart = w.strategy != Strategy::block && w.strategy != Strategy::tensor;
+  if (!columns) return w.symmetric || apart;  // else rows that are added share a zero point
   uint64_t cols = t.shape.cols();
   bool whole = cols % s.group_of(cols) == 0 && s.group_of(cols) != cols;
   return cols * static_cast<uint64_t>(w.num_bits) % 8 == 0 && (w.symmetric || whole);
@@ -60,6 +61,7 @@ std::optional<Tensor> padded(const Model& model, const Tensor& t, const Shape& s
   out.shape = shape;
   const std::vector<std::byte> zero(1), last;
   if (t.scheme < 0) {
+    if (t.parts.size() != 1) return std::nullopt;
     out.parts = {grow(t.parts.front(), shape, 1, zero)};
     return out;
   }

@@ -1,6 +1,8 @@
 #include "lib/target/second_stage.h"
 
+#include <cstdio>
 #include <map>
+#include <string>
 
 namespace qp::target {
 namespace {
@@ -17,6 +19,12 @@ std::optional<Stored> stored(const Context& c, const Shard& s, std::string_view 
   auto value = c.checkpoint.scalar(*i);
   if (!value) return std::nullopt;
   return Stored{*value, c.checkpoint.tensors[*i].name};
+}
+
+std::string number(float x) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.9g", static_cast<double>(x));
+  return text;
 }
 
 }  // namespace
@@ -40,8 +48,8 @@ void check_second_stage(Context& c, const Layer& layer, const Scheme& scheme) {
     auto [it, fresh] = first.try_emplace(s.expert, *found);
     if (fresh || it->second.value == found->value) continue;
     c.findings.add(topic, found->name,
-                   "is " + std::to_string(found->value) + ", and " + std::string(it->second.name) +
-                       " is " + std::to_string(it->second.value));
+                   "is " + number(found->value) + ", and " + std::string(it->second.name) + " is " +
+                       number(it->second.value));
     return;
   }
 }

@@ -2,6 +2,7 @@
 
 import json
 import random
+import struct
 
 import target_models as t
 from support import TINY, CliTest, Weights, main, read_safetensors
@@ -38,7 +39,8 @@ class ExportTarget(CliTest):
 
     def model(self, m):
         weights = Weights(3)
-        m.write(self.dir / "m", lambda dtype, n: weights.take(n) if dtype == "BF16" else bytes(t.SIZES[dtype] * n))
+        m.write(self.dir / "m", lambda dtype, n: weights.take(n) if dtype == "BF16" else b"\x38" * n if dtype == "F8_E4M3"
+                else struct.pack("<f", 1) * n if dtype == "F32" else bytes(t.SIZES[dtype] * n))
         return m
 
     def values(self, checkpoint):
@@ -97,6 +99,30 @@ class ExportTarget(CliTest):
                 self.ok("qverify", "fits", "--target", "vllm", "--tp", "2")
                 size = json.loads((self.dir / "fits/config.json").read_text())["moe_intermediate_size"]
                 self.assert_padded("sound", "fits", 4 * 3 + 3, size)
+
+    def test_not_padded(self):
+        """Where something else may depend on the size, or an MLP would grow by more than half."""
+        for m, tp in ((t.qwen3_moe(inner=384, moe_shared_expert_intermediate_size=384), "2"), (t.qwen3_moe(inner=144), "2")):
+            self.model(m)
+            self.ok("qquantize", "m", "-s", "fp8-block", "-o", "n.qmap", "--force")
+            self.fails(5, "qexport", "n.qmap", "-f", "fp8", "--target", "vllm", "--tp", tp, "-o", "n", says="experts")
+        self.assert_clean("n")
+
+    def test_global_scales(self):
+        """Where an engine would take one member's scale for all, they are written unquantized."""
+        m = t.modelopt(t.llama())
+        for name, (dtype, shape) in m.tensors.items():
+            if name.endswith("weight_scale_2"):
+                m.values[name] = struct.pack("<f", 0.25 if name.endswith("q_proj.weight_scale_2") else 0.5)
+        self.model(m)
+        self.assertEqual(self.run_("qverify", "m", "--target", "vllm").code, 1)
+        said = self.ok("qexport", "m", "-f", "modelopt", "--target", "vllm", "-o", "n").err
+        self.assertIn("left out, so unquantized: model.layers.0.self_attn.k_proj, model.layers.0.self_attn.q_proj", said)
+        self.ok("qverify", "n", "--target", "vllm")
+        for name in m.values:
+            m.values[name] = struct.pack("<f", 0.5)
+        self.model(m)
+        self.assertNotIn("left out", self.ok("qexport", "m", "-f", "modelopt", "--target", "vllm", "-o", "n", "--force").err)
 
     def test_left_out(self):
         """Engines build routers unquantized."""
