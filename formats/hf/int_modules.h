@@ -7,7 +7,7 @@
 
 #include "formats/format.h"
 #include "formats/hf/modules.h"
-#include "formats/hf/transform.h"
+#include "formats/hf/int_weight.h"
 
 namespace qp {
 

@@ -1,4 +1,4 @@
-#include "formats/hf/transform.h"
+#include "formats/hf/int_weight.h"
 
 #include <algorithm>
 #include <array>
