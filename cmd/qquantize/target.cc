@@ -33,7 +33,7 @@ class Planned {
       if (index >= 0) {
         const Scheme& scheme = plan.schemes[static_cast<size_t>(index)];
         if (e.scheme >= 0) {
-          t.parts.clear();
+          std::erase_if(t.parts, [](const Part& p) { return p.role != Role::pre_scale; });
           t.dequantize = false;
           t.transposed = e.source != e.tensor;
           t.ggml = scheme.ggml;
@@ -105,12 +105,7 @@ void PlanTarget::declare(CLI::App& app) {
   target_.declare(app, "Before the work, say whether this engine would load the result");
 }
 
-void PlanTarget::check_arguments() {
-  if (target_.given())
-    target_.check();
-  else if (target_.any())
-    throw usage_error("--tp, --ep, --pp and --hw need --target");
-}
+void PlanTarget::check_arguments() { target_.check(); }
 
 void PlanTarget::check(const Store& store, const Plan& plan, bool kv_cache, Tool& tool) const {
   if (target_.engine == nullptr) return;

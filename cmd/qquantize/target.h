@@ -14,7 +14,8 @@ class PlanTarget {
   void check_arguments();
   // Says as which families the engine loads the plan's result and uses all of it, and what qexport
   // --target would change for that. Nothing of the weights is read. Errors: limit, when there is no
-  // such family, with the engine's objection to the first that can hold the result.
+  // such family, with the engine's objection to the first that can hold the result. What steps like
+  // rotate do to the model before is not looked at.
   void check(const Store& store, const Plan& plan, bool kv_cache, Tool& tool) const;
 
  private:

@@ -61,12 +61,8 @@ void TargetCommand::declare(CLI::App& app) {
 
 void TargetCommand::check_arguments() {
   target::Options& options = target_.options;
-  if (given()) {
-    target_.check();
-    if (!memory_.empty()) options.device_memory = parse_size(memory_, "--device-memory");
-  } else if (target_.any() || !options.engine_args.empty() || !memory_.empty()) {
-    throw usage_error("--tp, --ep, --pp, --hw, --engine-args and --device-memory need --target");
-  }
+  target_.check(!options.engine_args.empty() || !memory_.empty(), ", --engine-args, --device-memory");
+  if (!memory_.empty()) options.device_memory = parse_size(memory_, "--device-memory");
 }
 
 int TargetCommand::inform() const {

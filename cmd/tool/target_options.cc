@@ -26,11 +26,13 @@ void TargetOptions::declare(CLI::App& app, const std::string& what) {
       ->group(kGroup);
 }
 
-bool TargetOptions::any() const {
-  return options.tp != 1 || options.ep != 1 || options.pp != 1 || !options.hardware.empty();
-}
-
-void TargetOptions::check() {
+void TargetOptions::check(bool more, const std::string& others) {
+  bool any = options.tp != 1 || options.ep != 1 || options.pp != 1 || !options.hardware.empty();
+  if (!given()) {
+    if (any || more)
+      throw usage_error("--tp, --ep, --pp, --hw" + others + " need --target");
+    return;
+  }
   engine = &target::engine_from_name(asked);
   for (uint64_t n : {options.tp, options.ep, options.pp}) {
     if (n == 0 || n > kMaxRanks)
@@ -44,8 +46,8 @@ void TargetOptions::warn_of_version(Tool& tool) const {
   std::string version = asked.substr(at + 1);
   if (target::version_of(*engine).starts_with(version)) return;  // "0.33" is 0.33.0
   tool.warn("--target " + printable(asked) + ": the rules are those of " +
-            std::string(target::name_of(*engine)) + " " +
-            std::string(target::version_of(*engine)) + ", and no others are known");
+            std::string(target::name_of(*engine)) + " " + std::string(target::version_of(*engine)) +
+            ", and no others are known");
 }
 
 }  // namespace qp

@@ -17,9 +17,9 @@ struct TargetOptions {
   // `what` is the help of --target.
   void declare(CLI::App& app, const std::string& what);
   bool given() const { return !asked.empty(); }
-  bool any() const;  // of the options beside --target
-  // Finds the engine. Errors: usage.
-  void check();
+  // Finds the engine, if one is named. `more`: there are other options that need one, `others`
+  // calls them. Errors: usage.
+  void check(bool more = false, const std::string& others = "");
   // Warns when a version is asked for that the rules were not read from.
   void warn_of_version(Tool& tool) const;
 };

@@ -13,25 +13,19 @@
 namespace qp {
 namespace {
 
-constexpr const char* kSizeKeys[] = {"intermediate_size", "moe_intermediate_size",
-                                     "shared_expert_intermediate_size"};
-
-// A tensor of MLPs that is not known to grow with a key: what it holds would no longer fit.
-bool belongs_to_mlps(const Tensor& t, const Json& config) {
-  bool named = t.name.find("mlp.") != t.name.npos || t.name.find("experts.") != t.name.npos ||
-               t.name.find("feed_forward.") != t.name.npos;
-  if (!named || t.name.find("_proj") == t.name.npos) {
-    bool norm = t.name.find("ffn_sub_norm") != t.name.npos;  // of the inner size
-    if (!norm) return false;
-  }
-  bool bias = t.name.ends_with("down_proj.bias");
-  return !bias && classify(t.name, t.dtype, t.shape, config).kind != ModuleKind::vision;
+// A tensor of a decoder's MLPs with the inner size: a projection, or BitNet's norm.
+bool has_inner_size(const Tensor& t, const Json& config) {
+  auto has = [&](std::string_view part) { return t.name.find(part) != t.name.npos; };
+  bool projection = (has("mlp.") || has("experts.") || has("feed_forward.")) && has("_proj") &&
+                    !t.name.ends_with("down_proj.bias");
+  return (projection || has("ffn_sub_norm")) &&
+         classify(t.name, t.dtype, t.shape, config).kind != ModuleKind::vision;
 }
 
 // Other keys that hold one of the old sizes and mean MLPs: who reads them is not known.
 bool other_keys(const Json& config, const std::map<std::string, uint64_t>& sizes) {
   auto known = [](const std::string& key) {
-    return std::ranges::find(kSizeKeys, key) != std::end(kSizeKeys);
+    return std::ranges::find(kInnerSizeKeys, key) != kInnerSizeKeys.end();
   };
   for (const auto& [key, value] : config.items()) {
     bool means = key.find("intermediate") != key.npos || key.find("ff_dim") != key.npos ||
@@ -50,7 +44,7 @@ bool pad(Model& m, const std::map<std::string, uint64_t>& sizes, std::vector<Led
   if (other_keys(decoder_config(m.config), sizes)) return false;
   for (Tensor& t : m.tensors) {
     auto inner = inner_size(t.name, t.shape, m.config);
-    if (!inner && belongs_to_mlps(t, m.config)) return false;
+    if (!inner && has_inner_size(t, m.config)) return false;  // by which key is not known
     auto size = inner ? sizes.find(inner->key) : sizes.end();
     if (size == sizes.end()) continue;
     Shape to = t.shape;
@@ -81,12 +75,12 @@ std::map<std::string, uint64_t> larger_sizes(const Model& checkpoint, const Mode
   std::map<std::string, uint64_t> sizes;
   const Json &here = decoder_config(checkpoint.config), &there = decoder_config(base.config);
   if (!here.is_object() || !there.is_object()) return sizes;
-  for (const char* key : kSizeKeys) {
+  for (std::string_view key : kInnerSizeKeys) {
     auto a = here.find(key), b = there.find(key);
     if (a == here.end() || b == there.end()) continue;
     if (!a->is_number_unsigned() || !b->is_number_unsigned() || *a <= *b) continue;
     if (a->get<uint64_t>() / 2 > b->get<uint64_t>()) continue;  // that is another model
-    sizes[key] = a->get<uint64_t>();
+    sizes[std::string(key)] = a->get<uint64_t>();
   }
   return sizes;
 }

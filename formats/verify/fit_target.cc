@@ -52,6 +52,9 @@ class Fitter {
 
   FittedPlan run(const Changes& asked) {
     Trial first = {plan_fitted(store_, format_, options_, asked), {}};
+    if (first.fitted.plan.write != nullptr) return std::move(first.fitted);
+    if (target::name_of(engine_) == "llama.cpp")
+      throw limit_error("llama.cpp loads no directories").hint("use -f gguf");
     first.result = check(first.fitted);
     if (first.loads()) return std::move(first.fitted);
     Changes base = asked;
@@ -65,6 +68,9 @@ class Fitter {
         base = std::move(more);
       }
     }
+    bool others = std::ranges::any_of(
+        now->findings, [](const target::Finding& f) { return objects(f) && !f.of_division; });
+    if (others) refuse(first.result);  // which no other size mends
     if (auto found = resize(base, *now)) return std::move(*found);
     for (Changes rest = base; leave_out(*now, true, rest);) {
       less = attempt(rest);

@@ -21,10 +21,10 @@ struct FittedPlan {
 FittedPlan plan_fitted(const Store& store, const Format& format, const ExportOptions& options,
                        const Changes& asked);
 
-// The same; where the engine objects, with the fewest changes that it takes: modules left out,
-// scales repeated, inner sizes of MLPs padded, in this order. The most that is left out is a
-// quarter of the quantized weights, the most that an MLP grows by is half. Errors: limit, with the engine's
-// first objection.
+// The same, and of a plan that is a file no more than that; where the engine objects, with the
+// fewest changes that it takes: modules left out, scales repeated, inner sizes of MLPs padded, in
+// this order. The most that is left out is a quarter of the quantized weights, the most that an MLP
+// grows by is half. Errors: limit, with the engine's first objection.
 FittedPlan plan_fitted(const Store& store, const Format& format, const ExportOptions& options,
                        const Changes& asked, const target::Engine& engine,
                        const target::Options& ranks);

@@ -57,13 +57,14 @@ std::optional<InnerSize> inner_size(std::string_view name, const Shape& shape, c
   const Json& c = decoder_config(config);
   if (!c.is_object()) return std::nullopt;
   InnerSize found{.mlp = std::string(module.substr(0, dot)), .key = {}, .rows = member->rows};
-  std::string_view key = "intermediate_size";
+  constexpr auto dense = kInnerSizeKeys[0], routed = kInnerSizeKeys[1], shared = kInnerSizeKeys[2];
+  std::string_view key = dense;
   if (module.find("shared_expert") != module.npos) {
-    key = first_of(c, {"shared_expert_intermediate_size", "moe_intermediate_size"});
-    if (key == "moe_intermediate_size")
+    key = first_of(c, {shared, routed});
+    if (key == routed)
       found.times = number(c, first_of(c, {"n_shared_experts", "num_shared_experts"}));
   } else if (module.find("experts.") != module.npos) {
-    key = first_of(c, {"moe_intermediate_size", "intermediate_size"});
+    key = first_of(c, {routed, dense});
   }
   uint64_t here = bias || !member->rows ? shape.cols() : shape.rows();
   if (key.empty() || found.times == 0) return std::nullopt;

@@ -2,6 +2,7 @@
 // reference/architectures.md 4 and 5.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -18,6 +19,10 @@ struct InnerSize {
   uint64_t times = 1;  // the size here is so many times the key's value: DeepSeek's shared experts
   bool rows = false;   // gate and up have it as rows, down as columns
 };
+
+// The keys that there are.
+inline constexpr std::array<std::string_view, 3> kInnerSizeKeys = {
+    "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size"};
 
 // Of gate, up and down of a decoder's MLP: experts, shared experts and dense ones. Nothing for
 // everything else, and where config.json has no such key or another size.

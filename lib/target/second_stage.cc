@@ -34,12 +34,13 @@ void check_second_stage(Context& c, const Layer& layer, const Scheme& scheme) {
        experts = layer.part == Part::experts;
   if (!c.checkpoint.scalar || layer.shards.size() < 2 || (!modelopt && scheme.params != "ct-nvfp4"))
     return;
+  bool a16 = scheme.support == "nvfp4a16" && c.findings.knows("global-scales-a16");
   std::string_view suffix = modelopt ? "weight_scale_2" : "weight_global_scale";
-  std::string_view topic = modelopt && experts            ? "global-scales-experts-modelopt"
-                           : modelopt                     ? "global-scales-modelopt"
-                           : experts                      ? "global-scales-experts"
-                           : scheme.support == "nvfp4a16" ? "global-scales-a16"
-                                                          : "global-scales";
+  std::string_view topic = modelopt && experts ? "global-scales-experts-modelopt"
+                           : modelopt          ? "global-scales-modelopt"
+                           : experts           ? "global-scales-experts"
+                           : a16               ? "global-scales-a16"
+                                               : "global-scales";
   std::map<int32_t, Stored> first;  // of each expert; -1: of the linear
   for (const Shard& s : layer.shards) {
     if (experts && s.split != Split::column) continue;  // down is alone

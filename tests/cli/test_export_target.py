@@ -119,6 +119,10 @@ class ExportTarget(CliTest):
         said = self.ok("qexport", "m", "-f", "modelopt", "--target", "vllm", "-o", "n").err
         self.assertIn("left out, so unquantized: model.layers.0.self_attn.k_proj, model.layers.0.self_attn.q_proj", said)
         self.ok("qverify", "n", "--target", "vllm")
+        for name in m.values:  # gate and up, too: more than a quarter of the model
+            m.values[name] = struct.pack("<f", 0.25 if "gate_proj" in name or "q_proj" in name else 0.5)
+        self.model(m)
+        self.fails(5, "qexport", "m", "-f", "modelopt", "--target", "vllm", "-o", "n", "--force", says=["weight_scale_2", "0.25"])
         for name in m.values:
             m.values[name] = struct.pack("<f", 0.5)
         self.model(m)

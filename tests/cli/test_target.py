@@ -166,7 +166,7 @@ CASES = [
     *((f"global scales, {what}", engine, lambda m=make, n=name: unlike(m(), n), verdict, topic, make)
       for engine, what, make, name, verdict, topic in (
           ("vllm", "compressed-tensors", lambda: t.nvfp4(t.llama()), Q + ".weight_global_scale", LIES, "global-scales"),
-          ("vllm", "weights only", lambda: t.nvfp4(t.llama(), inputs=False), Q + ".weight_global_scale", LIES, "global-scales-a16"),
+          ("vllm", "weights only", lambda: t.nvfp4(t.llama(), inputs=False), Q + ".weight_global_scale", LIES, "global-scales"),
           ("vllm", "modelopt", lambda: t.modelopt(t.llama()), Q + ".weight_scale_2", LIES, "global-scales-modelopt"),
           ("vllm", "experts", lambda: t.nvfp4(t.moe()), EXPERTS_UP + ".weight_global_scale", LIES, "global-scales-experts"),
           ("vllm", "modelopt experts", lambda: t.modelopt(t.moe()), EXPERTS_UP + ".weight_scale_2", LIES, "global-scales-experts-modelopt"),

@@ -173,12 +173,6 @@ constexpr Rule kRules[] = {
      "compressed_tensors_w4a4_nvfp4.py process_weights_after_loading, 0.33.0",
      "quantize it with qquantize, which gives them one",
      "In NVFP4 linear, the weight global scale is different"},
-    {"global-scales-a16", E::lies,
-     "multiplies the members of a fused linear by one of their global scales",
-     "vllm/model_executor/layers/quantization/compressed_tensors/schemes/"
-     "compressed_tensors_w4a4_nvfp4.py process_weights_after_loading, 0.33.0",
-     "quantize it with qquantize, which gives them one",
-     "In NVFP4 linear, the weight global scale is different"},
     {"global-scales-modelopt", E::lies,
      "multiplies the members of a fused linear by the largest of their weight_scale_2",
      "vllm/model_executor/layers/quantization/modelopt.py process_weights_after_loading, 0.33.0",
