@@ -38,7 +38,7 @@ def by_bits(title, ours, *theirs):
 
 
 # What, ours, theirs. Ours: arguments of qquantize, or of qcalibrate | qquantize. Theirs: a peer and its
-# METHOD. "" on one side: the other alone.
+# METHOD, with its arguments. "" on one side: the other alone.
 ROWS = [
     *by_bits("rtn", "-s {s}", "llmcompressor rtn-{s}"),
     *by_bits("mse", "-s {s} -a mse", ""),
@@ -52,6 +52,7 @@ ROWS = [
     *by_bits("rotate, gptq", "-s {s} -a rotate,gptq", ""),
     ("awq w4a16", "-s w4a16 -a awq", "modelopt int4_awq"),
     *by_bits("autoround", "-s {s} -a autoround", "autoround {b}"),
+    *by_bits("autoround, 20 iterations", "-s {s} -a autoround:iters=20", "autoround {b} iters=20"),
     ("int8", "-s int8", "llmcompressor rtn-int8"),
     ("smoothquant int8", "-s int8 -a smoothquant", "llmcompressor smoothquant-int8"),
     ("smoothquant, gptq int8", "-s int8 -a smoothquant,gptq", "llmcompressor smoothquant-int8"),
@@ -134,8 +135,9 @@ def ours(command, groups):
 def theirs(peer, method, groups):
     out = WORK / "theirs"
     shutil.rmtree(out, ignore_errors=True)
-    seconds, text = run(PEERS[peer], HERE / f"{peer}_peer.py", args.model, WORK / "windows.json", out, method,
-                        *groups[1:])
+    first, *more = method.split()
+    seconds, text = run(PEERS[peer], HERE / f"{peer}_peer.py", args.model, WORK / "windows.json", out, first,
+                        *groups[1:], *more)
     # `made {..}` or `seconds X`, among whatever the peer prints.
     made = next((json.loads(l[5:]) for l in text.splitlines() if l.startswith("made ")), None)
     plain = next((float(l.split()[1]) for l in text.splitlines() if l.startswith("seconds ")), seconds)

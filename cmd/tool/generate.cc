@@ -118,7 +118,7 @@ void man_options(const CLI::App& app) {
 constexpr const char* kManTail = R"(.Sh ENVIRONMENT
 .Bl -tag -width Ds
 .It Ev QPIPE_ISA
-Instruction set to use: scalar, avx2, avx512, amx or neon.
+Instruction set to use: scalar, avx2, avx512, avx512_bf16, amx or neon.
 Quantized weights do not depend on it; the last bits of what a model computes
 do.
 .It Ev QPIPE_TMPDIR

@@ -73,7 +73,7 @@ class Sweep {
   void spread(size_t begin, size_t end, size_t at, size_t first, size_t last) {
     if (first >= last) return;
     gemm::product(gemm::Precision::f32, rows_, last - first, end - begin, -1,
-                  {e_.data() + at, kFar}, {f_.u.data() + begin * k_ + first, k_}, w_ + first, k_,
+                  {e_.data() + at, kFar}, {f_.u() + begin * k_ + first, k_}, w_ + first, k_,
                   true);
   }
 
@@ -108,7 +108,7 @@ class Sweep {
       bool first = begin + i == 0 || group_at(begin + i - 1) != g;
       if (dynamic && first) fit(row, count, begin, i, n, g, w, group);
       grid_.lanes(row, g, scale, zero);
-      k.sweep(grid_.rounding(), w, i, stop, n, f_.u.data() + begin * k_ + begin, k_, scale, zero, q,
+      k.sweep(grid_.rounding(), w, i, stop, n, f_.u() + begin * k_ + begin, k_, scale, zero, q,
               loss);
       i = stop;
     }
@@ -160,6 +160,25 @@ void permute(float* w, size_t rows, const std::vector<uint32_t>& order, bool bac
   });
 }
 
+// The lower triangle of h with rows and columns in another order. By windows: columns that are
+// neighbours in one group find each other's cache lines there.
+void in_order(const Moments& m, const std::vector<uint32_t>& order, float* to) {
+  constexpr size_t kWindow = 64;
+  size_t k = m.k;
+  parallel_for(ceil_div(k, kWindow), [&](size_t band, int) {
+    size_t first = band * kWindow, last = std::min(k, first + kWindow);
+    for (size_t begin = 0; begin < last; begin += kWindow) {
+      for (size_t i = first; i < last; ++i) {
+        size_t a = order[i];
+        for (size_t j = begin; j < std::min(begin + kWindow, i); ++j) {
+          size_t b = order[j];
+          to[i * k + j] = m.h[std::max(a, b) * k + std::min(a, b)];
+        }
+      }
+    }
+  });
+}
+
 }  // namespace
 
 std::optional<Factor> factor(const Moments& m, size_t group, const Options& options) {
@@ -181,17 +200,13 @@ std::optional<Factor> factor(const Moments& m, size_t group, const Options& opti
   for (uint32_t i : f.dead) diagonal[i] = alone;
   f.order = order_of(f.importance, group, options.order);
   double mean = sum / static_cast<double>(k);
-  f.u.resize(k * k);
+  auto* u = static_cast<float*>(f.memory.need(k * k * sizeof(float)));
   for (double damp = options.damp; damp < 1; damp *= 2) {
-    parallel_for(k, [&](size_t i, int) {
-      size_t a = f.order[i];
-      for (size_t j = 0; j < i; ++j) {
-        size_t b = f.order[j];
-        f.u[i * k + j] = m.h[std::max(a, b) * k + std::min(a, b)];
-      }
-      f.u[i * k + i] = static_cast<float>(static_cast<double>(diagonal[a]) + damp * mean);
-    });
-    if (gemm::inverse_factor(f.u.data(), k, f.u.data())) {
+    in_order(m, f.order, u);
+    for (size_t i = 0; i < k; ++i) {
+      u[i * k + i] = static_cast<float>(static_cast<double>(diagonal[f.order[i]]) + damp * mean);
+    }
+    if (gemm::inverse_factor(u, k, u)) {
       f.damp = damp;
       return f;
     }
@@ -214,8 +229,10 @@ void follow_drift(const Moments& m, const Factor& f, double alpha, float* w, siz
   });
   constexpr auto f32 = gemm::Precision::f32;
   gemm::product(f32, rows, k, k, a, {w, k}, {d.data(), k}, x.data(), k, false);
-  gemm::product(f32, rows, k, k, 1, {x.data(), k}, {f.u.data(), k, true}, y.data(), k, false);
-  gemm::product(f32, rows, k, k, 1, {y.data(), k}, {f.u.data(), k}, x.data(), k, false);
+  using gemm::Part;
+  const float* u = f.u();
+  gemm::product(f32, rows, k, k, 1, {x.data(), k}, {u, k, true, Part::lower}, y.data(), k, false);
+  gemm::product(f32, rows, k, k, 1, {y.data(), k}, {u, k, false, Part::upper}, x.data(), k, false);
   parallel_for(rows, [&](size_t r, int) {
     for (size_t j = 0; j < k; ++j) w[r * k + f.order[j]] += x[r * k + j];
   });
@@ -242,17 +259,19 @@ double quantize(const Factor& f, const Options& options, Grid& grid, float* w) {
 
 double output_error(const Moments& m, const float* difference, size_t rows) {
   size_t k = m.k;
-  std::vector<float> h(k * k), t;
+  // d h d^T is twice d l d^T, where l is the lower triangle with half of the diagonal.
+  std::vector<float> l(k * k), t;
   parallel_for(k, [&](size_t i, int) {
-    for (size_t j = 0; j <= i; ++j) h[i * k + j] = h[j * k + i] = m.h[i * k + j];
+    std::copy_n(m.h.data() + i * k, i + 1, l.data() + i * k);
+    l[i * k + i] /= 2;
   });
   constexpr size_t kRows = 1024;
   std::vector<double> sums(rows);
   for (size_t first = 0; first < rows; first += kRows) {
     size_t n = std::min(kRows, rows - first);
     t.resize(n * k);
-    gemm::product(gemm::Precision::f32, n, k, k, 1, {difference + first * k, k}, {h.data(), k},
-                  t.data(), k, false);
+    gemm::product(gemm::Precision::f32, n, k, k, 2, {difference + first * k, k},
+                  {l.data(), k, false, gemm::Part::lower}, t.data(), k, false);
     parallel_for(n, [&](size_t r, int) {
       double sum = 0;
       for (size_t c = 0; c < k; ++c)

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "lib/algorithm/grid.h"
+#include "lib/gemm/memory.h"
 
 namespace qp::gptq {
 
@@ -39,11 +40,14 @@ struct Moments {
 
 // What linears that read one input share.
 struct Factor {
-  std::vector<float> u;           // [k, k] upper, in processing order: H^-1 = u^T u
+  gemm::Memory memory;            // of u: large pages, as products walk down its columns
   std::vector<uint32_t> order;    // column processed i-th
   std::vector<uint32_t> dead;     // columns without input: their weights become 0
   std::vector<float> importance;  // diag(H), by column
   double damp = 0;                // that worked
+
+  // [k, k] upper, in processing order: H^-1 = u^T u.
+  const float* u() const { return static_cast<const float*>(memory.data()); }
 };
 
 // None when H has nothing to say: no positive finite diagonal, or no damping helps. `group`:

@@ -22,10 +22,16 @@ struct Source {
   bool bf16;  // 16 bits an element, else f32
 };
 
+// Triangles of the operands a [m, k] and b [k, n] that are zero.
+struct Zeros {
+  bool a_above, a_below, b_above, b_below;
+};
+
 // One step along k of a block of tiles: tile (i, j), at tiles + (j * a_panels + i) * rows * cols,
 // gets the sums over `depth` elements of panel i of a and panel j of b; the first step sets them.
 // With `lower`, tiles whose elements all have a column above their row are left out, where the
-// block's first row is `row0` and its first column `col0`.
+// block's first row is `row0` and its first column `col0`. `zeros` may be left out of sums, where
+// the step's first element along k is `k0`.
 struct Step {
   const char* a;
   const char* b;
@@ -36,7 +42,8 @@ struct Step {
   bool first;
   bool fetch;  // the next step, whose data follow, comes soon
   bool lower;
-  size_t row0, col0;
+  Zeros zeros;
+  size_t row0, col0, k0;
 };
 
 // Writes a block's tiles to c [rows, cols]: (accumulate ? c : 0) + alpha * tile (+ bias).
@@ -113,6 +120,6 @@ QP_GEMM_ISA(avx2)
 QP_GEMM_ISA(avx512)
 QP_GEMM_ISA(neon)
 #undef QP_GEMM_ISA
-extern const Backend k_amx_bf16;
+extern const Backend k_avx512_bf16_bf16, k_amx_bf16;
 
 }  // namespace qp::gemm

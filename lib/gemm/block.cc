@@ -19,8 +19,16 @@ void run_part(const Job& job, size_t i, size_t j, size_t rows, size_t cols, floa
   const Backend& be = job.backend;
   if (job.lower && job.col0 + j > job.row0 + i + rows - 1) return;
   size_t a_stride = be.a_panel(job.k), b_stride = be.b_panel(job.k), depth = be.depth(job.k);
-  Step step{.a = job.a + i / be.rows * a_stride,
-            .b = job.b + j / be.cols * b_stride,
+  // Steps in which one side is nothing but zeros are left out, if another one is there.
+  const Zeros& z = job.zeros;
+  size_t row = job.row0 + i, col = job.col0 + j, begin = 0, end = depth;
+  if (z.a_above) end = std::min(end, row + rows);
+  if (z.b_below) end = std::min(end, col + cols);
+  if (z.a_below) begin = std::max(begin, row);
+  if (z.b_above) begin = std::max(begin, col);
+  begin = std::min(begin, end > 0 ? end - 1 : 0) / be.depth_block * be.depth_block;
+  Step step{.a = job.a + i / be.rows * a_stride + begin * be.rows * be.a_size,
+            .b = job.b + j / be.cols * b_stride + begin * be.cols * be.b_size,
             .a_stride = a_stride,
             .b_stride = b_stride,
             .a_panels = ceil_div(rows, be.rows),
@@ -30,11 +38,14 @@ void run_part(const Job& job, size_t i, size_t j, size_t rows, size_t cols, floa
             .first = true,
             .fetch = false,
             .lower = job.lower,
-            .row0 = job.row0 + i,
-            .col0 = job.col0 + j};
-  for (size_t p = 0; p == 0 || p < depth; p += be.depth_block) {  // once for k = 0: zeros
+            .zeros = z,
+            .row0 = row,
+            .col0 = col,
+            .k0 = 0};
+  for (size_t p = begin; p == begin || p < end; p += be.depth_block) {  // once for k = 0: zeros
     step.depth = std::min(be.depth_block, depth - p);
-    step.fetch = p + step.depth < depth;
+    step.fetch = p + step.depth < end;
+    step.k0 = p;
     be.step(step);
     step.a += step.depth * be.rows * be.a_size;
     step.b += step.depth * be.cols * be.b_size;
@@ -51,8 +62,8 @@ void run_part(const Job& job, size_t i, size_t j, size_t rows, size_t cols, floa
              .accumulate = job.accumulate,
              .stream = job.stream,
              .lower = job.lower,
-             .row0 = job.row0 + i,
-             .col0 = job.col0 + j});
+             .row0 = row,
+             .col0 = col});
 }
 
 }  // namespace

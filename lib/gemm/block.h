@@ -20,6 +20,7 @@ struct Job {
   bool accumulate;
   bool stream = false;
   bool lower = false;
+  Zeros zeros = {};
   size_t row0 = 0, col0 = 0;
 };
 

@@ -19,7 +19,7 @@ namespace qp::gemm {
 namespace {
 
 struct Found {
-  std::array<Pair, 5> pairs{};
+  std::array<Pair, 6> pairs{};
   size_t size = 0;
   void add(const Pair& pair) {
     if (kernels::supports(pair.isa)) pairs[size++] = pair;
@@ -42,6 +42,7 @@ Found find_supported() {
 #elif defined(__x86_64__)
   f.add({"avx2", &k_avx2_bf16, &k_avx2_f32});
   f.add({"avx512", &k_avx512_bf16, &k_avx512_f32});
+  f.add({"avx512_bf16", &k_avx512_bf16_bf16, &k_avx512_f32});
   if (may_use_tiles()) f.add({"amx", &k_amx_bf16, &k_avx512_f32});
 #elif defined(__aarch64__)
   f.add({"neon", &k_neon_bf16, &k_neon_f32});

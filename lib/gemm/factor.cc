@@ -2,15 +2,21 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
+#include "lib/base/checked.h"
 #include "lib/base/parallel.h"
 #include "lib/gemm/gemm.h"
 
 namespace qp::gemm {
 namespace {
 
-constexpr size_t kBase = 64;  // matrices up to this size are done element by element, in f64
+constexpr size_t kBase = 64;      // matrices up to this size are done element by element, in f64
+constexpr size_t kAlone = 256;    // up to this size one thread does it: a team would wait for itself
+constexpr size_t kRows = 192;     // that a thread solves at a time
+constexpr size_t kWindow = 16;    // elements of a cache line
+constexpr auto f32 = Precision::f32;
 
 // A square block of a row-major matrix.
 struct Block {
@@ -20,115 +26,207 @@ struct Block {
   Block sub(size_t r, size_t c) const { return {at(r, c), ld}; }
 };
 
-void multiply(size_t m, size_t n, size_t k, float alpha, Operand a, Operand b, Block c, bool add) {
-  product(Precision::f32, m, n, k, alpha, a, b, c.data, c.ld, add);
-}
+// What a thread works with.
+struct Room {
+  Scratch scratch;
+  Memory memory;
+  float* floats(size_t n) { return static_cast<float*>(memory.need(n * sizeof(float))); }
+};
 
 // Half of n, in whole base blocks.
 size_t split(size_t n) { return (n / 2 + kBase - 1) / kBase * kBase; }
 
-// Lower triangle of c [n, n] -= a a^T, a [n, k].
-void subtract_square(Block c, Block a, size_t n, size_t k) {
-  if (n <= 4 * kBase) {
-    multiply(n, n, k, -1, {a.data, a.ld}, {a.data, a.ld, true}, c, true);
-    return;
-  }
-  size_t h = split(n);
-  subtract_square(c, a, h, k);
-  multiply(n - h, h, k, -1, {a.at(h, 0), a.ld}, {a.data, a.ld, true}, c.sub(h, 0), true);
-  subtract_square(c.sub(h, h), a.sub(h, 0), n - h, k);
-}
-
-bool small_cholesky(Block a, size_t n) {
-  double l[kBase][kBase];
+// a [n, n], n <= kBase: its Cholesky factor, in place, and the factor's inverse, dense, with kBase
+// elements a row. Loops run along rows: no sum has to wait for itself.
+bool small_factor(Block a, size_t n, float* inverse) {
+  double l[kBase][kBase], column[kBase], x[kBase][kBase] = {};
   for (size_t i = 0; i < n; ++i) {
-    for (size_t j = 0; j <= i; ++j) {
-      double sum = static_cast<double>(*a.at(i, j));
-      for (size_t k = 0; k < j; ++k) sum -= l[i][k] * l[j][k];
-      if (i != j) {
-        l[i][j] = sum / l[j][j];
-      } else {
-        if (!(sum > 0) || !std::isfinite(sum)) return false;
-        l[i][i] = std::sqrt(sum);
-      }
+    for (size_t j = 0; j <= i; ++j) l[i][j] = static_cast<double>(*a.at(i, j));
+  }
+  for (size_t j = 0; j < n; ++j) {
+    if (!(l[j][j] > 0) || !std::isfinite(l[j][j])) return false;
+    l[j][j] = std::sqrt(l[j][j]);
+    for (size_t i = j + 1; i < n; ++i) column[i] = l[i][j] /= l[j][j];
+    for (size_t i = j + 1; i < n; ++i) {
+      const double v = column[i];
+      for (size_t k = j + 1; k <= i; ++k) l[i][k] -= v * column[k];
     }
   }
   for (size_t i = 0; i < n; ++i) {
     for (size_t j = 0; j <= i; ++j) *a.at(i, j) = static_cast<float>(l[i][j]);
+    x[i][i] = 1;
+    for (size_t k = 0; k < i; ++k) {
+      const double v = l[i][k];
+      for (size_t j = 0; j <= k; ++j) x[i][j] -= v * x[k][j];
+    }
+    for (size_t j = 0; j <= i; ++j) x[i][j] /= l[i][i];
+    for (size_t j = 0; j < n; ++j) inverse[i * kBase + j] = static_cast<float>(x[i][j]);
   }
   return true;
 }
 
-// l [n, n] lower: its inverse, in place.
-void small_inverse(Block l, size_t n) {
-  double x[kBase][kBase] = {};
-  for (size_t j = 0; j < n; ++j) {
-    x[j][j] = 1 / static_cast<double>(*l.at(j, j));
-    for (size_t i = j + 1; i < n; ++i) {
-      double sum = 0;
-      for (size_t k = j; k < i; ++k) sum += static_cast<double>(*l.at(i, k)) * x[k][j];
-      x[i][j] = -sum / static_cast<double>(*l.at(i, i));
+// Recursive, with matrix products between the halves. `inverses_` are those of the base blocks of
+// the diagonal, kBase rows each, one below the other.
+class Cholesky {
+ public:
+  Cholesky(Block a, size_t n)
+      : a_(a), n_(n), inverses_(ceil_div(n, kBase) * kBase * kBase),
+        rooms_(static_cast<size_t>(threads())) {}
+
+  // The factor l in the lower triangle; false where there is none.
+  bool factor() { return factor(0, n_); }
+
+  // After factor(), with zeros above the diagonal: the inverse of l, in its place.
+  void invert() {
+    std::vector<std::pair<size_t, size_t>> alone;
+    cut(0, n_, alone);
+    parallel_for(alone.size(), [&](size_t i, int worker) {
+      invert(alone[i].first, alone[i].second, rooms_[static_cast<size_t>(worker)]);
+    });
+    join(0, n_);
+  }
+
+ private:
+  const float* inverse_at(size_t at) const { return inverses_.data() + at * kBase; }
+
+  // Rows and columns [at, at + n).
+  bool factor(size_t at, size_t n) {
+    Block a = a_.sub(at, at);
+    if (n <= kBase) return small_factor(a, n, inverses_.data() + at * kBase);
+    size_t h = split(n), rest = n - h;
+    if (!factor(at, h)) return false;
+    Block below = a.sub(h, 0), corner = a.sub(h, h);
+    const Operand left{below.data, below.ld}, right{below.data, below.ld, true};
+    if (n <= kAlone) {
+      Room& room = rooms_[0];
+      solve(below, rest, at, h, room);
+      product_serial(f32, rest, rest, h, -1, left, right, corner.data, a.ld, true, room.scratch,
+                     true);
+    } else {
+      solve_together(below, rest, at, h);
+      product(f32, rest, rest, h, -1, left, right, corner.data, a.ld, true, true);
     }
+    return factor(at + h, rest);
   }
-  for (size_t i = 0; i < n; ++i) {
-    for (size_t j = 0; j < n; ++j) *l.at(i, j) = static_cast<float>(x[i][j]);
+
+  // x [m, n] becomes x l^-T, l being rows and columns [at, at + n) of the factor. Its rows know
+  // nothing of each other.
+  void solve_together(Block x, size_t m, size_t at, size_t n) {
+    if (n <= kAlone) {
+      parallel_for(ceil_div(m, kRows), [&](size_t i, int worker) {
+        solve(x.sub(i * kRows, 0), std::min(kRows, m - i * kRows), at, n,
+              rooms_[static_cast<size_t>(worker)]);
+      });
+      return;
+    }
+    size_t h = split(n);
+    solve_together(x, m, at, h);
+    product(f32, m, n - h, h, -1, {x.data, x.ld}, {a_.at(at + h, at), a_.ld, true}, x.at(0, h),
+            x.ld, true);
+    solve_together(x.sub(0, h), m, at + h, n - h);
   }
-}
 
-// x [m, n] becomes x l^-T, l [n, n] lower.
-void solve_right(Block x, size_t m, Block l, size_t n, std::vector<float>& room) {
-  if (n <= kBase) {
-    std::vector<float> inverse(n * n);
-    for (size_t i = 0; i < n; ++i) std::copy(l.at(i, 0), l.at(i, 0) + i + 1, inverse.data() + i * n);
-    small_inverse({inverse.data(), n}, n);
-    room.resize(m * n);
-    for (size_t i = 0; i < m; ++i) std::copy(x.at(i, 0), x.at(i, 0) + n, room.data() + i * n);
-    multiply(m, n, n, 1, {room.data(), n}, {inverse.data(), n, true}, x, false);
-    return;
+  void solve(Block x, size_t m, size_t at, size_t n, Room& room) {
+    if (n <= kBase) {
+      float* copy = room.floats(m * kBase);
+      for (size_t i = 0; i < m; ++i) std::copy_n(x.at(i, 0), n, copy + i * kBase);
+      product_serial(f32, m, n, n, 1, {copy, kBase},
+                     {inverse_at(at), kBase, true, Part::upper}, x.data, x.ld, false, room.scratch);
+      return;
+    }
+    size_t h = split(n);
+    solve(x, m, at, h, room);
+    product_serial(f32, m, n - h, h, -1, {x.data, x.ld}, {a_.at(at + h, at), a_.ld, true},
+                   x.at(0, h), x.ld, true, room.scratch);
+    solve(x.sub(0, h), m, at + h, n - h, room);
   }
-  size_t h = split(n);
-  solve_right(x, m, l, h, room);
-  multiply(m, n - h, h, -1, {x.data, x.ld}, {l.at(h, 0), l.ld, true}, x.sub(0, h), true);
-  solve_right(x.sub(0, h), m, l.sub(h, h), n - h, room);
-}
 
-bool cholesky(Block a, size_t n, std::vector<float>& room) {
-  if (n <= kBase) return small_cholesky(a, n);
-  size_t h = split(n);
-  if (!cholesky(a, h, room)) return false;
-  solve_right(a.sub(h, 0), n - h, a, h, room);
-  subtract_square(a.sub(h, h), a.sub(h, 0), n - h, h);
-  return cholesky(a.sub(h, h), n - h, room);
-}
+  // The blocks that one thread inverts.
+  static void cut(size_t at, size_t n, std::vector<std::pair<size_t, size_t>>& to) {
+    if (n <= kAlone) {
+      to.emplace_back(at, n);
+      return;
+    }
+    cut(at, split(n), to);
+    cut(at + split(n), n - split(n), to);
+  }
 
-// c [n, k] = l b, l [n, n] lower (zeros above), b [n, k]: not over the zeros.
-void lower_times(Block c, Block l, Block b, size_t n, size_t k, float alpha, bool add) {
-  if (n <= 4 * kBase) return multiply(n, k, n, alpha, {l.data, l.ld}, {b.data, b.ld}, c, add);
-  size_t h = split(n);
-  lower_times(c, l, b, h, k, alpha, add);
-  multiply(n - h, k, h, alpha, {l.at(h, 0), l.ld}, {b.data, b.ld}, c.sub(h, 0), add);
-  lower_times(c.sub(h, 0), l.sub(h, h), b.sub(h, 0), n - h, k, alpha, true);
-}
+  void invert(size_t at, size_t n, Room& room) {
+    if (n <= kBase) {
+      for (size_t i = 0; i < n; ++i) {
+        std::copy_n(inverse_at(at) + i * kBase, i + 1, a_.at(at + i, at));
+      }
+      return;
+    }
+    size_t h = split(n), rest = n - h;
+    invert(at, h, room);
+    invert(at + h, rest, room);
+    float* middle = room.floats(rest * h);
+    auto [between, corner, left, right] = across(at, h, middle);
+    product_serial(f32, rest, h, h, 1, corner, left, middle, h, false, room.scratch);
+    product_serial(f32, rest, h, rest, -1, right, between, a_.at(at + h, at), a_.ld, false,
+                   room.scratch);
+  }
 
-// c [m, n] = b l, l [n, n] lower.
-void times_lower(Block c, Block b, Block l, size_t m, size_t n, float alpha, bool add) {
-  if (n <= 4 * kBase) return multiply(m, n, n, alpha, {b.data, b.ld}, {l.data, l.ld}, c, add);
-  size_t h = split(n);
-  times_lower(c, b, l, m, h, alpha, add);
-  multiply(m, h, n - h, alpha, {b.at(0, h), b.ld}, {l.at(h, 0), l.ld}, c, true);
-  times_lower(c.sub(0, h), b.sub(0, h), l.sub(h, h), m, n - h, alpha, add);
-}
+  // Inverses of blocks that lie side by side become one of both.
+  void join(size_t at, size_t n) {
+    if (n <= kAlone) return;
+    size_t h = split(n), rest = n - h;
+    join(at, h);
+    join(at + h, rest);
+    float* middle = rooms_[0].floats(rest * h);
+    auto [between, corner, left, right] = across(at, h, middle);
+    product(f32, rest, h, h, 1, corner, left, middle, h, false);
+    product(f32, rest, h, rest, -1, right, between, a_.at(at + h, at), a_.ld, false);
+  }
 
-// l lower, zeros above: its inverse, in place.
-void inverse(Block l, size_t n, std::vector<float>& room) {
-  if (n <= kBase) return small_inverse(l, n);
-  size_t h = split(n), rest = n - h;
-  inverse(l, h, room);
-  inverse(l.sub(h, h), rest, room);
-  room.resize(std::max(room.size(), rest * h));
-  Block between{room.data(), h};
-  times_lower(between, l.sub(h, 0), l, rest, h, 1, false);
-  lower_times(l.sub(h, 0), l.sub(h, h), between, rest, h, -1, false);
+  // [l 0; c r]^-1 = [l' 0; -r' (c l') r'].
+  struct Sides {
+    Operand between, corner, left, right;
+  };
+  Sides across(size_t at, size_t h, const float* between) const {
+    return {{between, h},
+            {a_.at(at + h, at), a_.ld},
+            {a_.at(at, at), a_.ld, false, Part::lower},
+            {a_.at(at + h, at + h), a_.ld, false, Part::lower}};
+  }
+
+  Block a_;
+  size_t n_;
+  std::vector<float> inverses_;
+  std::vector<Room> rooms_;  // by thread
+};
+
+// Lower triangle: (i, j) and (n - 1 - j, n - 1 - i) change places, so that it becomes that of the
+// symmetric matrix with its rows and columns in reverse order. By windows, as one of the two is
+// walked across rows.
+void reverse_symmetric(float* a, size_t n) {
+  parallel_for(ceil_div(n, kWindow), [&](size_t band, int) {
+    const size_t i0 = band * kWindow, i1 = std::min(n, i0 + kWindow);
+    for (size_t j0 = 0; j0 < i1 && i0 + j0 < n - 1; j0 += kWindow) {
+      const size_t j1 = j0 + kWindow;
+      if (i1 - i0 < kWindow || j1 - 1 > i0 || i1 + j1 - 2 >= n - 1) {  // cut by an edge
+        for (size_t i = i0; i < i1; ++i) {
+          for (size_t j = j0; j < j1 && j <= i && i + j < n - 1; ++j) {
+            std::swap(a[i * n + j], a[(n - 1 - j) * n + n - 1 - i]);
+          }
+        }
+        continue;
+      }
+      float here[kWindow][kWindow], there[kWindow][kWindow];
+      float *at = a + i0 * n + j0, *other = a + (n - j1) * n + n - i1;
+      for (size_t r = 0; r < kWindow; ++r) {
+        std::copy_n(at + r * n, kWindow, here[r]);
+        std::copy_n(other + r * n, kWindow, there[r]);
+      }
+      for (size_t r = 0; r < kWindow; ++r) {
+        for (size_t c = 0; c < kWindow; ++c) {
+          at[r * n + c] = there[kWindow - 1 - c][kWindow - 1 - r];
+          other[r * n + c] = here[kWindow - 1 - c][kWindow - 1 - r];
+        }
+      }
+    }
+  });
 }
 
 // Rows and columns in reverse order.
@@ -143,16 +241,12 @@ void reverse(float* a, size_t n) {
 }  // namespace
 
 bool inverse_factor(float* h, size_t n, float* u) {
-  // The lower triangle of the reverse is the upper of h.
-  parallel_for(n, [&](size_t i, int) {
-    for (size_t j = 0; j < i; ++j) h[j * n + i] = h[i * n + j];
-  });
-  reverse(h, n);
-  std::vector<float> room;
-  Block a{h, n};
-  if (!cholesky(a, n, room)) return false;
-  parallel_for(n, [&](size_t i, int) { std::fill(a.at(i, i) + 1, h + (i + 1) * n, 0.0f); });
-  inverse(a, n, room);
+  if (n == 0) return true;
+  reverse_symmetric(h, n);
+  Cholesky cholesky({h, n}, n);
+  if (!cholesky.factor()) return false;
+  parallel_for(n, [&](size_t i, int) { std::fill(h + i * n + i + 1, h + (i + 1) * n, 0.0f); });
+  cholesky.invert();
   reverse(h, n);
   if (u != h) std::copy(h, h + n * n, u);
   return true;

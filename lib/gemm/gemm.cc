@@ -152,6 +152,13 @@ void product_parallel(Job job, const Source& a, const Source& b) {
 Source left_source(const Operand& a) { return {a.data, a.ld, a.transposed, false}; }
 Source right_source(const Operand& b) { return {b.data, b.ld, !b.transposed, false}; }
 
+Zeros zeros(const Operand& a, const Operand& b) {
+  return {.a_above = a.part == Part::lower,
+          .a_below = a.part == Part::upper,
+          .b_above = b.part == Part::lower,
+          .b_below = b.part == Part::upper};
+}
+
 // Rows of a times a b that is packed, in this thread.
 void run_serial(Job job, const Source& a, Scratch& scratch) {
   Side left = left_side(job.backend, job.k);
@@ -229,7 +236,8 @@ void multiply_serial(const float* x, size_t ldx, size_t m, const Packed& w, floa
 }
 
 void product_serial(Precision precision, size_t m, size_t n, size_t k, float alpha, Operand a,
-                    Operand b, float* c, size_t ldc, bool accumulate, Scratch& scratch) {
+                    Operand b, float* c, size_t ldc, bool accumulate, Scratch& scratch,
+                    bool lower) {
   if (m == 0 || n == 0) return;
   const Backend& be = active(precision);
   Side right = right_side(be, k);
@@ -244,12 +252,14 @@ void product_serial(Precision precision, size_t m, size_t n, size_t k, float alp
           .alpha = alpha,
           .c = c,
           .ldc = ldc,
-          .accumulate = accumulate};
+          .accumulate = accumulate,
+          .lower = lower,
+          .zeros = zeros(a, b)};
   run_serial(job, left_source(a), scratch);
 }
 
 void product(Precision precision, size_t m, size_t n, size_t k, float alpha, Operand a, Operand b,
-             float* c, size_t ldc, bool accumulate) {
+             float* c, size_t ldc, bool accumulate, bool lower) {
   if (m == 0 || n == 0) return;
   Job job{.backend = active(precision),
           .m = m,
@@ -260,7 +270,9 @@ void product(Precision precision, size_t m, size_t n, size_t k, float alpha, Ope
           .alpha = alpha,
           .c = c,
           .ldc = ldc,
-          .accumulate = accumulate};
+          .accumulate = accumulate,
+          .lower = lower,
+          .zeros = zeros(a, b)};
   product_parallel(job, left_source(a), right_source(b));
 }
 

@@ -3,12 +3,13 @@
 // The bits of an output element depend on nothing but its own inputs (two vectors of k numbers,
 // alpha, bias, and what was there), on k and on the instruction set: not on m or n, its place in
 // the matrix, the number of threads, or how a caller cuts rows and columns into calls. `Precision`
-// f32 gives the same bits under avx2, avx512, amx and neon; scalar has no fused multiply-add.
+// f32 gives the same bits under avx2, avx512, avx512_bf16, amx and neon; scalar has no fused
+// multiply-add.
 //
 // Sums. f32 kernels: a chain of fused multiply-adds over each 256 terms (from zero, in order of k),
-// these sums added in order. AMX: one chain over all of k, two terms a step. NaN and infinities go
-// the way of IEEE arithmetic; AMX takes subnormal inputs, and makes subnormal sums, zero. NaNs'
-// payloads are not promised.
+// these sums added in order. AMX and AVX512_BF16: one chain over all of k, two terms a step, each
+// with roundings of its own. NaN and infinities go the way of IEEE arithmetic; these two take
+// subnormal inputs, and make subnormal sums, zero. NaNs' payloads are not promised.
 //
 // Strides are in elements. Nothing may alias an output. Pointers need no alignment. Any of m, n, k
 // may be zero; a sum over no terms is +0.
@@ -32,7 +33,7 @@ struct Scratch {
   Memory a, b, tiles;
 };
 
-// The implementation behind `precision`: "amx", "avx512", "avx2", "neon" or "scalar", by what
+// The implementation behind `precision`: "amx", "avx512_bf16", "avx512", "avx2", "neon" or "scalar", by what
 // QPIPE_ISA names, else the best there is. Throws a usage error where QPIPE_ISA cannot be had.
 const char* backend(Precision precision);
 
@@ -123,22 +124,30 @@ void multiply(const float* x, size_t ldx, size_t m, const Packed& w, const float
 void multiply_serial(const float* x, size_t ldx, size_t m, const Packed& w, float alpha, float* y,
                      size_t ldy, bool accumulate, Scratch& scratch);
 
+// Where a matrix may be other than zero, its diagonal included.
+enum class Part : uint8_t { all, lower, upper };
+
 // One side of a product. Left, a [m, k]: element (i, p) at data[i * ld + p], transposed: at
 // data[p * ld + i]. Right, b [k, n]: element (p, j) at data[p * ld + j], transposed: at
-// data[j * ld + p].
+// data[j * ld + p]. `part` is that of the matrix as it is multiplied, after transposing. Zeros
+// elsewhere have to be there; sums leave most of them out, which changes no bit of a finite one
+// (but for the sign of a zero).
 struct Operand {
   const float* data;
   size_t ld;
   bool transposed = false;
+  Part part = Part::all;
 };
 
 // c[m, n] = (accumulate ? c : 0) + alpha * (a * b), alpha times the sum being rounded once more.
+// With `lower` only the lower triangle of c, with its diagonal: what is above stays as it is.
 // In the calling thread alone: for use inside parallel_for.
 void product_serial(Precision precision, size_t m, size_t n, size_t k, float alpha, Operand a,
-                    Operand b, float* c, size_t ldc, bool accumulate, Scratch& scratch);
+                    Operand b, float* c, size_t ldc, bool accumulate, Scratch& scratch,
+                    bool lower = false);
 // The same, parallel, with the same bits.
 void product(Precision precision, size_t m, size_t n, size_t k, float alpha, Operand a, Operand b,
-             float* c, size_t ldc, bool accumulate);
+             float* c, size_t ldc, bool accumulate, bool lower = false);
 
 // The lower triangle, with its diagonal, of h[k, k] += x[m, k]^T x[m, k]; what is above stays as it
 // is. Rows of x are summed in blocks of kRankRows from the first on, and the sums of the blocks

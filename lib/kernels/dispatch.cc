@@ -35,6 +35,11 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vbmi") && has_avx2();
 }
 
+// AMD's multiply bf16 twice as fast as f32; Intel's, slower (and those in use have AMX).
+bool has_fast_avx512_bf16() {
+  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd");
+}
+
 // bf16 tiles, and a kernel that lets processes ask for them (which is done by who uses them).
 bool has_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;

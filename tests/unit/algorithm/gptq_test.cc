@@ -376,5 +376,42 @@ TEST(InverseFactor, SquaresToTheInverse) {
   EXPECT_FALSE(gemm::inverse_factor(no.data(), 2, no.data()));
 }
 
+// A few directions hold nearly all of it, as in real activations, and damping holds the rest: large
+// blocks, a tail, one thread and several, with the same bits.
+TEST(InverseFactor, OfFewStrongDirectionsInLargeBlocks) {
+  const size_t n = 700, strong = 12;
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  std::vector<float> mix(strong * n), h(n * n);
+  for (float& v : mix) v = normal(random);
+  double trace = 0;
+  for (size_t i = 0; i < n; ++i) {
+    for (size_t j = 0; j <= i; ++j) {
+      double sum = 0;
+      for (size_t s = 0; s < strong; ++s) sum += 100.0 * static_cast<double>(mix[s * n + i]) * static_cast<double>(mix[s * n + j]);
+      h[i * n + j] = static_cast<float>(sum);
+    }
+    trace += static_cast<double>(h[i * n + i]);
+  }
+  for (size_t i = 0; i < n; ++i) h[i * n + i] += static_cast<float>(0.01 * trace / n);
+  std::vector<double> full(n * n);
+  for (size_t i = 0; i < n * n; ++i) full[i] = static_cast<double>(h[std::max(i / n, i % n) * n + std::min(i / n, i % n)]);
+  std::vector<double> want = textbook(full, n);
+  double largest = 0;
+  for (double v : want) largest = std::max(largest, std::fabs(v));
+  std::vector<float> first;
+  for (int threads : {1, 3}) {
+    set_threads(threads);
+    std::vector<float> u = h;
+    ASSERT_TRUE(gemm::inverse_factor(u.data(), n, u.data()));
+    double worst = 0;
+    for (size_t i = 0; i < u.size(); ++i) worst = std::max(worst, std::fabs(static_cast<double>(u[i]) - want[i]));
+    EXPECT_LT(worst, 2e-4 * largest) << "relative " << worst / largest;
+    if (threads == 1) first = u;
+    EXPECT_EQ(u, first);
+  }
+  set_threads(0);
+}
+
 }  // namespace
 }  // namespace qp

@@ -128,6 +128,55 @@ TEST_P(Bits, RankUpdateIsTheProductOfEachBlockOfRows) {
   }
 }
 
+// Operands with a triangle of zeros: the same bits whether or not their zeros are left out; and a
+// lower triangle alone is that of the whole.
+TEST_P(Bits, TrianglesAreWhatTheyAreWithTheirZeros) {
+  const Part parts[] = {Part::all, Part::lower, Part::upper};
+  Scratch scratch;
+  auto cut = [](std::vector<float> m, size_t rows, size_t cols, Part part) {
+    for (size_t i = 0; i < rows; ++i) {
+      for (size_t j = 0; j < cols; ++j) {
+        if (part == Part::lower ? j > i : part == Part::upper && j < i) m[i * cols + j] = 0;
+      }
+    }
+    return m;
+  };
+  auto turned = [](const std::vector<float>& m, size_t rows, size_t cols) {
+    std::vector<float> t(m.size());
+    for (size_t i = 0; i < m.size(); ++i) t[i % cols * rows + i / cols] = m[i];
+    return t;
+  };
+  for (auto [m, n, k] : {std::tuple<size_t, size_t, size_t>{1, 1, 1}, {64, 64, 64}, {401, 390, 600}, {90, 700, 310},
+                         {530, 33, 61}}) {
+    auto start = normal(m * n, 3);
+    for (Part of_a : parts) {
+      for (Part of_b : parts) {
+        auto a = cut(normal(m * k, 1), m, k, of_a), b = cut(normal(k * n, 2), k, n, of_b);
+        auto at = turned(a, m, k), bt = turned(b, k, n);
+        auto want = start, c = start;
+        product(precision(), m, n, k, -1, {a.data(), k}, {b.data(), n}, want.data(), n, true);
+        product(precision(), m, n, k, -1, {a.data(), k, false, of_a}, {b.data(), n, false, of_b}, c.data(), n, true);
+        ASSERT_EQ(bits(c), bits(want)) << m << " " << n << " " << k;
+        c = start;
+        product_serial(precision(), m, n, k, -1, {at.data(), m, true, of_a}, {bt.data(), k, true, of_b}, c.data(), n,
+                       true, scratch);
+        ASSERT_EQ(bits(c), bits(want)) << m << " " << n << " " << k;
+        for (bool alone : {false, true}) {
+          c = start;
+          if (alone) {
+            product_serial(precision(), m, n, k, -1, {a.data(), k, false, of_a}, {b.data(), n, false, of_b}, c.data(),
+                           n, true, scratch, true);
+          } else {
+            product(precision(), m, n, k, -1, {a.data(), k, false, of_a}, {b.data(), n, false, of_b}, c.data(), n,
+                    true, true);
+          }
+          for (size_t i = 0; i < c.size(); ++i) ASSERT_EQ(c[i], (i % n > i / n ? start : want)[i]) << i;
+        }
+      }
+    }
+  }
+}
+
 // Operands that are packed in parts: one panel, a few, all at once.
 TEST_P(Bits, AnyPanelMemory) {
   auto want = bits(whole());

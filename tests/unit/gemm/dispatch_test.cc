@@ -33,7 +33,7 @@ class GemmDispatch : public ::testing::Test {
 
 TEST_F(GemmDispatch, EverySupportedOneCanBeForced) {
   for (const Pair& p : supported()) {
-    std::string plain = p.isa == std::string("amx") ? "avx512" : p.isa;  // amx is for bf16 alone
+    std::string plain = p.f32->isa;  // amx and avx512_bf16 are for bf16 alone
     EXPECT_EXIT(exit_with_choice(p.isa, p.isa, plain, plain), ::testing::ExitedWithCode(0), "")
         << p.isa;
   }
