@@ -78,6 +78,10 @@ class Squares : public engine::LinearHook {
   std::map<std::string, std::vector<double>> sums_;
 };
 
+// Whether the error is measured before the last step, too. With few steps that would take as long
+// as they do.
+bool looks_between(const Options& o) { return o.best && o.iters >= 50; }
+
 // The work on one layer.
 class Tuning {
  public:
@@ -117,7 +121,8 @@ class Tuning {
   // Whether the error over all windows is measured after so many steps.
   bool looks(size_t steps) const {
     if (steps == options_.iters) return true;
-    return options_.best && (steps == options_.iters / 2 || steps == options_.iters * 3 / 4);
+    return looks_between(options_) &&
+           (steps == options_.iters / 2 || steps == options_.iters * 3 / 4);
   }
 
   void begin(Fit fit, const Squares* squares) {
@@ -302,7 +307,7 @@ uint64_t Tuner::steps(size_t layer) const {
   if (of.empty() || windows_.size() == 0) return 0;
   Options o = options_of(parse_algorithm(plan_.entries[of[0]].algorithm).back());
   uint64_t batch = windows_.tokens() * std::min(o.batch, windows_.size()) / windows_.size();
-  uint64_t looks = o.iters == 0 ? 2 : o.best ? 5 : 3;
+  uint64_t looks = o.iters == 0 ? 2 : looks_between(o) ? 5 : 3;
   return looks * windows_.tokens() + 3 * batch * o.iters;
 }
 

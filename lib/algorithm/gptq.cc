@@ -73,8 +73,7 @@ class Sweep {
   void spread(size_t begin, size_t end, size_t at, size_t first, size_t last) {
     if (first >= last) return;
     gemm::product(gemm::Precision::f32, rows_, last - first, end - begin, -1,
-                  {e_.data() + at, kFar}, {f_.u() + begin * k_ + first, k_}, w_ + first, k_,
-                  true);
+                  {e_.data() + at, kFar}, {f_.u() + begin * k_ + first, k_}, w_ + first, k_, true);
   }
 
   // Group of the i-th column: of the original columns, or of the order with desc_act.

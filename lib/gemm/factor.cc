@@ -12,10 +12,10 @@
 namespace qp::gemm {
 namespace {
 
-constexpr size_t kBase = 64;      // matrices up to this size are done element by element, in f64
-constexpr size_t kAlone = 256;    // up to this size one thread does it: a team would wait for itself
-constexpr size_t kRows = 192;     // that a thread solves at a time
-constexpr size_t kWindow = 16;    // elements of a cache line
+constexpr size_t kBase = 64;    // matrices up to this size are done element by element, in f64
+constexpr size_t kAlone = 256;  // up to this size one thread does it: a team would wait for itself
+constexpr size_t kRows = 192;   // that a thread solves at a time
+constexpr size_t kWindow = 16;  // elements of a cache line
 constexpr auto f32 = Precision::f32;
 
 // A square block of a row-major matrix.
@@ -130,8 +130,8 @@ class Cholesky {
     if (n <= kBase) {
       float* copy = room.floats(m * kBase);
       for (size_t i = 0; i < m; ++i) std::copy_n(x.at(i, 0), n, copy + i * kBase);
-      product_serial(f32, m, n, n, 1, {copy, kBase},
-                     {inverse_at(at), kBase, true, Part::upper}, x.data, x.ld, false, room.scratch);
+      product_serial(f32, m, n, n, 1, {copy, kBase}, {inverse_at(at), kBase, true, Part::upper},
+                     x.data, x.ld, false, room.scratch);
       return;
     }
     size_t h = split(n);

@@ -12,7 +12,7 @@
 namespace qp::gemm {
 namespace {
 
-constexpr size_t kStreamed = size_t{8} << 20;      // a result of more than this leaves the cache
+constexpr size_t kStreamed = size_t{8} << 20;  // a result of more than this leaves the cache
 
 // Working memory of parallel products, kept between calls: new memory is slow to touch.
 class Store {
@@ -184,8 +184,7 @@ void Left::clear() {
   backend_ = nullptr;
 }
 
-void multiply(Left& x, const Packed& w, const float* bias, float* y, size_t ldy,
-              bool accumulate) {
+void multiply(Left& x, const Packed& w, const float* bias, float* y, size_t ldy, bool accumulate) {
   if (x.m_ == 0 || w.n_ == 0) return;
   const Backend& be = *w.backend_;
   Side left = left_side(be, w.k_);

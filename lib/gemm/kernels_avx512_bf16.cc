@@ -1,5 +1,5 @@
-// AVX512_BF16: two terms of a sum an instruction, sums in f32, one chain over all of k. Panels of both
-// sides are tiles of pairs. Shares no inline function with code compiled for less.
+// AVX512_BF16: two terms of a sum an instruction, sums in f32, one chain over all of k. Panels of
+// both sides are tiles of pairs. Shares no inline function with code compiled for less.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12's own intrinsics set them off
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -13,8 +13,9 @@ namespace qp::gemm {
 namespace {
 
 #include "lib/gemm/vectors_avx512.inc"
-#include "lib/gemm/finish.inc"
+
 #include "lib/gemm/bf16_panels_avx512.inc"
+#include "lib/gemm/finish.inc"
 
 constexpr size_t kRows = 8;  // at a time, by 2 x 16 columns: as many chains as hide their latency
 
