@@ -65,10 +65,10 @@ class Algorithms(CliTest):
     def test_log_of_layers(self):
         """A line behind those of a layer's tensors: sums of their errors, and how often the layer ran."""
         self.calibrated()
-        looks = 2 + 3  # rounding, the search; half, three quarters and all steps
-        steps = 4 * 8 / 16  # 4 of 8 of 16 windows
-        for algorithm, passes in (("gptq:alpha=0", 1), ("gptq", 2), ("autoround:iters=4", 1 + looks + steps + 1),
-                                  ("awq", 1)):
+        few, many = 2 + 1, 2 + 3  # looks: rounding, the search; all steps, and of 50 or more half and three quarters
+        step = 8 / 16  # 8 of 16 windows
+        for algorithm, passes in (("gptq:alpha=0", 1), ("gptq", 2), ("autoround:iters=4", 1 + few + 4 * step + 1),
+                                  ("autoround:iters=50", 1 + many + 50 * step + 1), ("awq", 1)):
             self.quantized("q.qmap", "-a", algorithm, "--log", "log", "--force")
             layers, tensors = self.log_of("log", "layer"), self.log_of("log")
             self.assertEqual([line["layer"] for line in layers], [f"model.layers.{n}" for n in range(3)])
