@@ -66,6 +66,7 @@ ROWS = [
     ("fp8-static, mse", "--observer mse --observer-dtype fp8 | -s fp8-static", "modelopt fp8"),
     ("fp8-static, gptq", "-s fp8-static -a gptq", "modelopt fp8"),
     ("nvfp4", "-s nvfp4", "modelopt nvfp4"),
+    ("nvfp4, its numerics", "-s nvfp4 --numerics modelopt", "modelopt nvfp4"),
     ("nvfp4, mse", "-s nvfp4 -a mse", "modelopt nvfp4"),
     ("nvfp4, gptq", "-s nvfp4 -a gptq", "modelopt nvfp4"),
     ("nvfp4", "-s nvfp4", "llmcompressor rtn-nvfp4"),

@@ -33,8 +33,9 @@ struct Scratch {
   Memory a, b, tiles;
 };
 
-// The implementation behind `precision`: "amx", "avx512_bf16", "avx512", "avx2", "neon" or "scalar", by what
-// QPIPE_ISA names, else the best there is. Throws a usage error where QPIPE_ISA cannot be had.
+// The implementation behind `precision`: "amx", "avx512_bf16", "avx512", "avx2", "neon" or "scalar",
+// by what QPIPE_ISA names, else the best there is. Throws a usage error where QPIPE_ISA cannot be
+// had.
 const char* backend(Precision precision);
 
 class Packed;
@@ -130,8 +131,8 @@ enum class Part : uint8_t { all, lower, upper };
 // One side of a product. Left, a [m, k]: element (i, p) at data[i * ld + p], transposed: at
 // data[p * ld + i]. Right, b [k, n]: element (p, j) at data[p * ld + j], transposed: at
 // data[j * ld + p]. `part` is that of the matrix as it is multiplied, after transposing. Zeros
-// elsewhere have to be there; sums leave most of them out, which changes no bit of a finite one
-// (but for the sign of a zero).
+// elsewhere have to be there; sums leave most of them out, which changes no bit of a finite one.
+// Which sums an infinity or NaN opposite such a zero reaches is not promised.
 struct Operand {
   const float* data;
   size_t ld;

@@ -99,8 +99,8 @@ struct Table {
 };
 
 // The table in use: the best the processor has, or what QPIPE_ISA names (kernels.def: scalar, avx2,
-// avx512, avx512_bf16, amx, neon). Throws a usage error, naming the valid ones, when QPIPE_ISA is unknown or the
-// processor lacks it. Chosen once per process.
+// avx512, avx512_bf16, amx, neon). Throws a usage error, naming the valid ones, when QPIPE_ISA is
+// unknown, or not for this processor. Chosen once per process.
 const Table& active();
 // The name behind that choice; "avx512_bf16" and "amx" have the table of avx512.
 const char* active_isa();
