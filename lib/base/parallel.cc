@@ -40,14 +40,12 @@ class FirstError {
   size_t index_ = 0;
 };
 
-// Threads that wait for work. They look for it a little while before they sleep, giving way to
-// whoever wants the processor: a machine with other work on it is where OpenMP's teams lose most of
-// their time.
+// Threads that wait for work. They look for it a little while before they sleep, giving way to whoever
+// wants the processor: a machine with other work on it is where OpenMP's teams lose most of their time.
 class Team {
  public:
-  // work(0) here and work(1) .. work(workers - 1) on other threads; returns when all are done.
-  // `work` does not throw. Inside of such work, or when threads cannot be had, there are fewer
-  // calls.
+  // work(0) here and work(1) .. work(workers - 1) on other threads; returns when all are done. `work`
+  // does not throw. Inside of such work, or when threads cannot be had, there are fewer calls.
   void run(int workers, const std::function<void(int)>& work) {
     std::unique_lock lock(mutex_, std::defer_lock);
     if (inside_ || !lock.try_lock()) return work(0);
@@ -87,8 +85,7 @@ class Team {
     try {
       while (static_cast<int>(helpers_.size()) < wanted) {
         auto helper = std::make_unique<Helper>();
-        std::thread(&Team::serve, this, helper.get(), static_cast<int>(helpers_.size()) + 1)
-            .detach();
+        std::thread(&Team::serve, this, helper.get(), static_cast<int>(helpers_.size()) + 1).detach();
         helpers_.push_back(std::move(helper));
       }
     } catch (const std::system_error&) {  // a limit on processes: fewer do as well
@@ -162,8 +159,7 @@ class Pipeline {
  public:
   using Step = std::function<void(size_t, int)>;
   Pipeline(size_t n, const Step& produce, const Step& retire)
-      : n_(n), produce_(produce), retire_(retire),
-        ready_(static_cast<size_t>(ordered_slots()), -1) {
+      : n_(n), produce_(produce), retire_(retire), ready_(static_cast<size_t>(ordered_slots()), -1) {
     for (int s = ordered_slots(); s-- > 0;) free_.push_back(s);
   }
 
@@ -219,8 +215,7 @@ class Pipeline {
   FirstError error_;
   std::mutex mutex_;
   std::condition_variable turn_;
-  std::vector<int>
-      ready_;  // slot of i at i % size, or -1; indices in flight never exceed the slots
+  std::vector<int> ready_;  // slot of i at i % size, or -1; indices in flight never exceed the slots
   std::vector<int> free_;
   size_t next_ = 0, retired_ = 0;
   bool retiring_ = false;

@@ -105,18 +105,6 @@ void step(const Step& s) noexcept {
 
 }  // namespace
 
-const Backend k_amx_bf16 = {.isa = "amx",
-                            .rows = kPanel,
-                            .cols = kPanel,
-                            .depth_unit = kDepth,
-                            .depth_block = 256,
-                            .a_size = 2,
-                            .b_size = 2,
-                            .pack_a = pack_panel<false>,
-                            .pack_b = pack_panel<true>,
-                            .begin = begin,
-                            .end = end,
-                            .step = step,
-                            .finish = finish_block<kPanel, kPanel>};
+const Backend k_amx_bf16 = panel_backend<false>("amx", begin, end, step);
 
 }  // namespace qp::gemm

@@ -13,9 +13,9 @@ namespace qp::gemm {
 namespace {
 
 #include "lib/gemm/vectors_avx512.inc"
+#include "lib/gemm/finish.inc"
 
 #include "lib/gemm/bf16_panels_avx512.inc"
-#include "lib/gemm/finish.inc"
 
 constexpr size_t kRows = 8;  // at a time, by 2 x 16 columns: as many chains as hide their latency
 
@@ -66,18 +66,7 @@ void nothing() noexcept {}
 
 }  // namespace
 
-const Backend k_avx512_bf16_bf16 = {.isa = "avx512_bf16",
-                                    .rows = kPanel,
-                                    .cols = kPanel,
-                                    .depth_unit = kDepth,
-                                    .depth_block = 256,
-                                    .a_size = 2,
-                                    .b_size = 2,
-                                    .pack_a = pack_panel<true>,
-                                    .pack_b = pack_panel<true>,
-                                    .begin = nothing,
-                                    .end = nothing,
-                                    .step = step,
-                                    .finish = finish_block<kPanel, kPanel>};
+const Backend k_avx512_bf16_bf16 =
+    panel_backend<true>("avx512_bf16", nothing, nothing, step);
 
 }  // namespace qp::gemm
