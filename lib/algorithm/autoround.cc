@@ -322,7 +322,7 @@ uint64_t Tuner::bytes(size_t layer) const {
   for (size_t e : entries(layer)) {
     const PlanEntry& entry = plan_.entries[e];
     const Scheme& scheme = plan_.schemes[static_cast<size_t>(entry.scheme)];
-    uint64_t n = entry.tensor->shape.rows(), k = entry.tensor->shape.cols();
+    uint64_t n = entry.source->shape.rows(), k = entry.source->shape.cols();
     sum += SignRound::bytes(n, k, scheme.group_of(k)) + 2 * n * k;  // and the best codes
     Options o = options_of(parse_algorithm(entry.algorithm).back());
     if (o.batch * longest > kRows) sum += 4 * n * k;
@@ -346,7 +346,7 @@ Outcome Tuner::tune(size_t layer, const Stream& full, const Stream& quantized, P
       l.entry = static_cast<size_t>(e);
       l.input = node.op->linears[k].input;
       l.use = use;
-      const Tensor& t = *entry.tensor;
+      const Tensor& t = *entry.source;
       l.matrix =
           std::make_unique<SignRound>(scheme, t.dtype, t.shape.rows(), t.shape.cols(),
                                       ranges_.of(entry), options.sign, read_matrix(store_, t));

@@ -303,13 +303,13 @@ Json to_json(const LayerLog& log) {
 }
 
 std::vector<size_t> layerwise_entries(const Plan& plan, const arch::Architecture& model) {
-  std::set<std::string> reached, turned;  // turned: Conv1D, [in, out], which are not learned
+  std::set<std::string> reached;
   for (size_t i = 0; i < model.layers; ++i) {
     Graph graph = model.layer(i);
     for (const engine::Node& node : graph.nodes()) {
       for (size_t k = 0; k < node.op->linears.size(); ++k) {
         const WeightUse& use = node.op->weights[k];
-        if (!use.part) (use.transposed ? turned : reached).insert(use.tensor);
+        if (!use.part) reached.insert(use.tensor);
       }
     }
   }
@@ -318,9 +318,7 @@ std::vector<size_t> layerwise_entries(const Plan& plan, const arch::Architecture
     const PlanEntry& e = plan.entries[i];
     if (e.scheme < 0) continue;
     const Algorithm& a = *parse_algorithm(e.algorithm).back().algorithm;
-    bool here = reached.contains(e.tensor->name) ||
-                (turned.contains(e.tensor->name) && a.name != "autoround");
-    if (a.runs_model && here) entries.push_back(i);
+    if (a.runs_model && reached.contains(e.tensor->name)) entries.push_back(i);
   }
   return entries;
 }

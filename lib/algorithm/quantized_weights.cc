@@ -20,7 +20,7 @@ std::ptrdiff_t QuantizedWeights::entry(const std::string& tensor) const {
 
 std::ptrdiff_t QuantizedWeights::wanted(const WeightUse& use, How how) const {
   std::ptrdiff_t e = entry(use.tensor);
-  if (e < 0 || use.part || (use.transposed && how == How::learned)) return -1;
+  if (e < 0 || use.part) return -1;
   const PlanEntry& of = plan_.entries[static_cast<size_t>(e)];
   const Algorithm& a = *parse_algorithm(of.algorithm).back().algorithm;
   return a.runs_model && (a.name == "autoround") == (how == How::learned) ? e : -1;
