@@ -35,6 +35,18 @@ class Determinism(CliTest):
                 want = want or got
                 self.assertEqual(got, want, (scheme, options, env))
 
+    def test_what_runs_the_model_in_f32(self):
+        """--compute f32: sums have one order, and one rounding per product wherever there is fused multiply-add."""
+        wants = {}
+        for isa in ["", *self.isas()[1:]]:  # "": the best there is; scalar has no fused multiply-add
+            env, f32 = {"QPIPE_ISA": isa}, ("--compute", "f32", "--force")
+            self.ok("qcalibrate", TINY, "--text", TINY / "calib.txt", "-n", "8", "--seqlen", "64", *f32, "-o", "c.qmap", env=env)
+            for scheme, algorithm in (("w3a16", "gptq"), ("w3a16", "awq,clip"), ("w3a16", "autoround:iters=4"),
+                                      ("w3a16", "rotate,gptq"), ("int8-static", "smoothquant")):
+                self.ok("qquantize", "c.qmap", "-s", scheme, "-a", algorithm, *f32, "-o", "q.qmap", env=env)
+                want = wants.setdefault(algorithm, sha256(self.dir / "q.qmap"))
+                self.assertEqual(sha256(self.dir / "q.qmap"), want, (algorithm, isa))
+
     def test_every_way_between_the_programs(self):
         # The checkpoint is the same. The qmap is, too, wherever its source was read from.
         want = None
