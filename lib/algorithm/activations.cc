@@ -9,11 +9,12 @@
 namespace qp {
 namespace {
 
-[[noreturn]] void no_statistics(const Store& store, const std::string& what, const std::string& name) {
-  throw usage_error(what)
-      .file(store.label())
-      .tensor(name)
-      .hint("run qcalibrate on the model first and quantize its result, or use a dynamic scheme");
+constexpr std::string_view kMakeThem =
+    "make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that; or use a dynamic scheme";
+
+[[noreturn]] void no_statistics(const Store& store, const std::string& what, const std::string& name,
+                                std::string_view hint = kMakeThem) {
+  throw usage_error(what).file(store.label()).tensor(name).hint(std::string(hint));
 }
 
 std::vector<std::byte> bytes_of(DType dtype, float value) {
@@ -69,11 +70,10 @@ float ActivationScales::range_of(const PlanEntry& e) const {
   if (it->second > 0) return it->second;
   auto other = experts_.find(e.info.agree);
   if (other != experts_.end() && other->second > 0) return other->second;
-  no_statistics(store_,
-                store_.model().calibration->windows == 0
-                    ? "has no range of its input: an importance matrix does not say it"
-                    : "no token with a value other than zero reached it",
-                e.tensor->name);
+  if (store_.model().calibration->windows == 0)
+    no_statistics(store_, "has no range of its input: an importance matrix does not say it", e.tensor->name);
+  no_statistics(store_, "no token with a value other than zero reached it", e.tensor->name,
+                "calibrate with more text; or --ignore it, or use a dynamic scheme");
 }
 
 std::vector<ComputedPart> ActivationScales::parts(const PlanEntry& e, const Scheme& scheme) const {

@@ -200,7 +200,7 @@ std::optional<Factor> factor(const Moments& m, size_t group, const Options& opti
   f.order = order_of(f.importance, group, options.order);
   double mean = sum / static_cast<double>(k);
   auto* u = static_cast<float*>(f.memory.need(k * k * sizeof(float)));
-  for (double damp = options.damp; damp < 1; damp *= 2) {
+  for (double damp = options.damp; damp <= 1; damp *= 2) {
     in_order(m, f.order, u);
     for (size_t i = 0; i < k; ++i) {
       u[i * k + i] = static_cast<float>(static_cast<double>(diagonal[f.order[i]]) + damp * mean);

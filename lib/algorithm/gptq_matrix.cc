@@ -106,9 +106,17 @@ std::vector<PartSpec> parts_of(const AlgorithmStep& step, const Scheme& scheme,
 
 void check(const AlgorithmStep& step, const Scheme& scheme) {
   Options o = options_of(step);
-  if (o.order == Order::desc_act && scheme.weights.strategy == Strategy::tensor_group) {
+  if (o.order != Order::desc_act) return;
+  const QuantArgs& w = scheme.weights;
+  bool groups = w.strategy == Strategy::group || w.strategy == Strategy::tensor_group;
+  if (groups && (w.type != NumType::integer || w.strategy == Strategy::tensor_group)) {
     throw usage_error("gptq: order=desc_act goes with integers in groups, not with " + scheme.name)
         .hint("use order=group");
+  }
+  if (groups && !o.static_groups && scheme.input_activations) {
+    throw usage_error("gptq: order=desc_act leaves a g_idx, which engines do not take beside quantized "
+                      "activations (" + scheme.name + ")")
+        .hint("use order=group, or order=desc_act:static_groups=true");
   }
 }
 

@@ -177,11 +177,13 @@ void Grid::search_by(const Error& error_of, const float* w, size_t n, size_t row
 void Grid::shrink(const float* w, size_t n, size_t row, size_t count, size_t g) {
   float lo[kStrip], hi[kStrip], scale[kStrip], zero[kStrip], num[kStrip], den[kStrip],
       error[kStrip];
-  float best_scale[kStrip] = {}, best_zero[kStrip] = {}, best[kStrip];
+  float best_scale[kStrip], best_zero[kStrip], best[kStrip];
   kernels::lanes().range(w, n, lo, hi);
   set(row, count, g, lo, hi);
   std::fill_n(best, kStrip, std::numeric_limits<float>::infinity());
   lanes(row, g, scale, zero);
+  std::copy_n(scale, kStrip, best_scale);  // stays where no error is finite: overflow() sees it
+  std::copy_n(zero, kStrip, best_zero);
   float beta = 10;
   for (int step = 0; step < kShrinkSteps; ++step, beta *= 1.01f) {
     bool better = false;

@@ -249,21 +249,27 @@ class Layerwise : public LayerWork, public LinearHook {
 
 namespace {
 
-// What the moments of experts' inputs may take, if any are wanted: those of one at the least.
+// What the moments of experts' inputs may take, if any are wanted: a quarter, but those of one at the
+// least.
 uint64_t moments_of_experts(const Plan& plan, uint64_t memory) {
   uint64_t most = 0;
   for (const PlanEntry& e : plan.entries) {
     if (e.scheme < 0 || e.info.kind != ModuleKind::expert) continue;
-    if (!parse_algorithm(e.algorithm).back().algorithm->runs_model) continue;
+    const Algorithm& a = *parse_algorithm(e.algorithm).back().algorithm;
+    if (!a.runs_model || a.name == "autoround") continue;
     most = std::max(most, MomentSum::bytes(e.tensor->shape.cols(), kExpertRows));
   }
-  return most == 0 ? 0 : std::min(memory, std::max(most, memory / 4));
+  return most == 0 ? 0 : std::max(most, memory / 4);
 }
 
-// What is left for the stream when the largest matrix is worked on.
-uint64_t beside(const Plan& plan, uint64_t memory) {
-  uint64_t most = 0;
-  const Tensor* largest = nullptr;
+// What quantizing the largest matrix takes.
+struct Largest {
+  uint64_t bytes = 0;
+  const Tensor* tensor = nullptr;
+};
+
+Largest largest_of(const Plan& plan) {
+  Largest most;
   for (const PlanEntry& e : plan.entries) {
     if (e.scheme < 0) continue;
     const Algorithm& a = *parse_algorithm(e.algorithm).back().algorithm;
@@ -272,17 +278,30 @@ uint64_t beside(const Plan& plan, uint64_t memory) {
     bool drift = drift_counts(e);
     uint64_t need =
         4 * ((drift ? 7 : 5) * n * k + (drift ? 6 : 4) * k * k + (drift ? 3 : 1) * kDenseRows * k);
-    if (need > most) most = need, largest = e.tensor;
+    if (need > most.bytes) most = {need, e.tensor};
   }
-  if (most * 5 / 4 > memory) {
-    throw limit_error("needs " + std::to_string(most * 5 / 4 / 1'000'000 + 1) +
-                      "MB of memory to be quantized (allowed are " +
-                      std::to_string(memory / 1'000'000) + "MB)")
-        .tensor(largest->name)
-        .hint("use --max-memory " + std::to_string(most * 5 / 4 / 1'000'000 + 1) +
-              "MB or more, or -a mse");
+  return most;
+}
+
+// How memory is shared: moments of experts, the largest matrix, and the stream, which gets the rest.
+StreamOptions shared(const Plan& plan, StreamOptions options) {
+  Largest largest = largest_of(plan);
+  uint64_t moments = moments_of_experts(plan, options.memory);
+  uint64_t least = moments_of_experts(plan, 1);
+  auto allowed = [largest, least](uint64_t stream) {
+    uint64_t rest = largest.bytes + stream;
+    return std::max(rest + least, least > 0 ? rest + (rest + 2) / 3 : rest);
+  };
+  if (moments + largest.bytes * 5 / 4 > options.memory) {
+    std::string need = std::to_string(allowed(largest.bytes / 4) / 1'000'000 + 1) + "MB";
+    throw limit_error("needs " + need + " of memory to be quantized (allowed are " +
+                      std::to_string(options.memory / 1'000'000) + "MB)")
+        .tensor(largest.tensor->name)
+        .hint("use --max-memory " + need + " or more, or -a mse");
   }
-  return memory - most;
+  options.memory -= moments + largest.bytes;
+  options.share = allowed;
+  return options;
 }
 
 }  // namespace
@@ -331,11 +350,11 @@ class Result {
   Result(const LayerwiseRun& run, const Windows& windows, StreamOptions options,
          const Capture& full)
       : run_(run), moments_(moments_of_experts(*run.plan, options.memory)),
-        options_(within(run, options, moments_)), weights_(*run.store, *run.plan, *run.results),
+        options_(shared(*run.plan, options)), weights_(*run.store, *run.plan, *run.results),
+        tuner_(*run.store, *run.plan, *run.model, weights_, windows, options_),
         stream_(*run.model, weights_, windows, options_, spill_states()),
         work_(run, weights_, options_.precision, moments_, full,
-              [this](const TensorLog& line) { add(line); }),
-        tuner_(*run.store, *run.plan, *run.model, weights_, windows, options_) {
+              [this](const TensorLog& line) { add(line); }) {
     for (size_t i = 0; i < run.model->layers; ++i) {
       std::vector<size_t> of = tuner_.entries(i);
       if (std::ranges::all_of(of, [&](size_t e) { return run_.results->has(e); })) of.clear();
@@ -379,14 +398,24 @@ class Result {
   }
   void release() { stream_.release(); }
 
- private:
-  static StreamOptions within(const LayerwiseRun& run, StreamOptions options, uint64_t moments) {
-    options.memory = beside(*run.plan, options.memory - moments);
-    return options;
+  // What came out other than asked for.
+  void tell() const {
+    size_t fallen = 0;
+    std::string why;
+    for (const auto& [note, count] : fallen_) {
+      fallen += count;
+      why += (why.empty() ? "" : "; ") + std::to_string(count) + ": " + note;
+    }
+    if (fallen == 0 || !run_.warn) return;
+    run_.warn(std::to_string(fallen) + " of " + std::to_string(tensors_) +
+              " tensors fell back to mse or rtn (" + why + "); --log FILE names them");
   }
 
+ private:
   void add(const TensorLog& line, double share = 1) {
     ++line_.tensors;
+    ++tensors_;
+    if (!line.note.empty()) ++fallen_[line.note];
     line_.error += share * line.error;
     line_.error_rtn += share * line.error_rtn;
     if (run_.log) run_.log(to_json(line));
@@ -418,10 +447,12 @@ class Result {
   uint64_t moments_;
   StreamOptions options_;
   QuantizedWeights weights_;
+  autoround::Tuner tuner_;  // before the stream: it asks for more
   Stream stream_;
   Layerwise work_;
-  autoround::Tuner tuner_;
   LayerLog line_;  // of the layer that runs
+  size_t tensors_ = 0;
+  std::map<std::string, size_t> fallen_;  // by why
   size_t full_layers_ = 0;
   std::vector<std::vector<size_t>> learned_;  // entries, by layer
 };
@@ -462,6 +493,7 @@ void run_layerwise(std::span<const LayerwiseRun> runs, const Windows& windows,
     }
   }
   progress.end();
+  for (auto& r : results) r->tell();
 }
 
 }  // namespace qp

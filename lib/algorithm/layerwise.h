@@ -49,6 +49,7 @@ struct LayerwiseRun {
   const arch::Architecture* model;
   std::function<void(const Json&)> log;  // a line
   ResultStore* results;
+  std::function<void(const std::string&)> warn;  // how many fell back, and why
 };
 
 // Entries of the plan that this can quantize: 2-D weights of linears inside decoder layers, as the

@@ -6,10 +6,12 @@
 
 #include "lib/algorithm/autoround.h"
 #include "lib/algorithm/gptq_matrix.h"
+#include "lib/algorithm/importance.h"
 #include "lib/algorithm/plan_output.h"
 #include "lib/base/error.h"
 #include "lib/base/interrupt.h"
 #include "lib/config/algorithms.h"
+#include "lib/qmap/rows.h"
 
 namespace qp {
 namespace {
@@ -117,7 +119,8 @@ class Run {
           others.push_back(o);
           continue;
         }
-        together.push_back({&o->running(), &o->plan(), &o->architecture(), o->options().log, o});
+        together.push_back({&o->running(), &o->plan(), &o->architecture(), o->options().log, o,
+                            o->options().warn});
       }
       StreamOptions stream;
       stream.memory = first.options().memory;
@@ -141,10 +144,31 @@ class Run {
   std::vector<std::unique_ptr<PlanOutput>> outputs_;
 };
 
+// Codes that stay, under activations that are to be quantized: what quantizes for that makes no
+// negative scales (scale_sign.h), and engines' kernels of it are not known to take them.
+void check_retag(const Store& store, const PlanEntry& e, const Scheme& to) {
+  if (!to.input_activations || to.weights.type != NumType::integer) return;
+  const Part* part = e.tensor->part(Role::scale);
+  if (part == nullptr) return;
+  RowSource source(store, *part);
+  for (float s : read_f32(source, 0, source.rows())) {
+    if (!(s < 0)) continue;
+    throw limit_error("has negative scales, which are for weights alone, and " + to.name +
+                      " quantizes activations, too")
+        .file(store.where(*e.tensor))
+        .tensor(e.tensor->name)
+        .hint("quantize the weights again, with -a ALGORITHM:negative_scales=false");
+  }
+}
+
 }  // namespace
 
 void check_algorithms(const Store& store, const Plan& plan) {
+  Importance importance(store);
+  const PlanEntry* weighed = nullptr;  // by imatrix
+  bool informed = false;
   for (const PlanEntry& e : plan.entries) {
+    if (e.retag >= 0) check_retag(store, e, plan.schemes[static_cast<size_t>(e.retag)]);
     if (e.scheme < 0) continue;
     const Scheme& scheme = plan.schemes[static_cast<size_t>(e.scheme)];
     std::string_view name = parse_algorithm(e.algorithm).back().algorithm->name;
@@ -155,13 +179,12 @@ void check_algorithms(const Store& store, const Plan& plan) {
           .tensor(e.tensor->name);
     }
     if (name == "gptq") gptq::check(parse_algorithm(e.algorithm).back(), scheme);
-    if (name == "imatrix" && !store.model().calibration) {
-      throw usage_error("imatrix weighs by statistics of what a matrix reads, and there are none")
-          .file(store.label())
-          .tensor(e.tensor->name)
-          .hint(
-              "run qcalibrate on the model first, with --text or with --imatrix FILE, and quantize "
-              "its result");
+    if (name == "imatrix") {
+      bool rotated = std::ranges::any_of(parse_algorithm(e.algorithm), [](const AlgorithmStep& s) {
+        return s.algorithm->name == "rotate";
+      });
+      if (weighed == nullptr) weighed = &e;
+      informed = informed || (!rotated && importance.has(e));
     }
     for (const AlgorithmStep& step : parse_algorithm(e.algorithm)) {
       if (!step.algorithm->runs_model || store.model().calibration) continue;
@@ -170,6 +193,15 @@ void check_algorithms(const Store& store, const Plan& plan) {
           .file(store.label())
           .hint("make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that");
     }
+  }
+  if (weighed != nullptr && !informed) {
+    throw usage_error("imatrix weighs by statistics of what a matrix reads, and there are none" +
+                      std::string(store.model().calibration ? " (a rotation leaves none)" : ""))
+        .file(store.label())
+        .tensor(weighed->tensor->name)
+        .hint(
+            "run qcalibrate on the model first, with --text or with --imatrix FILE, and quantize "
+            "its result");
   }
   autoround::check(plan);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <memory>
 #include <numeric>
 #include <set>
 
@@ -12,6 +13,7 @@
 #include "lib/allocate/variants.h"
 #include "lib/base/error.h"
 #include "lib/calibration/calibrate.h"
+#include "lib/transform/transform.h"
 
 namespace qp {
 namespace {
@@ -85,7 +87,8 @@ class Allocator {
           .file(store_.label())
           .hint("make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that");
     }
-    Variants variants(store_, a_.candidates, {options_.precision, options_.memory, options_.warn},
+    edit(first, rules);
+    Variants variants(edited_ ? *edited_ : store_, a_.candidates, {options_.precision, options_.memory, options_.warn},
                       progress_);
     measure(variants);
     try_mixtures(variants);
@@ -98,9 +101,28 @@ class Allocator {
   void add_candidate(const Recipe& first, const CandidateRule& candidate) {
     Candidate c;
     c.name = candidate.name;
-    c.recipe = everywhere(first, candidate);
+    c.recipe = everywhere(first, candidate, false);
     c.plan = make_plan(store_.model(), c.recipe, store_.label());
     a_.candidates.push_back(std::move(c));
+  }
+
+  // What rounding will see, where steps come before it: the model as they edit it for the uniform
+  // candidate (awq's factors depend on the bits).
+  void edit(const Recipe& first, const std::vector<CandidateRule>& rules) {
+    std::vector<size_t> uniform = uniform_option();
+    size_t which = uniform.empty() ? 0 : uniform.front();
+    while (which < rules.size() && keeps(a_.candidates[which])) ++which;
+    if (which == rules.size()) return;
+    Plan plan = make_plan(store_.model(), everywhere(first, rules[which], true), store_.label());
+    if (!transform::wanted(plan)) return;
+    transform::Options o;
+    o.memory = options_.memory;
+    o.precision = options_.precision;
+    o.warn = options_.warn;
+    Hash128 unused;
+    edited_ = transform::transform(store_, plan, o, progress_, unused);
+    for (Candidate& c : a_.candidates)
+      c.plan = make_plan(edited_->model(), c.recipe, store_.label());
   }
 
   void measure(const Variants& variants) {
@@ -164,8 +186,8 @@ class Allocator {
     }
   }
 
-  // The largest candidate that fits everywhere.
-  void add_uniform() {
+  // The largest candidate that fits everywhere, for each group; empty: none does.
+  std::vector<size_t> uniform_option() const {
     uint64_t best = 0;
     size_t which = 0;
     for (size_t j = 0; j < a_.candidates.size(); ++j) {
@@ -175,14 +197,19 @@ class Allocator {
       best = bytes;
       which = j;
     }
-    if (best == 0) return;
-    add_trial("uniform " + a_.candidates[which].name,
-              std::vector<size_t>(a_.groups.groups.size(), which));
+    if (best == 0) return {};
+    return std::vector<size_t>(a_.groups.groups.size(), which);
+  }
+
+  void add_uniform() {
+    std::vector<size_t> option = uniform_option();
+    if (!option.empty()) add_trial("uniform " + a_.candidates[option.front()].name, option);
   }
 
   const Store& store_;
   const AllocationOptions& options_;
   Progress& progress_;
+  std::unique_ptr<Store> edited_;  // by steps before rounding; null: there are none
   Allocation a_;
 };
 

@@ -62,13 +62,15 @@ std::string reason_of(const Allocation& a, size_t group) {
 
 }  // namespace
 
-Recipe everywhere(const Recipe& first, const CandidateRule& candidate) {
+Recipe everywhere(const Recipe& first, const CandidateRule& candidate, bool steps) {
   Json json = first.to_json();
   Json rule = with_match(candidate.rule, {"Linear", "Expert"});
-  AlgorithmStep last = parse_algorithm(json_string(rule, "algorithm", "rtn")).back();
-  std::string algorithm(last.algorithm->name);
-  for (const auto& [key, value] : last.options) algorithm += ":" + key + "=" + value;
-  rule["algorithm"] = algorithm;
+  if (!steps) {
+    AlgorithmStep last = parse_algorithm(json_string(rule, "algorithm", "rtn")).back();
+    std::string algorithm(last.algorithm->name);
+    for (const auto& [key, value] : last.options) algorithm += ":" + key + "=" + value;
+    rule["algorithm"] = algorithm;
+  }
   json["rules"].push_back(std::move(rule));
   Recipe recipe = recipe_from_json(json);
   recipe.rules.back().source = "-s " + candidate.name;

@@ -5,9 +5,9 @@
 
 namespace qp {
 
-// `first`, then the candidate for every linear; its codes are chosen by the last step of its
-// algorithm alone, for what earlier steps do to a model is not one tensor's affair.
-Recipe everywhere(const Recipe& first, const CandidateRule& candidate);
+// `first`, then the candidate for every linear. Without `steps` its algorithm is the last step alone,
+// which chooses codes: what earlier steps do to a model is not one tensor's affair.
+Recipe everywhere(const Recipe& first, const CandidateRule& candidate, bool steps);
 
 // What `allocation` chose as a recipe that read_recipe() takes: `first`, then a rule per group with
 // the reason.

@@ -58,9 +58,9 @@ void ScoreGradient::check_memory() const {
   need += options_.beside + (uint64_t{64} << 20) + 3 * rows() * model_.hidden * sizeof(float);
   if (need <= options_.memory) return;
   throw limit_error("the sensitivities need " + std::to_string((need >> 20) + 1) +
-                    "M of memory (allowed are " + std::to_string(options_.memory >> 20) + "M)")
+                    "MiB of memory (allowed are " + std::to_string(options_.memory >> 20) + "MiB)")
       .file(weights_.store().label())
-      .hint("--max-memory " + std::to_string((need >> 20) + 1) + "M is the least that works");
+      .hint("--max-memory " + std::to_string((need >> 20) + 1) + "MiB is the least that works");
 }
 
 void ScoreGradient::forward(Progress& progress) {

@@ -37,7 +37,8 @@ float percentile(const InputSums& s, double percent) {
   double want = static_cast<double>(total) * percent / 100;
   for (size_t b = 0; b < s.bins.size(); ++b) {
     seen += s.bins[b];
-    if (s.bins[b] > 0 && static_cast<double>(seen) >= want) return std::min(edge(b + 1), largest(s));
+    if (s.bins[b] == 0 || static_cast<double>(seen) < want) continue;
+    return b == 0 ? largest(s) : std::min(edge(b + 1), largest(s));  // mostly zeros have no range
   }
   return largest(s);
 }

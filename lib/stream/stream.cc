@@ -21,7 +21,7 @@ namespace {
 
 constexpr uint64_t kFixed = 64 << 20;  // packing buffers, tables of angles and the program itself
 
-std::string size_text(uint64_t bytes) { return std::to_string((bytes >> 20) + 1) + "M"; }
+std::string size_text(uint64_t bytes) { return std::to_string((bytes >> 20) + 1) + "MiB"; }
 
 }  // namespace
 
@@ -68,11 +68,38 @@ void Stream::make_batches(size_t tokens) {
   }
 }
 
+// The smallest steps, single nodes: the largest of them, in all layers, is the least that works.
+void Stream::check_memory() const {
+  uint64_t most = 0;
+  size_t layer = 0;
+  std::string tensor;
+  for (size_t i = 0; i < model_.layers; ++i) {
+    Graph graph = model_.layer(i);
+    uint64_t fixed = batch_bytes(graph);
+    for (const Node& node : graph.nodes()) {
+      uint64_t need = fixed;
+      for (const WeightUse& use : node.op->weights) need += WeightSource::bytes(use, options_.precision);
+      if (need <= most || node.op->weights.empty()) continue;
+      most = need;
+      layer = i;
+      tensor = node.op->weights.front().tensor;
+    }
+  }
+  if (most <= options_.memory) return;
+  std::string least = size_text(options_.allowed_for(most));
+  throw limit_error("needs " + least + " of memory in layer " + std::to_string(layer) + " (allowed are " +
+                    std::to_string(options_.allowed_for(options_.memory) >> 20) + "MiB)")
+      .tensor(tensor)
+      .hint("--max-memory " + least + " is the least that works" +
+            (largest_batch_ > longest_ ? "; or use a smaller --batch-size" : ""));
+}
+
 uint64_t Stream::largest_step() const {
+  check_memory();
   uint64_t peak = 0;
   for (size_t i = 0; i < model_.layers; ++i) {  // all layers: experts may begin late
     Graph graph = model_.layer(i);
-    for (const Wave& wave : waves(graph, i)) {
+    for (const Wave& wave : waves(graph)) {
       uint64_t bytes = batch_bytes(graph);
       for (size_t n = wave.first; n < wave.last; ++n) {
         for (const WeightUse& use : graph.nodes()[n].op->weights) {
@@ -105,8 +132,8 @@ uint64_t Stream::batch_bytes(const Graph& graph) const {
   return (widest * largest_batch_ + scores) * sizeof(float) + kFixed;
 }
 
-// As many nodes a wave as fit into memory; cuts end them, too.
-std::vector<Stream::Wave> Stream::waves(const Graph& graph, size_t layer, std::span<const size_t> cuts) const {
+// As many nodes a wave as fit into memory, one at the least; cuts end them, too.
+std::vector<Stream::Wave> Stream::waves(const Graph& graph, std::span<const size_t> cuts) const {
   uint64_t fixed = batch_bytes(graph);
   uint64_t room = options_.memory > fixed ? options_.memory - fixed : 0;
   std::vector<Wave> result = {{0, 0}};
@@ -115,13 +142,6 @@ std::vector<Stream::Wave> Stream::waves(const Graph& graph, size_t layer, std::s
     uint64_t need = 0;
     const std::vector<WeightUse>& uses = graph.nodes()[i].op->weights;
     for (const WeightUse& use : uses) need += WeightSource::bytes(use, options_.precision);
-    if (need > room) {
-      throw limit_error("needs " + size_text(fixed + need) + " of memory in layer " +
-                        std::to_string(layer) + " (allowed are " + size_text(options_.memory) + ")")
-          .tensor(uses.front().tensor)
-          .hint("--max-memory " + size_text(fixed + need) + " is the least that works" +
-                (largest_batch_ > longest_ ? "; or use a smaller --batch-size" : ""));
-    }
     bool cut = std::ranges::find(cuts, i) != cuts.end();
     if (used + need > room || cut) {
       result.back().last = i;
@@ -274,7 +294,7 @@ void Stream::run_wave(const Graph& graph, const Wave& wave, size_t layer, const 
 void Stream::layer(size_t i, LinearHook* hook, Progress& progress) {
   if (i != done_) throw defect_error("layers are run in order");
   Graph graph = model_.layer(i);
-  std::vector<Wave> parts = waves(graph, i);
+  std::vector<Wave> parts = waves(graph);
   pool_.shrink(engine::Layout(graph).floats() * largest_batch_);
   if (parts.size() > 1 && !between_) between_ = make_spill();
   for (const Wave& wave : parts) run_wave(graph, wave, i, {hook}, progress);
@@ -287,7 +307,7 @@ void Stream::layer(size_t i, LayerWork& work, Progress& progress) {
   if (i != done_) throw defect_error("layers are run in order");
   Graph graph = model_.layer(i);
   std::vector<size_t> cuts = work.cuts(i, graph);
-  std::vector<Wave> parts = waves(graph, i, cuts);
+  std::vector<Wave> parts = waves(graph, cuts);
   pool_.shrink(engine::Layout(graph).floats() * largest_batch_);
   if (!between_) between_ = make_spill();
   size_t nodes = 0;

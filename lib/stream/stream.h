@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,6 +27,9 @@ struct StreamOptions {
   size_t batch_windows = 0;             // windows at a time; 0: as many as fill batch_tokens
   size_t batch_tokens = 2048;
   bool all_experts = false;
+  // What the user must allow for `memory` to be so much, where a run gets a share of it.
+  std::function<uint64_t(uint64_t)> share;
+  uint64_t allowed_for(uint64_t bytes) const { return share ? share(bytes) : bytes; }
 };
 
 // Files of hidden states: two take turns, and the one last made durable is left alone.
@@ -96,9 +100,10 @@ class Stream {
     bool rehearsal = false;
   };
   void make_batches(size_t tokens);
+  void check_memory() const;
   uint64_t largest_step() const;
   void check(const Graph& graph) const;
-  std::vector<Wave> waves(const Graph& graph, size_t layer, std::span<const size_t> cuts = {}) const;
+  std::vector<Wave> waves(const Graph& graph, std::span<const size_t> cuts = {}) const;
   Batch batch(size_t first_window, size_t last_window) const;
   uint64_t batch_bytes(const Graph& graph) const;
   void load(const Graph& graph, const Wave& wave);

@@ -232,11 +232,14 @@ class Editor {
   void encode(const Tensor& to, std::vector<float>& values, std::vector<std::byte>& out) const {
     const kernels::Table& k = kernels::active();
     kernels::Src src = source_of(to);
-    bool finite = kernels::forward().all_finite(values.data(), values.size());
+    if (!kernels::forward().all_finite(values.data(), values.size())) {
+      throw input_error("holds a value that is not finite (NaN, infinity, or too large to edit)")
+          .hint("qverify finds it; leave the steps before rounding out");
+    }
     out.resize(values.size() * dtype_bits(to.dtype) / 8);
     k.from_f32(src, values.data(), values.size(), out.data());
     k.to_f32(src, out.data(), values.size(), values.data());
-    if (finite && !kernels::forward().all_finite(values.data(), values.size())) {
+    if (!kernels::forward().all_finite(values.data(), values.size())) {
       throw limit_error("a value does not fit " + std::string(dtype_name(to.dtype)) +
                         " once it is edited");
     }

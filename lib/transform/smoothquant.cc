@@ -1,6 +1,8 @@
 // SmoothQuant (Xiao et al., 2023; reference/int4-formats.md 2.7).
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <set>
 
 #include "lib/arch/arch.h"
 #include "lib/base/error.h"
@@ -26,23 +28,49 @@ double usual_alpha(Fold::Kind kind, const Subject& subject, const PlanEntry& rea
                                                                                           : 0.5;
 }
 
-// max |x| per channel of what a module reads.
-std::vector<float> channel_amax(const Store& store, const std::string& module) {
-  const auto& calibration = store.model().calibration;
-  if (calibration) {
+// max |x| of what modules read, per channel.
+class Maxima {
+ public:
+  explicit Maxima(const Store& store) : store_(store) {
+    const auto& calibration = store.model().calibration;
+    imported_ = calibration && calibration->windows == 0;
+    if (!calibration || imported_) return;
     for (const InputStatistics& s : calibration->inputs) {
-      if (std::ranges::find(s.readers, module) == s.readers.end() || s.rows == 0) continue;
-      if (calibration->windows == 0) break;
-      return unpack(s, store.stored(s.extent), calibration->windows).amax;
+      for (const std::string& reader : s.readers) of_.emplace(reader, &s);
     }
   }
-  bool imported = calibration && calibration->windows == 0;
-  throw usage_error(imported ? "smoothquant needs max |x| of its input, which an importance matrix does not have"
-                             : "smoothquant needs statistics of its input")
-      .file(store.label())
-      .tensor(module)
-      .hint("run qcalibrate on the model first and quantize its result");
-}
+
+  // Of the value that a fold's matrices read: the largest of what each of them saw, as an expert sees
+  // its own tokens alone. Empty: no token came to any.
+  std::vector<float> of(const Fold& fold) const {
+    std::vector<float> most;
+    std::set<const InputStatistics*> seen;
+    for (const Consumer& c : fold.consumers) {
+      auto it = of_.find(c.input);
+      if (it == of_.end() || !seen.insert(it->second).second || it->second->rows == 0) continue;
+      const InputStatistics& s = *it->second;
+      std::vector<float> amax =
+          unpack(s, store_.stored(s.extent), store_.model().calibration->windows).amax;
+      most.resize(std::max(most.size(), amax.size()));
+      for (size_t i = 0; i < amax.size(); ++i) most[i] = std::max(most[i], amax[i]);
+    }
+    if (seen.empty()) refuse(fold.consumers.front().input);
+    return most;
+  }
+
+ private:
+  [[noreturn]] void refuse(const std::string& module) const {
+    throw usage_error(imported_ ? "smoothquant needs max |x| of its input, which an importance matrix does not have"
+                                : "smoothquant needs statistics of its input")
+        .file(store_.label())
+        .tensor(module)
+        .hint("make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that");
+  }
+
+  const Store& store_;
+  bool imported_ = false;
+  std::map<std::string, const InputStatistics*, std::less<>> of_;  // by reader
+};
 
 }  // namespace
 
@@ -50,8 +78,9 @@ Edits smoothquant(const Subject& subject) {
   engine::WeightSource weights(subject.store);
   auto model = arch::make_architecture(subject.store.model(), weights);
   AlgorithmStep step = subject.step("smoothquant");
+  Maxima maxima(subject.store);
   Edits edits;
-  size_t done = 0;
+  size_t done = 0, unseen = 0, weights_alone = 0;
   subject.progress.begin("smoothing", model->layers, Progress::Unit::steps);
   for (size_t layer = 0; layer < model->layers; ++layer) {
     for (const Fold& fold : find_folds(model->layer(layer))) {
@@ -61,11 +90,16 @@ Edits smoothquant(const Subject& subject) {
       };
       auto first = std::ranges::find_if(fold.consumers, smoothed);
       if (first == fold.consumers.end()) continue;
-      double usual = usual_alpha(fold.kind, subject, *subject.entry(first->module, "smoothquant"));
+      const PlanEntry& reader = *subject.entry(first->module, "smoothquant");
+      double usual = usual_alpha(fold.kind, subject, reader);
       auto alpha = static_cast<float>(step.number("alpha", usual, 0, 1));
       // Channels of a norm over heads are seen several times.
       std::vector<float> x(fold.channels), w(fold.channels, kLeast), scales(fold.channels);
-      std::vector<float> amax = channel_amax(subject.store, fold.consumers.front().input);
+      std::vector<float> amax = maxima.of(fold);
+      if (amax.empty()) {
+        ++unseen;
+        continue;
+      }
       for (size_t c = 0; c < amax.size(); ++c) x[fold.of[c]] = std::max(x[fold.of[c]], amax[c]);
       for (const Consumer& c : fold.consumers) {
         if (!smoothed(c)) continue;
@@ -81,14 +115,24 @@ Edits smoothquant(const Subject& subject) {
       }
       apply(fold, std::move(scales), weights, edits);
       ++done;
+      if (reader.scheme >= 0 && !subject.scheme(reader).input_activations) ++weights_alone;
     }
     subject.progress.add(1);
   }
   subject.progress.end();
-  if (done == 0 && subject.options.warn) {
-    subject.options.warn(
-        "smoothquant finds nothing whose readers are quantized: nothing is smoothed");
+  auto warn = [&](const std::string& text) {
+    if (subject.options.warn) subject.options.warn(text);
+  };
+  if (unseen > 0) {
+    warn("smoothquant leaves " + std::to_string(unseen) +
+         " inputs as they are, which no token reached (experts?); more text, or qcalibrate "
+         "--moe-all-experts, lets it see them");
   }
+  if (weights_alone > 0) {
+    warn("smoothquant makes inputs easier to quantize and weights harder; the scheme quantizes weights "
+         "alone, so awq would serve it better");
+  }
+  if (done == 0) warn("smoothquant finds nothing whose readers are quantized: nothing is smoothed");
   return edits;
 }
 

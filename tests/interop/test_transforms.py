@@ -16,11 +16,11 @@ from test_forward import forward, normalized, random_windows  # noqa: F401
 # of down (of each expert and the shared one); MLA has two more norms.
 FOLDS = {"llama": 4, "llama biases tied": 4, "mistral nemo": 4, "qwen2": 4, "qwen3": 4, "gemma2": 4, "gemma3": 4,
          "phi3": 4, "olmo2": 2, "smollm3": 4, "gpt2": 3, "mixtral": None, "qwen2_moe": None, "qwen3_moe": None,
-         "deepseek_v2": None, "deepseek_v3": None, "gpt_oss": 3, "qwen2_vl": 4}
+         "deepseek_v2": None, "deepseek_v3": None, "gpt_oss": 3, "qwen2_vl": 4, "opt": 4}
 ROTATED = {"llama", "llama biases tied", "mistral window", "qwen2", "qwen3", "phi3", "smollm3", "mixtral", "qwen2_moe",
            "qwen3_moe", "deepseek_v2", "deepseek_v3", "gpt_oss"}
 REFUSED = {"gemma2": "norm after a block", "gemma3": "norm after a block", "olmo2": "norm after a block",
-           "gpt2": "more than a table"}
+           "gpt2": "more than a table", "opt": "more than a table"}
 
 
 def same(a, b, tokens_may_reroute):
@@ -113,6 +113,27 @@ def test_pre_scale(forward, tmp_path):  # noqa: F811
     theirs = families.log_probs(families.load(tmp_path / "d", torch.float32), windows)
     assert (ours - normalized(theirs)).abs().max() < 0.05  # q's weights are f32 products, d's are rounded to BF16
     assert (ours - normalized(forward(model, windows))).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("name", ["gemma3", "qwen2_vl"])
+def test_towers(name, forward, tmp_path, log):  # noqa: F811
+    """The language towers of VLMs: every matrix is taken, and the model is nearer than with rtn."""
+    windows = random_windows()
+    model = families.build(name, tmp_path / "model")
+    (tmp_path / "w.jsonl").write_text("".join(json.dumps(w) + "\n" for w in random_windows((60,) * 16)))
+    pipe(["qcalibrate", model, "--tokens", tmp_path / "w.jsonl", "-n", "16", "--seqlen", "60", "-o", tmp_path / "c.qmap"])
+    before, kl = normalized(forward(model, windows)), {}
+    for algorithm in ("rtn", "gptq", "awq,gptq", "autoround:iters=50"):
+        out = tmp_path / algorithm.split(":")[0]
+        pipe(["qquantize", tmp_path / "c.qmap", "-s", "w3a16", "--group-size", "channel", "-a", algorithm,
+              "--log", tmp_path / f"{out.name}.log", "-o", out])
+        after = normalized(forward(out, windows))
+        kl[out.name] = (before.exp() * (before - after)).sum(-1).mean().item()
+        if algorithm != "rtn":
+            lines = [json.loads(line) for line in (tmp_path / f"{out.name}.log").read_text().splitlines()]
+            assert sum("tensor" in line for line in lines) == 7 * sum("layer" in line for line in lines) > 0
+    log.append(f"{name}: KL " + ", ".join(f"{a} {k:.2e}" for a, k in kl.items()))
+    assert max(kl["gptq"], kl["awq,gptq"], kl["autoround"]) < kl["rtn"]
 
 
 def test_conv1d(forward, tmp_path, log):  # noqa: F811
