@@ -184,6 +184,12 @@ std::vector<AlgorithmStep> parse_algorithm(std::string_view text) {
       if (steps[k].algorithm == &a)
         throw usage_error("'" + printable(text) + "' names " + std::string(a.name) + " twice");
     }
+    // The table has steps in the order in which they are taken.
+    if (i > 0 && a.edits && &a < steps[i - 1].algorithm) {
+      throw usage_error("'" + printable(text) + "': " + std::string(a.name) + " is taken before " +
+                        std::string(steps[i - 1].algorithm->name))
+          .hint("name it first");
+    }
   }
   if (const Algorithm& last = *steps.back().algorithm; last.edits) {
     steps.push_back({&find_algorithm(last.name == "awq" ? "clip" : "rtn"), {}});

@@ -31,7 +31,7 @@ double usual_alpha(Fold::Kind kind, const Subject& subject, const PlanEntry& rea
 // max |x| of what modules read, per channel.
 class Maxima {
  public:
-  explicit Maxima(const Store& store) : store_(store) {
+  Maxima(const Store& store, bool rotated) : store_(store), rotated_(rotated) {
     const auto& calibration = store.model().calibration;
     imported_ = calibration && calibration->windows == 0;
     if (!calibration || imported_) return;
@@ -64,11 +64,13 @@ class Maxima {
                                 : "smoothquant needs statistics of its input")
         .file(store_.label())
         .tensor(module)
-        .hint("make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that");
+        .hint(rotated_ ? "none outlive a rotation: take it first (-s none -a rotate), run qcalibrate on the "
+                         "result, then smoothquant"
+                       : "make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that");
   }
 
   const Store& store_;
-  bool imported_ = false;
+  bool rotated_, imported_ = false;
   std::map<std::string, const InputStatistics*, std::less<>> of_;  // by reader
 };
 
@@ -78,7 +80,7 @@ Edits smoothquant(const Subject& subject) {
   engine::WeightSource weights(subject.store);
   auto model = arch::make_architecture(subject.store.model(), weights);
   AlgorithmStep step = subject.step("smoothquant");
-  Maxima maxima(subject.store);
+  Maxima maxima(subject.store, subject.uses("rotate"));
   Edits edits;
   size_t done = 0, unseen = 0, weights_alone = 0;
   subject.progress.begin("smoothing", model->layers, Progress::Unit::steps);

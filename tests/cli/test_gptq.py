@@ -28,8 +28,13 @@ class Algorithms(CliTest):
             rtn, mse = self.mse_of(f"{scheme}.rtn"), self.mse_of(f"{scheme}.mse")
             self.assertEqual(rtn.keys(), mse.keys())
             self.assertLess(sum(mse.values()), sum(rtn.values()), scheme)
-        self.ok("qquantize", TINY, "-s", "w2a16", "--symmetric", "false", "-a", "hqq", "-o", "h.qmap")
-        self.ok("qverify", "h.qmap")
+        for scheme, symmetric in (("w2a16", "false"), ("w4a16", "false"), ("w3a16", "true")):
+            total = {}
+            for algorithm in ("rtn", "hqq"):
+                self.ok("qquantize", TINY, "-s", scheme, "--symmetric", symmetric, "-a", algorithm, "-o", "h.qmap", "--force")
+                self.ok("qverify", "h.qmap")
+                total[algorithm] = sum(self.mse_of("h.qmap").values())
+            self.assertLess(total["hqq"], total["rtn"], (scheme, symmetric))
 
     def test_negative_scales(self):
         """A range of -2 .. 1 is used whole where the largest weight gets the -2, whatever its sign."""

@@ -141,7 +141,8 @@ class Transforms(CliTest):
 
     def test_wrong_use(self):
         self.calibrated()
-        bad = {"awq:ratio=3": ["ratio=3", "ratios"], "awq,awq": "twice", "gptq,awq": "nothing can follow",
+        bad = {"awq:ratio=3": ["ratio=3", "ratios"], "awq,awq": "twice", "gptq,awq": "nothing can follow", "awq,rotate,gptq": "rotate is taken before awq",
+               "rotate,smoothquant": ["none outlive a rotation", "-s none -a rotate"],
                "smoothquant:alpha=2": ["alpha", "0 to 1"], "rotate:seed=-1": "seed", "awq,": "unknown algorithm"}
         for step, says in bad.items():
             self.fails(2, "qquantize", "c.qmap", "-s", "w4a16", "-a", step, "-o", "x.qmap", says=says)

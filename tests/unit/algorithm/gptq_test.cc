@@ -158,9 +158,13 @@ struct Reference {
   double loss = 0, damped = 0;  // sum e^2, and tr(D H' D^T)
 };
 
+// Which columns share a scale, and what it is of: neighbours in the order of columns, of weights that
+// errors have moved; the same in the order of the walk; neighbours, of the weights as they were.
+enum class Scales { by_column, by_order, fixed };
+
 // One matrix, one column after the other, all in f64; symmetric integers.
 Reference reference(const Problem& p, const std::vector<uint32_t>& order, int bits, size_t group, double damp,
-                    bool by_order) {
+                    Scales scales) {
   size_t k = p.m.k, rows = p.w.size() / k;
   std::vector<double> h(k * k), w(p.w.begin(), p.w.end());
   double mean = 0;
@@ -179,9 +183,13 @@ Reference reference(const Problem& p, const std::vector<uint32_t>& order, int bi
     double* x = w.data() + n * k;
     std::vector<double> d(k);
     for (size_t i = 0; i < k; ++i) {
-      auto g = [&](size_t c) { return (by_order ? c : order[c]) / group; };
-      if (i == 0 || g(i) != g(i - 1)) {
-        double amax = 0;
+      auto g = [&](size_t c) { return (scales == Scales::by_order ? c : order[c]) / group; };
+      double amax = 0;
+      if (scales == Scales::fixed) {
+        for (size_t c = 0; c < group; ++c)
+          amax = std::max(amax, std::fabs(static_cast<double>(p.w[n * k + g(i) * group + c])));
+        scale = amax / (half - 0.5);
+      } else if (i == 0 || g(i) != g(i - 1)) {
         for (size_t c = i; c < k && g(c) == g(i); ++c) amax = std::max(amax, std::fabs(x[order[c]]));
         scale = amax / (half - 0.5);
       }
@@ -200,15 +208,11 @@ Reference reference(const Problem& p, const std::vector<uint32_t>& order, int bi
   return r;
 }
 
-class GptqOrder : public testing::TestWithParam<gptq::Order> {};
-
-TEST_P(GptqOrder, EqualsTheF64Reference) {
+void expect_f64_reference(gptq::Options o, Scales scales) {
   for (size_t k : {size_t{64}, size_t{320}}) {
     Problem p(20, k, 5);
-    gptq::Options o = plain();
-    o.order = GetParam();
     Result ours = run(p.m, p.w, int_scheme(4, true, 32), o);
-    Reference theirs = reference(p, ours.order, 4, 32, 0.01, o.order == gptq::Order::desc_act);
+    Reference theirs = reference(p, ours.order, 4, 32, 0.01, scales);
     EXPECT_NEAR(theirs.loss, theirs.damped, 1e-9 * theirs.loss);
     EXPECT_NEAR(ours.loss, theirs.loss, 2e-3 * theirs.loss);
     size_t ties = 0;
@@ -226,6 +230,21 @@ TEST_P(GptqOrder, EqualsTheF64Reference) {
     }
     EXPECT_LE(ties, 4u);
   }
+}
+
+class GptqOrder : public testing::TestWithParam<gptq::Order> {};
+
+TEST_P(GptqOrder, EqualsTheF64Reference) {
+  gptq::Options o = plain();
+  o.order = GetParam();
+  expect_f64_reference(o, o.order == gptq::Order::desc_act ? Scales::by_order : Scales::by_column);
+}
+
+TEST_P(GptqOrder, WithStaticGroupsEqualsTheF64Reference) {
+  gptq::Options o = plain();
+  o.order = GetParam();
+  o.static_groups = true;
+  expect_f64_reference(o, Scales::fixed);
 }
 
 TEST_P(GptqOrder, LossIsTheDampedProxyLoss) {
