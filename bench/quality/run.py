@@ -61,6 +61,7 @@ ROWS = [
     ("smoothquant int8-static", "-s int8-static -a smoothquant", "llmcompressor smoothquant-int8-static"),
     ("smoothquant int8-static", "-s int8-static -a smoothquant", "modelopt int8_smoothquant"),
     ("smoothquant int8-static", "-s int8-static -a smoothquant:alpha=1", "modelopt int8_smoothquant"),
+    ("smoothquant, gptq int8-static", "-s int8-static -a smoothquant,gptq", "modelopt int8_smoothquant"),
     ("fp8-static", "-s fp8-static", "modelopt fp8"),
     ("fp8-static, its numerics", "-s fp8-static --numerics modelopt", "modelopt fp8"),
     ("fp8-static, mse", "--observer mse --observer-dtype fp8 | -s fp8-static", "modelopt fp8"),

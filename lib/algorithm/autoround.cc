@@ -97,7 +97,7 @@ class Tuning {
     keep("rtn", out.error_rtn, 0, out);
     begin(Fit::search, &squares);
     double error = evaluate(nullptr);
-    if (error < out.error) keep("autoround", error, 0, out);  // ties and NaN go to rtn
+    if (error <= out.error) keep("autoround", error, 0, out);  // NaN goes to rtn
     Sampler sampler(windows_.size(), options_.batch, seed);
     for (size_t i = 0; i < options_.iters; ++i) {
       throw_if_interrupted();
@@ -281,7 +281,7 @@ Tuner::Tuner(const Store& store, const Plan& plan, const arch::Architecture& mod
     size_t largest = *std::ranges::max_element(of, {}, size);
     std::string least = std::to_string(options.allowed_for(need) / 1'000'000 + 1) + "MB";
     throw limit_error("needs " + least + " of memory to be learned with its layer (allowed are " +
-                      std::to_string(options.allowed_for(options.memory) / 1'000'000) + "MB)")
+                      std::to_string(options.allowed() / 1'000'000) + "MB)")
         .tensor(plan.entries[largest].tensor->name)
         .hint("use --max-memory " + least + " or more, or -a gptq");
   }

@@ -263,44 +263,33 @@ uint64_t moments_of_experts(const Plan& plan, uint64_t memory) {
 }
 
 // What quantizing the largest matrix takes.
-struct Largest {
-  uint64_t bytes = 0;
-  const Tensor* tensor = nullptr;
-};
-
-Largest largest_of(const Plan& plan) {
-  Largest most;
+uint64_t largest_of(const Plan& plan) {
+  uint64_t most = 0;
   for (const PlanEntry& e : plan.entries) {
     if (e.scheme < 0) continue;
     const Algorithm& a = *parse_algorithm(e.algorithm).back().algorithm;
     if (!a.runs_model || a.name == "autoround") continue;
     uint64_t k = e.source->shape.cols(), n = e.source->shape.rows();
     bool drift = drift_counts(e);
-    uint64_t need =
-        4 * ((drift ? 7 : 5) * n * k + (drift ? 6 : 4) * k * k + (drift ? 3 : 1) * kDenseRows * k);
-    if (need > most.bytes) most = {need, e.tensor};
+    most = std::max(most, 4 * ((drift ? 7 : 5) * n * k + (drift ? 6 : 4) * k * k +
+                               (drift ? 3 : 1) * kDenseRows * k));
   }
   return most;
 }
 
 // How memory is shared: moments of experts, the largest matrix, and the stream, which gets the rest.
 StreamOptions shared(const Plan& plan, StreamOptions options) {
-  Largest largest = largest_of(plan);
+  uint64_t largest = largest_of(plan);
   uint64_t moments = moments_of_experts(plan, options.memory);
   uint64_t least = moments_of_experts(plan, 1);
   auto allowed = [largest, least](uint64_t stream) {
-    uint64_t rest = largest.bytes + stream;
+    uint64_t rest = largest + stream;
     return std::max(rest + least, least > 0 ? rest + (rest + 2) / 3 : rest);
   };
-  if (moments + largest.bytes * 5 / 4 > options.memory) {
-    std::string need = std::to_string(allowed(largest.bytes / 4) / 1'000'000 + 1) + "MB";
-    throw limit_error("needs " + need + " of memory to be quantized (allowed are " +
-                      std::to_string(options.memory / 1'000'000) + "MB)")
-        .tensor(largest.tensor->name)
-        .hint("use --max-memory " + need + " or more, or -a mse");
-  }
-  options.memory -= moments + largest.bytes;
-  options.share = allowed;
+  uint64_t taken = moments + largest;
+  options.whole = options.memory;
+  options.memory = options.memory > taken ? options.memory - taken : 0;  // the stream says what it needs
+  options.whole_for = allowed;
   return options;
 }
 
@@ -407,8 +396,8 @@ class Result {
       why += (why.empty() ? "" : "; ") + std::to_string(count) + ": " + note;
     }
     if (fallen == 0 || !run_.warn) return;
-    run_.warn(std::to_string(fallen) + " of " + std::to_string(tensors_) +
-              " tensors fell back to mse or rtn (" + why + "); --log FILE names them");
+    run_.warn(std::to_string(fallen) + " of the " + std::to_string(tensors_) +
+              " tensors quantized in this run fell back to mse or rtn (" + why + "); --log FILE names them");
   }
 
  private:

@@ -144,10 +144,16 @@ class Run {
   std::vector<std::unique_ptr<PlanOutput>> outputs_;
 };
 
-// Codes that stay, under activations that are to be quantized: what quantizes for that makes no
-// negative scales (scale_sign.h), and engines' kernels of it are not known to take them.
+// Codes that stay, under activations that are to be quantized: what quantizes for that makes no g_idx
+// (gptq::check) and no negative scales (scale_sign.h).
 void check_retag(const Store& store, const PlanEntry& e, const Scheme& to) {
   if (!to.input_activations || to.weights.type != NumType::integer) return;
+  if (e.tensor->part(Role::g_idx) != nullptr) {
+    throw limit_error("has a g_idx, which engines do not take beside quantized activations (" + to.name + ")")
+        .file(store.where(*e.tensor))
+        .tensor(e.tensor->name)
+        .hint("quantize the weights again, with order=group or order=desc_act:static_groups=true");
+  }
   const Part* part = e.tensor->part(Role::scale);
   if (part == nullptr) return;
   RowSource source(store, *part);
@@ -166,7 +172,7 @@ void check_retag(const Store& store, const PlanEntry& e, const Scheme& to) {
 void check_algorithms(const Store& store, const Plan& plan) {
   Importance importance(store);
   const PlanEntry* weighed = nullptr;  // by imatrix
-  bool informed = false;
+  bool informed = false, rotated = false;
   for (const PlanEntry& e : plan.entries) {
     if (e.retag >= 0) check_retag(store, e, plan.schemes[static_cast<size_t>(e.retag)]);
     if (e.scheme < 0) continue;
@@ -179,12 +185,13 @@ void check_algorithms(const Store& store, const Plan& plan) {
           .tensor(e.tensor->name);
     }
     if (name == "gptq") gptq::check(parse_algorithm(e.algorithm).back(), scheme);
-    if (name == "imatrix") {
-      bool rotated = std::ranges::any_of(parse_algorithm(e.algorithm), [](const AlgorithmStep& s) {
+    bool layers = e.info.kind == ModuleKind::linear || e.info.kind == ModuleKind::expert;
+    if (name == "imatrix" && layers) {  // of embeddings and heads nothing need be known
+      rotated = rotated || std::ranges::any_of(parse_algorithm(e.algorithm), [](const AlgorithmStep& s) {
         return s.algorithm->name == "rotate";
       });
       if (weighed == nullptr) weighed = &e;
-      informed = informed || (!rotated && importance.has(e));
+      informed = informed || importance.has(e);
     }
     for (const AlgorithmStep& step : parse_algorithm(e.algorithm)) {
       if (!step.algorithm->runs_model || store.model().calibration) continue;
@@ -194,14 +201,15 @@ void check_algorithms(const Store& store, const Plan& plan) {
           .hint("make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that");
     }
   }
-  if (weighed != nullptr && !informed) {
+  if (weighed != nullptr && (rotated || !informed)) {
     throw usage_error("imatrix weighs by statistics of what a matrix reads, and there are none" +
-                      std::string(store.model().calibration ? " (a rotation leaves none)" : ""))
+                      std::string(rotated ? " behind a rotation" : ""))
         .file(store.label())
         .tensor(weighed->tensor->name)
-        .hint(
-            "run qcalibrate on the model first, with --text or with --imatrix FILE, and quantize "
-            "its result");
+        .hint(rotated ? "take the rotation first (-s none -a rotate), run qcalibrate on the result, then "
+                        "quantize that"
+                      : "run qcalibrate on the model first, with --text or with --imatrix FILE, and "
+                        "quantize its result");
   }
   autoround::check(plan);
 }

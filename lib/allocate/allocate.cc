@@ -81,14 +81,18 @@ class Allocator {
     for (const CandidateRule& r : rules) add_candidate(first, r);
     a_.groups = group_tensors(a_.candidates, store_.label());
     a_.budget = budget_of(a_.groups, target, store_.label());
-    for (const Candidate& c : a_.candidates) check_algorithms(store_, c.plan);
+    for (const CandidateRule& r : rules) {
+      Plan plan = make_plan(store_.model(), everywhere(first, r, true), store_.label());
+      check_algorithms(store_, plan);
+      transform::check(store_, plan);
+    }
     if (!store_.model().calibration) {
       throw usage_error("holds no token windows to measure sensitivities with")
           .file(store_.label())
           .hint("make them with qcalibrate MODEL --text FILE -o calib.qmap, and quantize that");
     }
-    edit(first, rules);
-    Variants variants(edited_ ? *edited_ : store_, a_.candidates, {options_.precision, options_.memory, options_.warn},
+    edit(first, rules, target);
+    Variants variants(edited_ ? *edited_ : store_, a_.candidates, {options_.precision, options_.memory},
                       progress_);
     measure(variants);
     try_mixtures(variants);
@@ -107,8 +111,9 @@ class Allocator {
   }
 
   // What rounding will see, where steps come before it: the model as they edit it for the uniform
-  // candidate (awq's factors depend on the bits).
-  void edit(const Recipe& first, const std::vector<CandidateRule>& rules) {
+  // candidate, or the first that quantizes (awq's factors depend on the bits).
+  void edit(const Recipe& first, const std::vector<CandidateRule>& rules,
+            const AllocationTarget& target) {
     std::vector<size_t> uniform = uniform_option();
     size_t which = uniform.empty() ? 0 : uniform.front();
     while (which < rules.size() && keeps(a_.candidates[which])) ++which;
@@ -117,12 +122,13 @@ class Allocator {
     if (!transform::wanted(plan)) return;
     transform::Options o;
     o.memory = options_.memory;
-    o.precision = options_.precision;
-    o.warn = options_.warn;
+    o.precision = options_.precision;  // warnings come when the result is made
     Hash128 unused;
     edited_ = transform::transform(store_, plan, o, progress_, unused);
     for (Candidate& c : a_.candidates)
       c.plan = make_plan(edited_->model(), c.recipe, store_.label());
+    a_.groups = group_tensors(a_.candidates, store_.label());  // a head may have come apart
+    a_.budget = budget_of(a_.groups, target, store_.label());
   }
 
   void measure(const Variants& variants) {

@@ -41,7 +41,6 @@ void Variants::add(const Candidate& candidate, const VariantOptions& options, Pr
   q.refer = true;
   q.precision = options.precision;
   q.memory = options.memory;
-  if (variants_.size() == 1) q.warn = options.warn;  // the others would say the same
   q.provenance = Json::object();
   run_plan(store_, candidate.plan, q, output, progress);
   Fd fd(fcntl(output.fd(), F_DUPFD_CLOEXEC, 3));

@@ -17,7 +17,6 @@ namespace qp {
 struct VariantOptions {
   gemm::Precision precision = gemm::Precision::bf16;  // of products, where the model is run
   uint64_t memory = uint64_t{4} << 30;
-  std::function<void(const std::string&)> warn;
 };
 
 class Variants {

@@ -88,7 +88,7 @@ void Stream::check_memory() const {
   if (most <= options_.memory) return;
   std::string least = size_text(options_.allowed_for(most));
   throw limit_error("needs " + least + " of memory in layer " + std::to_string(layer) + " (allowed are " +
-                    std::to_string(options_.allowed_for(options_.memory) >> 20) + "MiB)")
+                    std::to_string(options_.allowed() >> 20) + "MiB)")
       .tensor(tensor)
       .hint("--max-memory " + least + " is the least that works" +
             (largest_batch_ > longest_ ? "; or use a smaller --batch-size" : ""));

@@ -27,9 +27,11 @@ struct StreamOptions {
   size_t batch_windows = 0;             // windows at a time; 0: as many as fill batch_tokens
   size_t batch_tokens = 2048;
   bool all_experts = false;
-  // What the user must allow for `memory` to be so much, where a run gets a share of it.
-  std::function<uint64_t(uint64_t)> share;
-  uint64_t allowed_for(uint64_t bytes) const { return share ? share(bytes) : bytes; }
+  // Where `memory` is a share of what the user allows: that, and what it must be for a given share.
+  uint64_t whole = 0;
+  std::function<uint64_t(uint64_t)> whole_for;
+  uint64_t allowed() const { return whole_for ? whole : memory; }
+  uint64_t allowed_for(uint64_t bytes) const { return whole_for ? whole_for(bytes) : bytes; }
 };
 
 // Files of hidden states: two take turns, and the one last made durable is left alone.

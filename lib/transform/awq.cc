@@ -377,7 +377,8 @@ Edits awq(const Subject& subject) {
   auto model = arch::make_architecture(subject.store.model(), weights);
   StreamOptions options;
   options.memory = subject.options.memory / 2;
-  options.share = [](uint64_t half) { return 2 * half; };
+  options.whole = subject.options.memory;
+  options.whole_for = [](uint64_t half) { return 2 * half; };
   options.precision = subject.options.precision;
   Stream stream(*model, weights, windows, options, spill_states());
   ScaleJournal journal(subject, windows);

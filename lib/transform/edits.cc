@@ -232,10 +232,6 @@ class Editor {
   void encode(const Tensor& to, std::vector<float>& values, std::vector<std::byte>& out) const {
     const kernels::Table& k = kernels::active();
     kernels::Src src = source_of(to);
-    if (!kernels::forward().all_finite(values.data(), values.size())) {
-      throw input_error("holds a value that is not finite (NaN, infinity, or too large to edit)")
-          .hint("qverify finds it; leave the steps before rounding out");
-    }
     out.resize(values.size() * dtype_bits(to.dtype) / 8);
     k.from_f32(src, values.data(), values.size(), out.data());
     k.to_f32(src, out.data(), values.size(), values.data());
@@ -243,6 +239,12 @@ class Editor {
       throw limit_error("a value does not fit " + std::string(dtype_name(to.dtype)) +
                         " once it is edited");
     }
+  }
+
+  static void check_finite(const std::vector<float>& values) {
+    if (kernels::forward().all_finite(values.data(), values.size())) return;
+    throw input_error("holds NaN or infinity, which an edit would spread: values that are not finite")
+        .hint("the source is damaged; qverify finds where");
   }
 
   static kernels::Src source_of(const Tensor& t) {
@@ -265,6 +267,7 @@ class Editor {
       Room& room = rooms[chunk.slot];
       room.values.resize(chunk.count * cols);
       kernels::active().to_f32(src, chunk.rows.data(), room.values.size(), room.values.data());
+      check_finite(room.values);
       for (size_t r = 0; r < chunk.count; ++r) {
         const Edits::Block* b = block_of(blocks, chunk.first + r);
         if (b != nullptr)
@@ -314,7 +317,9 @@ class Editor {
                         std::to_string(memory_ / 1'000'000) + "MB)")
           .hint("use --max-memory " + least + " or more");
     }
-    return read_f32(source, first, last - first);
+    std::vector<float> all = read_f32(source, first, last - first);
+    check_finite(all);
+    return all;
   }
 
   // In the order of rows.

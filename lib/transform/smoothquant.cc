@@ -134,7 +134,7 @@ Edits smoothquant(const Subject& subject) {
     warn("smoothquant makes inputs easier to quantize and weights harder; the scheme quantizes weights "
          "alone, so awq would serve it better");
   }
-  if (done == 0) warn("smoothquant finds nothing whose readers are quantized: nothing is smoothed");
+  if (done == 0 && unseen == 0) warn("smoothquant finds nothing whose readers are quantized: nothing is smoothed");
   return edits;
 }
 

@@ -16,7 +16,7 @@ struct Step {
   Edits (*run)(const Subject&);
 };
 
-// In the order in which they are done, whatever the order in which they are named: statistics do
+// In the order in which they are done and have to be named (lib/config/algorithms.cc): statistics do
 // not outlive a rotation, and AWQ weighs what is left.
 constexpr Step kSteps[] = {{"rotate", rotate_hidden},
                            {"rotate", rotate_values},
@@ -76,21 +76,26 @@ std::string observer(const Calibration& c) {
 
 // Static scales need statistics that outlive the steps: none outlive a rotation, and of what an
 // observer found only the maximum follows the factors of channels.
-void check_static(const Subject& subject) {
-  const auto& calibration = subject.store.model().calibration;
-  for (const PlanEntry& e : subject.plan.entries) {
-    if (e.scheme < 0 || !needs_calibration(subject.scheme(e))) continue;
+void check_static(const Store& store, const Plan& plan) {
+  auto rotates = [](const PlanEntry& e) {
+    return !e.algorithm.empty() && find_step(parse_algorithm(e.algorithm), "rotate") != nullptr;
+  };
+  bool rotated = std::ranges::any_of(plan.entries, rotates);
+  const auto& calibration = store.model().calibration;
+  for (const PlanEntry& e : plan.entries) {
+    if (e.scheme < 0) continue;
+    const Scheme& scheme = plan.schemes[static_cast<size_t>(e.scheme)];
+    if (!needs_calibration(scheme)) continue;
     std::string why;
-    if (subject.uses("rotate")) {
+    if (rotated) {
       why = "which do not outlive a rotation";
     } else if (calibration && observer(*calibration) != "max") {
       why = "and those of observer " + observer(*calibration) +
             " do not follow when channels are scaled";
     }
     if (why.empty()) continue;
-    throw usage_error("its scheme " + subject.scheme(e).name + " needs statistics of its input, " +
-                      why)
-        .file(subject.store.label())
+    throw usage_error("its scheme " + scheme.name + " needs statistics of its input, " + why)
+        .file(store.label())
         .tensor(e.tensor->name)
         .hint(
             "take the steps first (-s none -a ..), run qcalibrate on the result, then quantize "
@@ -99,6 +104,10 @@ void check_static(const Subject& subject) {
 }
 
 }  // namespace
+
+void check(const Store& store, const Plan& plan) {
+  if (wanted(plan)) check_static(store, plan);
+}
 
 bool wanted(const Plan& plan) {
   return std::ranges::any_of(plan.entries, [](const PlanEntry& e) {
@@ -109,7 +118,7 @@ bool wanted(const Plan& plan) {
 std::unique_ptr<Store> transform(const Store& store, const Plan& plan, const Options& options,
                                  Progress& progress, Hash128& hash) {
   Subject first(store, plan, options, progress);
-  check_static(first);
+  check(store, plan);
   std::unique_ptr<Store> current;
   Hasher128 all;
   for (const Step& step : kSteps) {

@@ -71,6 +71,9 @@ class JournalScope {
 // Whether any of the plan's algorithms begins with a step that edits the model.
 bool wanted(const Plan& plan);
 
+// Errors: usage, static scales whose statistics do not outlive the steps.
+void check(const Store& store, const Plan& plan);
+
 // The store with the edits of all steps, in their order, done. `hash` receives what names them.
 // Errors: usage (an architecture that is not known, statistics or token windows that are missing),
 // limit, input.

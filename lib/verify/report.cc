@@ -70,6 +70,13 @@ bool is_matrix(const TensorReport& t) {
   return t.quantized && t.errors && t.errors->b2 > 0 && t.errors->a2 > 0 && t.shape.rank() >= 2 && t.elements >= 1024;
 }
 
+// What is not quantized differs: factors were folded into it, and so into what reads it.
+bool has_folds(const std::vector<TensorReport>& tensors) {
+  return std::ranges::any_of(tensors, [](const TensorReport& t) {
+    return !t.quantized && t.errors && !t.errors->identical() && !(t.errors->sqnr_db() >= 40);
+  });
+}
+
 void find_unrelated(const std::vector<TensorReport>& tensors, std::vector<Finding>& out) {
   constexpr double kNone = 0.2, kMost = 0.5;
   std::vector<double> cosines;
@@ -80,21 +87,20 @@ void find_unrelated(const std::vector<TensorReport>& tensors, std::vector<Findin
   auto upper = cosines.begin() + static_cast<std::ptrdiff_t>(cosines.size() * 3 / 4);
   std::ranges::nth_element(cosines, upper);
   if (*upper < kMost) return;  // rotated: nothing is like the base
+  bool folded = has_folds(tensors);  // a few loud channels may then be all that a cosine sees
   for (const TensorReport& t : tensors) {
     if (!is_matrix(t) || t.ignored || !(t.errors->cosine() < kNone)) continue;
-    out.push_back({Severity::error, "unrelated", t.name,
+    out.push_back({folded ? Severity::warning : Severity::error, "unrelated", t.name,
                    "has nothing in common with the base's (cosine " + number(t.errors->cosine()) + "; others have " +
                        number(*upper) + ")",
-                   "is it another expert's or layer's, or is its scale damaged? quantize it again"});
+                   folded ? "fine if factors were folded into it (AWQ, SmoothQuant); else it is another's, or damaged"
+                          : "is it another expert's or layer's, or is its scale damaged? quantize it again"});
   }
 }
 
 void find_far_codes(const std::vector<TensorReport>& tensors, std::vector<Finding>& out) {
   constexpr uint64_t kTail = 8;  // near values to a far one: a tail, of GPTQ's corrections
-  bool folded = std::ranges::any_of(tensors, [](const TensorReport& t) {
-    return !t.quantized && t.errors && !t.errors->identical() && !(t.errors->sqnr_db() >= 40);
-  });
-  if (folded) return;
+  if (has_folds(tensors)) return;
   for (const TensorReport& t : tensors) {
     if (!is_matrix(t) || t.ignored || t.bits < 3 || !(t.errors->cosine() > 0.5)) continue;
     const TensorErrors& e = *t.errors;

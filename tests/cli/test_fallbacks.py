@@ -133,6 +133,15 @@ class Fallbacks(CliTest):
         for scheme, algorithm in (("fp8-static", "rtn"), ("int8-static", "smoothquant"), ("int8", "smoothquant")):
             self.fails(2, "qquantize", TINY, "-s", scheme, "-a", algorithm, "-o", "x.qmap", says="qcalibrate MODEL --text")
 
+    def test_who_needs_no_statistics(self):
+        """Of embeddings nobody has any; and what candidates need is known before they are measured."""
+        self.calibrated()
+        (self.dir / "r.json").write_text('{"rules": [{"match": "Embedding", "scheme": "q6_k", "algorithm": "imatrix"}]}')
+        self.quantized("--recipe", "r.json")
+        for schemes, algorithm, says in (("w4a16,fp8-static", "rotate", "outlive a rotation"),
+                                         ("q4_0,q8_0", "rotate,imatrix", "behind a rotation")):
+            self.fails(2, "qquantize", "c.qmap", "-s", schemes, "--target-bpw", "6", "-a", algorithm, "-o", "x.qmap", says=says)
+
     def test_statistics_of_another_model(self):
         self.calibrated()
         self.tiny("other", {ATTENTION + "q_proj.weight": None})  # of the same shapes
@@ -145,11 +154,20 @@ class Fallbacks(CliTest):
         self.fails(5, "qquantize", "n.qmap", "-s", "w4a8", "-o", "x.qmap", says=["negative scales", "negative_scales=false"])
         self.quantized("-s", "w4a16", "-a", "gptq:negative_scales=false", out="p.qmap")
         self.quantized("-s", "w4a8", source="p.qmap")
+        self.quantized("-s", "w4a16", "-a", "gptq:order=desc_act:negative_scales=false", out="g.qmap")
+        self.fails(5, "qquantize", "g.qmap", "-s", "w4a8", "-o", "x.qmap", says=["g_idx", "static_groups"])
 
     def test_smoothing_for_weights_alone(self):
         self.calibrated()
         self.assertIn("awq would serve it better", self.quantized("-s", "w4a16", "-a", "smoothquant").err)
         self.assertEqual(self.quantized("-s", "int8", "-a", "smoothquant").err, "")
+
+    def test_smoothed_is_related(self):
+        """Factors that make a few channels of a weight loud leave it the base's: no error against the base."""
+        self.tiny("loud", {"model.layers.1.input_layernorm.weight": {i: 300.0 for i in range(0, 256, 17)}})
+        self.calibrated("loud")
+        self.quantized("-s", "int8", "-a", "smoothquant:alpha=1")
+        self.ok("qverify", "q.qmap", "loud")
 
     def test_bits_are_chosen_for_the_edited_model(self):
         self.calibrated(n=32)
