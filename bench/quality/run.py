@@ -50,6 +50,7 @@ ROWS = [
     *by_bits("awq", "-s {s} -a awq", "llmcompressor awq-{s}"),
     *by_bits("awq, gptq", "-s {s} -a awq,gptq", ""),
     *by_bits("rotate, gptq", "-s {s} -a rotate,gptq", ""),
+    *by_bits("rotate, autoround", "-s {s} -a rotate,autoround", ""),
     ("awq w4a16", "-s w4a16 -a awq", "modelopt int4_awq"),
     *by_bits("autoround", "-s {s} -a autoround", "autoround {b}"),
     *by_bits("autoround, 20 iterations", "-s {s} -a autoround:iters=20", "autoround {b} iters=20"),
