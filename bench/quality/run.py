@@ -47,6 +47,7 @@ ROWS = [
     *by_bits("gptq", "-s {s} -a gptq", "gptqmodel {b}", "llmcompressor gptq-{s}"),
     *by_bits("gptq, symmetric", "-s {s} -a gptq:alpha=0", "gptqmodel {b}", "llmcompressor gptq-{s}"),
     *by_bits("gptq, asymmetric", "-s {s} -a gptq:alpha=1", "gptqmodel {b}", "llmcompressor gptq-{s}"),
+    *by_bits("gptq, 4 sweeps", "-s {s} -a gptq:sweeps=4", "gptqmodel {b}", "llmcompressor gptq-{s}", "autoround {b}"),
     *by_bits("awq", "-s {s} -a awq", "llmcompressor awq-{s}"),
     *by_bits("awq, gptq", "-s {s} -a awq,gptq", ""),
     *by_bits("rotate, gptq", "-s {s} -a rotate,gptq", ""),

@@ -27,6 +27,7 @@ struct Options {
   bool static_groups = false;  // scales from the weights as they were
   // The share of the inputs' drift that weights make up for; none: share_of() says.
   std::optional<double> alpha;
+  size_t sweeps = 0;  // of coordinate descent behind the walk (descent.h)
 };
 
 // Second moments of a linear's inputs, H = sum x x^T [k, k], any positive factor: the lower

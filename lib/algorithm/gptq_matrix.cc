@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "lib/algorithm/descent.h"
 #include "lib/algorithm/quantizer.h"
 #include "lib/algorithm/read_matrix.h"
 #include "lib/base/error.h"
@@ -51,6 +52,7 @@ class Matrix {
   Choice compensated(const Factor& factor, const Options& options) const {
     Choice c{"gptq", grid(options.fit), w_};
     quantize(factor, options, c.grid, c.q.data());
+    descend(moments_, factor.damp, c.grid, w_.data(), options.sweeps, c.q.data());
     c.error = error(c);
     return c;
   }
@@ -92,6 +94,7 @@ Options options_of(const AlgorithmStep& step) {
   o.fit = step.flag("clip", true) ? Fit::search : Fit::range;
   o.sign = scale_sign(step);
   o.static_groups = step.flag("static_groups", false);
+  o.sweeps = static_cast<size_t>(step.number("sweeps", static_cast<double>(o.sweeps), 0, 100));
   if (step.options.contains("alpha")) o.alpha = step.number("alpha", 0, 0, 1);
   return o;
 }

@@ -365,7 +365,7 @@ void Grid::encode(const float* q, size_t count, uint8_t* codes) const {
 
 void Grid::values(const float* q, size_t row, float* out) const {
   for (size_t c = 0; c < cols_; ++c) {
-    size_t g = g_idx_.empty() ? c / group_ : static_cast<size_t>(g_idx_[c]), index = at(row, g);
+    size_t index = at(row, group_of(c));
     out[c] = (q[c] - (zero_.empty() ? 0.0f : zero_[index])) * scale_[index];
   }
 }

@@ -67,6 +67,10 @@ class Grid {
   void fit_by_moments(const float* w, const float* h);
   // The first row with a scale that is not finite: weights too large for the dtype of the scales.
   std::optional<size_t> overflow() const;
+  // Whose scales column c reads.
+  size_t group_of(size_t c) const {
+    return g_idx_.empty() ? c / group_ : static_cast<size_t>(g_idx_[c]);
+  }
   // What was fitted, per lane; zero is null for symmetric schemes.
   void lanes(size_t row, size_t g, float* scale, float* zero) const;
 

@@ -46,6 +46,7 @@ const Algorithm kAlgorithms[] = {
       {"clip", "search each group's scale (true), or take its range"},
       kNegative,
       {"static_groups", "with desc_act: scales are fitted before the walk (false)"},
+      {"sweeps", "over the codes behind the walk, each made the best one as the others are (0)"},
       {"alpha",
        "0 to 1: how far weights move towards what the unquantized model's inputs ask for (tokens / "
        "(tokens + 4 channels)); 0: no second pass"}}},

@@ -67,6 +67,16 @@ class Algorithms(CliTest):
             self.assertLess(sum(line["error"] for line in by_gptq), 0.8 * sum(line["error_rtn"] for line in by_gptq))
             self.ok("qverify", "q.qmap")
 
+    def test_sweeps_lower_the_error(self):
+        self.calibrated()
+        for scheme in ("w4a16", "w2a16", "w4a16-asym", "nvfp4", "mxfp4", "fp8-block", "int8"):
+            total = {}
+            for sweeps in (0, 4):
+                self.quantized("q.qmap", "-a", f"gptq:alpha=0:sweeps={sweeps}", "--log", "log", "--force", scheme=scheme)
+                self.ok("qverify", "q.qmap")
+                total[sweeps] = sum(line["error"] for line in self.log_of("log"))
+            self.assertLess(total[4], total[0], scheme)
+
     def test_log_of_layers(self):
         """A line behind those of a layer's tensors: sums of their errors, and how often the layer ran."""
         self.calibrated()

@@ -1,0 +1,16 @@
+// Coordinate descent over codes that were chosen already: each code in turn becomes the best one, as
+// the others are (QuantEase, Behdin et al., arXiv 2309.01885). GPTQ's walk never turns back; this does.
+#pragma once
+
+#include "lib/algorithm/gptq.h"
+
+namespace qp::gptq {
+
+// Lowers tr((V - W) H' (V - W)^T), H' = H + damp * mean diag(H) on the diagonal, `sweeps` times over
+// the columns as they lie: w [rows, k] the weights, q [rows, k] rounded quotients (Grid::encode) that
+// become others, V their values under the grid's scales, which stay. Columns without input are left
+// alone. Threads change no bit.
+void descend(const Moments& moments, double damp, const Grid& grid, const float* w, size_t sweeps,
+             float* q);
+
+}  // namespace qp::gptq
