@@ -262,9 +262,9 @@ class Outputs(CliTest):
         left, out = self.dir / "out.partial", self.dir / "out"
         self.ok(*export)
         self.assertEqual([p.name for p in out.glob(".*")], [])
-        now = out.stat()
-        for marker, ours in ((f"{now.st_dev} {now.st_ino}\n", True), (f"{now.st_dev} {now.st_ino + 1}\n", False),
-                             ("", False), (None, False)):
+        for marker, ours in (("{0.st_dev} {0.st_ino}\n", True), ("{0.st_dev} {0.st_ino}1\n", False), ("", False), (None, False)):
+            if marker is not None:
+                marker = marker.format(out.stat())  # of what is there now: --force makes another
             left.mkdir()
             (left / "notes").write_text("precious")
             if marker is not None:
@@ -279,7 +279,7 @@ class Outputs(CliTest):
             self.ok("rm", "-r", left)
         # The same marker counts for nothing once its replacement is gone.
         left.mkdir()
-        (left / ".qpipe-replaced").write_text(f"{now.st_dev} {now.st_ino}\n")
+        (left / ".qpipe-replaced").write_text("{0.st_dev} {0.st_ino}\n".format(out.stat()))
         self.ok("mv", "out", "elsewhere")
         self.fails(4, *export, says="was not made by qexport")
 
