@@ -243,7 +243,7 @@ class Editor {
 
   static void check_finite(const std::vector<float>& values) {
     if (kernels::forward().all_finite(values.data(), values.size())) return;
-    throw input_error("holds NaN or infinity, which an edit would spread: values that are not finite")
+    throw input_error("holds values that are not finite (NaN, infinity), which an edit would spread")
         .hint("the source is damaged; qverify finds where");
   }
 

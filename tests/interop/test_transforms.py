@@ -67,6 +67,12 @@ def test_no_rotation(name, tmp_path):
     assert not (tmp_path / "out.qmap").exists()
 
 
+def calibrate(model, room):
+    """room/c.qmap, of 16 random windows."""
+    (room / "w.jsonl").write_text("".join(json.dumps(w) + "\n" for w in random_windows((60,) * 16)))
+    pipe(["qcalibrate", model, "--tokens", room / "w.jsonl", "-n", "16", "--seqlen", "60", "-o", room / "c.qmap"])
+
+
 SEARCHED = ["mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "gpt_oss", "gpt2", "gemma3", "qwen2_vl"]
 STEPS = ["awq,rtn", "awq", "smoothquant,awq,gptq"]
 
@@ -79,8 +85,7 @@ def test_searched_scales(forward, tmp_path, log):  # noqa: F811
     for name in SEARCHED:
         room = tmp_path / name
         model = families.build(name, room / "model")
-        (room / "w.jsonl").write_text("".join(json.dumps(w) + "\n" for w in random_windows((60,) * 16)))
-        pipe(["qcalibrate", model, "--tokens", room / "w.jsonl", "-n", "16", "--seqlen", "60", "-o", room / "c.qmap"])
+        calibrate(model, room)
         before, error = normalized(forward(model, windows)), {}
         for step in ["rtn", *STEPS]:
             pipe(["qquantize", room / "c.qmap", "-s", "w4a16", "--group-size", "channel", "-a", step, "-o", room / step])
@@ -101,8 +106,7 @@ def test_pre_scale(forward, tmp_path):  # noqa: F811
     makes of the dequantized weights, and near to the model."""
     windows = random_windows()
     model = families.build("olmo2", tmp_path / "model")
-    (tmp_path / "w.jsonl").write_text("".join(json.dumps(w) + "\n" for w in random_windows((60,) * 16)))
-    pipe(["qcalibrate", model, "--tokens", tmp_path / "w.jsonl", "-n", "16", "--seqlen", "60", "-o", tmp_path / "c.qmap"])
+    calibrate(model, tmp_path)
     pipe(["qquantize", tmp_path / "c.qmap", "-s", "w8a16", "--group-size", "channel", "-a", "awq:pre_scale=true,rtn",
           "-o", tmp_path / "q.qmap"])
     _, said = pipe(["qexport", tmp_path / "q.qmap", "-f", "compressed-tensors", "-o", tmp_path / "no"], expect=5)
@@ -115,42 +119,39 @@ def test_pre_scale(forward, tmp_path):  # noqa: F811
     assert (ours - normalized(forward(model, windows))).abs().mean() < 0.05
 
 
+def divergences(forward, model, room, scheme, algorithms):  # noqa: F811
+    """Calibrates, quantizes by each algorithm; their KL from the model, and the lines of their logs, by name."""
+    windows = random_windows()
+    calibrate(model, room)
+    before, kl, logs = normalized(forward(model, windows)), {}, {}
+    for algorithm in algorithms:
+        out = room / algorithm.split(":")[0]
+        log = room / f"{out.name}.log"
+        pipe(["qquantize", room / "c.qmap", "-s", scheme, "--group-size", "channel", "-a", algorithm, "--log", log, "-o", out])
+        after = normalized(forward(out, windows))
+        kl[out.name] = (before.exp() * (before - after)).sum(-1).mean().item()
+        logs[out.name] = [json.loads(line) for line in log.read_text().splitlines()]
+    return kl, logs
+
+
 @pytest.mark.parametrize("name", ["gemma3", "qwen2_vl"])
 def test_towers(name, forward, tmp_path, log):  # noqa: F811
     """The language towers of VLMs: every matrix is taken, and the model is nearer than with rtn."""
-    windows = random_windows()
-    model = families.build(name, tmp_path / "model")
-    (tmp_path / "w.jsonl").write_text("".join(json.dumps(w) + "\n" for w in random_windows((60,) * 16)))
-    pipe(["qcalibrate", model, "--tokens", tmp_path / "w.jsonl", "-n", "16", "--seqlen", "60", "-o", tmp_path / "c.qmap"])
-    before, kl = normalized(forward(model, windows)), {}
-    for algorithm in ("rtn", "gptq", "awq,gptq", "autoround:iters=50"):
-        out = tmp_path / algorithm.split(":")[0]
-        pipe(["qquantize", tmp_path / "c.qmap", "-s", "w3a16", "--group-size", "channel", "-a", algorithm,
-              "--log", tmp_path / f"{out.name}.log", "-o", out])
-        after = normalized(forward(out, windows))
-        kl[out.name] = (before.exp() * (before - after)).sum(-1).mean().item()
-        if algorithm != "rtn":
-            lines = [json.loads(line) for line in (tmp_path / f"{out.name}.log").read_text().splitlines()]
-            assert sum("tensor" in line for line in lines) == 7 * sum("layer" in line for line in lines) > 0
+    algorithms = ("gptq", "awq,gptq", "autoround:iters=50")
+    kl, logs = divergences(forward, families.build(name, tmp_path / "model"), tmp_path, "w3a16", ("rtn", *algorithms))
+    for algorithm in algorithms:
+        lines = logs[algorithm.split(":")[0]]
+        assert sum("tensor" in line for line in lines) == 7 * sum("layer" in line for line in lines) > 0
     log.append(f"{name}: KL " + ", ".join(f"{a} {k:.2e}" for a, k in kl.items()))
     assert max(kl["gptq"], kl["awq,gptq"], kl["autoround"]) < kl["rtn"]
 
 
 def test_conv1d(forward, tmp_path, log):  # noqa: F811
     """GPT-2's matrices, stored [in, out]: errors are made up for along their inputs, layer behind layer."""
-    windows = random_windows()
-    model = families.build("gpt2", tmp_path / "model")
-    (tmp_path / "w.jsonl").write_text("".join(json.dumps(w) + "\n" for w in random_windows((60,) * 16)))
-    pipe(["qcalibrate", model, "--tokens", tmp_path / "w.jsonl", "-n", "16", "--seqlen", "60", "-o", tmp_path / "c.qmap"])
-    before, kl = normalized(forward(model, windows)), {}
-    for algorithm in ("rtn", "clip", "gptq", "autoround:iters=50"):
-        out = tmp_path / algorithm.split(":")[0]
-        pipe(["qquantize", tmp_path / "c.qmap", "-s", "w4a16", "--group-size", "channel", "-a", algorithm,
-              "--log", tmp_path / "log", "-o", out])
-        after = normalized(forward(out, windows))
-        kl[out.name] = (before.exp() * (before - after)).sum(-1).mean().item()
-    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert sum("tensor" in line for line in lines) == 4 * sum("layer" in line for line in lines) > 0
-    assert all(line["iterations"] == 50 for line in lines if "tensor" in line)
+    kl, logs = divergences(forward, families.build("gpt2", tmp_path / "model"), tmp_path, "w4a16",
+                           ("rtn", "clip", "gptq", "autoround:iters=50"))
+    for name in ("clip", "gptq", "autoround"):
+        assert sum("tensor" in line for line in logs[name]) == 4 * sum("layer" in line for line in logs[name]) > 0
+    assert all(line["iterations"] == 50 for line in logs["autoround"] if "tensor" in line)
     log.append("KL " + ", ".join(f"{a} {k:.2e}" for a, k in kl.items()))
     assert max(kl["gptq"], kl["autoround"]) < 0.8 * kl["rtn"]
