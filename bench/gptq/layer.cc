@@ -1,4 +1,4 @@
-// GPTQ of one n x n layer in memory, int4 in symmetric groups of 128: seconds of each step.
+// GPTQ of one n x n layer in memory, int4 in symmetric groups of 128: seconds of each step; descent: 4 sweeps.
 //   qp_bench_gptq N REPEAT THREADS
 #include <algorithm>
 #include <chrono>
@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "lib/algorithm/descent.h"
 #include "lib/algorithm/gptq.h"
 #include "lib/base/parallel.h"
 #include "lib/gemm/gemm.h"
@@ -53,6 +54,8 @@ int main(int argc, char** argv) {
     Grid grid(scheme, DType::f32, n, n, 0);
     std::vector<float> q = w;
     double t5 = now(), loss = gptq::quantize(*factor, options, grid, q.data()), t6 = now();
-    std::printf("hessian_bf16 %.4f hessian_f32 %.4f factor %.4f sweep %.4f loss %g\n", t1 - t0, t3 - t2, t4 - t3, t6 - t5, loss);
+    gptq::descend(m, gptq::kDescentDamp, grid, w.data(), 4, q.data());
+    std::printf("hessian_bf16 %.4f hessian_f32 %.4f factor %.4f sweep %.4f loss %g descent %.4f\n", t1 - t0, t3 - t2,
+                t4 - t3, t6 - t5, loss, now() - t6);
   }
 }

@@ -115,6 +115,22 @@ void Grid::set(size_t row, size_t count, size_t g, const float* lo, const float*
   }
 }
 
+// A scale in the dtype that scales are stored in, of ScaleKind::source.
+float Grid::stored(float scale) const {
+  return numerics::round_to(numerics::in_f32(rules_, args_) ? DType::f32 : source_, scale);
+}
+
+bool Grid::free_scales() const { return scheme_.scale_kind() == ScaleKind::source && !spans_rows(); }
+
+void Grid::rescale(size_t row, size_t count, size_t g, float* scale) {
+  for (size_t i = 0; i < count; ++i) {
+    float& now = scale_[at(row + i, g)];
+    float s = stored(scale[i]);
+    if (std::isfinite(s) && s != 0 && now != 0 && std::signbit(s) == std::signbit(now)) now = s;
+    scale[i] = now;
+  }
+}
+
 void Grid::lanes(size_t row, size_t g, float* scale, float* zero) const {
   for (size_t i = 0; i < kStrip; ++i) {
     size_t index = at(std::min(row + i, rows_ - 1), g);
@@ -201,8 +217,7 @@ void Grid::shrink(const float* w, size_t n, size_t row, size_t count, size_t g) 
         zero[i] =
             std::clamp(std::nearbyint(num[i] / static_cast<float>(n)), rounding_.lo, rounding_.hi);
       } else if (den[i] > 0 && num[i] * scale[i] > 0) {
-        scale[i] = numerics::round_to(numerics::in_f32(rules_, args_) ? DType::f32 : source_,
-                                      num[i] / den[i]);
+        scale[i] = stored(num[i] / den[i]);
       }
     }
   }

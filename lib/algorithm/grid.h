@@ -51,6 +51,11 @@ class Grid {
            Fit how, float* lo, float* hi);
   // Scales of these rows from ranges lo <= 0 <= hi.
   void set(size_t row, size_t count, size_t g, const float* lo, const float* hi);
+  // Whether rescale() may be called: scales are any numbers of their dtype, each of one row.
+  bool free_scales() const;
+  // Scales of these rows, and what became of them: rounded to their dtype; unchanged where that is no
+  // finite number of the same sign.
+  void rescale(size_t row, size_t count, size_t g, float* scale);
   // All scales of rows [first, first + count), w [count, cols]: whole blocks where scales span
   // rows. weight [cols], or empty.
   void fit_rows(const float* w, size_t first, size_t count, std::span<const float> weight, Fit how,
@@ -85,6 +90,7 @@ class Grid {
 
  private:
   size_t at(size_t row, size_t g) const;
+  float stored(float scale) const;
   size_t rows_unit() const;  // that fit_rows() takes whole
   void search(const float* w, size_t n, size_t row, size_t count, size_t g, const float* weight,
               float* lo, float* hi);

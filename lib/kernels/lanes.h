@@ -30,6 +30,14 @@ struct LaneTable {
   void (*sweep)(Rounding, float* w, size_t first, size_t last, size_t cols, const float* u,
                 size_t ldu, const float* scale, const float* zero, float* q,
                 float* loss) noexcept;
+  // Coordinate descent over columns [first, last) of a block of `cols`: t = (w - value) h [cols, 16], h
+  // [cols, cols] symmetric, rows ldh apart, inverse[c] = 1 / h[c][c], or 0 where a column stays. Each q
+  // in turn becomes the best one as the others are, t follows, moved[c] += how far the value went.
+  void (*descend)(Rounding, float* t, size_t first, size_t last, size_t cols, const float* h, size_t ldh,
+                  const float* inverse, const float* scale, const float* zero, float* q,
+                  float* moved) noexcept;
+  // y[j] = sum over n columns of x[c] * h[j][c] for j < m: h [m, n], rows ldh apart.
+  void (*times)(const float* x, size_t n, const float* h, size_t ldh, size_t m, float* y) noexcept;
   // q of n columns.
   void (*round)(Rounding, const float* w, size_t n, const float* scale, const float* zero,
                 float* q) noexcept;

@@ -1,7 +1,6 @@
 // GPTQ beside a plain f64 version of the published algorithm, and numbers worked out by hand
 // (reference/int4-formats.md, 2.2 and 2.3).
 #include "lib/algorithm/gptq.h"
-#include "lib/algorithm/descent.h"
 
 #include <gtest/gtest.h>
 
@@ -11,18 +10,10 @@
 
 #include "lib/base/parallel.h"
 #include "lib/gemm/factor.h"
+#include "tests/unit/algorithm/gptq_problem.h"
 
 namespace qp {
 namespace {
-
-Scheme int_scheme(int bits, bool symmetric, int group) {
-  Scheme s;
-  s.weights.num_bits = bits;
-  s.weights.symmetric = symmetric;
-  s.weights.strategy = Strategy::group;
-  s.weights.group_size = group;
-  return s;
-}
 
 // Scales from the range, as in the published algorithm.
 gptq::Options plain() {
@@ -94,31 +85,6 @@ TEST(Gptq, GroupAwareOrder) {
   auto f = gptq::factor(m, 4, {});
   EXPECT_EQ(f->order, (std::vector<uint32_t>{1, 3, 2, 0, 4, 6, 7, 5}));
 }
-
-// A problem with correlated, uneven inputs.
-struct Problem {
-  gptq::Moments m;
-  std::vector<float> w;
-  Problem(size_t rows, size_t k, unsigned seed) {
-    std::mt19937 random(seed);
-    std::normal_distribution<float> normal;
-    std::vector<float> mix(k * k), x(k), size(k);
-    for (float& v : mix) v = normal(random);
-    for (float& v : size) v = std::exp(normal(random));
-    m.k = k;
-    m.h.resize(k * k);
-    for (size_t t = 0; t < 3 * k; ++t) {
-      std::vector<float> z(k);
-      for (float& v : z) v = normal(random);
-      for (size_t i = 0; i < k; ++i) x[i] = size[i] * (z[i] + 0.5f * z[(i * 7 + 3) % k] + 0.3f * mix[i] * z[0]);
-      for (size_t i = 0; i < k; ++i) {
-        for (size_t j = 0; j <= i; ++j) m.h[i * k + j] += x[i] * x[j];
-      }
-    }
-    w.resize(rows * k);
-    for (float& v : w) v = 0.02f * normal(random);
-  }
-};
 
 // U with H^-1 = U^T U in f64, by the textbook: Cholesky, inverse, Cholesky.
 std::vector<double> textbook(std::vector<double> h, size_t n) {
@@ -279,93 +245,6 @@ TEST_P(GptqOrder, ThreadsChangeNoBit) {
 
 INSTANTIATE_TEST_SUITE_P(Orders, GptqOrder,
                          testing::Values(gptq::Order::none, gptq::Order::desc_act, gptq::Order::group_aware));
-
-// What a change d of the difference does to its row's error, in f64: 2 d (V - W) H' + d^2 H'.
-struct Rounded {
-  Problem p{20, 200, 6};
-  Scheme scheme = int_scheme(3, true, 64);
-  Grid grid{scheme, DType::f32, 20, 200, 0};
-  std::vector<float> q = std::vector<float>(p.w.size());
-  Rounded() {
-    grid.fit_all(p.w.data(), {}, Fit::range);
-    grid.round_all(p.w.data(), q.data());
-  }
-  double h(size_t i, size_t j) const {
-    double mean = 0;
-    for (size_t c = 0; c < 200; ++c) mean += static_cast<double>(p.m.h[c * 200 + c]) / 200;
-    return static_cast<double>(p.m.h[std::max(i, j) * 200 + std::min(i, j)]) + (i == j ? 0.01 * mean : 0);
-  }
-};
-
-TEST(Descent, IsTheTextbooks) {
-  Rounded r;
-  std::vector<double> h(200 * 200);
-  for (size_t i = 0; i < 200; ++i) {
-    for (size_t j = 0; j < 200; ++j) h[i * 200 + j] = r.h(i, j);
-  }
-  std::vector<float> q = r.q;
-  gptq::descend(r.p.m, 0.01, r.grid, r.p.w.data(), 2, q.data());
-  size_t changed = 0, others = 0;
-  for (size_t row = 0; row < 20; ++row) {
-    std::vector<float> start(200);
-    r.grid.values(r.q.data() + row * 200, row, start.data());
-    std::vector<double> v(start.begin(), start.end());
-    bool same = true;
-    for (int sweep = 0; sweep < 2; ++sweep) {
-      for (size_t c = 0; c < 200; ++c) {
-        float lanes[16];
-        r.grid.lanes(row, c / 64, lanes, nullptr);
-        double t = 0, scale = static_cast<double>(lanes[0]);
-        for (size_t j = 0; j < 200; ++j) t += (static_cast<double>(r.p.w[row * 200 + j]) - v[j]) * h[j * 200 + c];
-        v[c] = std::clamp(std::nearbyint((v[c] + t / h[c * 200 + c]) / scale), -4.0, 3.0) * scale;
-      }
-    }
-    std::vector<float> ours(200);
-    r.grid.values(q.data() + row * 200, row, ours.data());
-    for (size_t c = 0; c < 200; ++c) {
-      if (q[row * 200 + c] != r.q[row * 200 + c]) ++changed;
-      same = same && std::fabs(static_cast<double>(ours[c]) - v[c]) < 1e-5;
-    }
-    if (!same) ++others;  // a near tie, and what follows from it
-  }
-  EXPECT_GT(changed, 200u);
-  EXPECT_LE(others, 1u);
-}
-
-TEST(Descent, LeavesNoCodeThatAloneCouldBeBetter) {
-  Rounded r;
-  gptq::descend(r.p.m, 0.01, r.grid, r.p.w.data(), 60, r.q.data());
-  for (size_t row = 0; row < 20; ++row) {
-    std::vector<float> v(200);
-    r.grid.values(r.q.data() + row * 200, row, v.data());
-    for (size_t c = 0; c < 200; ++c) {
-      double slope = 0;
-      for (size_t j = 0; j < 200; ++j)
-        slope += static_cast<double>(v[j] - r.p.w[row * 200 + j]) * r.h(j, c);
-      float lanes[16];
-      r.grid.lanes(row, c / 64, lanes, nullptr);
-      for (float step : {-1.0f, 1.0f}) {
-        float to = r.q[row * 200 + c] + step;
-        if (to < -4 || to > 3) continue;
-        auto d = static_cast<double>(step * lanes[0]);
-        EXPECT_GT(2 * d * slope + d * d * r.h(c, c), -1e-3 * d * d * r.h(c, c)) << row << ", " << c;
-      }
-    }
-  }
-}
-
-TEST(Descent, ThreadsChangeNoBit) {
-  Rounded r;
-  std::vector<std::vector<float>> results;
-  for (int n : {1, 2, 7}) {
-    set_threads(n);
-    results.push_back(r.q);
-    gptq::descend(r.p.m, 0.01, r.grid, r.p.w.data(), 3, results.back().data());
-  }
-  set_threads(0);
-  EXPECT_EQ(results[0], results[1]);
-  EXPECT_EQ(results[0], results[2]);
-}
 
 TEST(Gptq, UncorrelatedInputsGiveRounding) {
   size_t k = 128;

@@ -78,6 +78,14 @@ TEST(Lanes, EveryInstructionSetGivesTheSameBits) {
         t.sweep(r, w.data(), 0, 20, s.n, s.u.data(), s.n, s.scale.data(), zero, q.data(), loss.data());
         t.sweep(r, w.data(), 20, s.n, s.n, s.u.data(), s.n, s.scale.data(), zero, q.data(), loss.data());
         for (auto* v : {&w, &q, &loss}) out.insert(out.end(), v->begin(), v->end());
+        std::vector<float> rest = s.w, chosen = q, moved(s.w.size()), inverse(s.n, 0.7f), y(s.w.size());
+        inverse[5] = 0;
+        for (size_t first : {size_t{0}, size_t{20}}) {
+          t.descend(r, rest.data(), first, first == 0 ? 20 : s.n, s.n, s.u.data(), s.n, inverse.data(), s.scale.data(),
+                    zero, chosen.data(), moved.data());
+        }
+        t.times(s.w.data(), s.n, s.u.data(), s.n, s.n, y.data());
+        for (auto* v : {&rest, &chosen, &moved, &y}) out.insert(out.end(), v->begin(), v->end());
         for (bool zeros : {false, true}) {
           t.shrink(r, s.w.data(), s.n, s.scale.data(), zero, 10, zeros, num.data(), den.data(), e.data());
           for (auto* v : {&num, &den, &e}) out.insert(out.end(), v->begin(), v->end());
@@ -115,6 +123,25 @@ TEST(Lanes, MinifloatsRoundAsTheirCodecs) {
       EXPECT_TRUE(q[5] == 0 || std::signbit(q[5]) == ((code & 8) != 0)) << x;
     }
   }
+}
+
+TEST(Lanes, DescendMovesOneCodeAtATime) {
+  // h = [[2, 1], [1, 4]], scale 0.5, codes 1 and -2, t = (3, 1): the first's best value is 0.5 + 3 / 2, code 4; the
+  // second's t is then 1 - 1.5 * 1, its best value -1 - 0.125 stays code -2.
+  std::vector<float> t(2 * kStrip, 3.0f), q(2 * kStrip, 1.0f), moved(2 * kStrip, 0.25f), scale(kStrip, 0.5f);
+  std::fill_n(t.begin() + kStrip, kStrip, 1.0f);
+  std::fill_n(q.begin() + kStrip, kStrip, -2.0f);
+  const float h[] = {2, 1, 1, 4}, inverse[] = {0.5f, 0.25f};
+  lanes().descend({}, t.data(), 0, 2, 2, h, 2, inverse, scale.data(), nullptr, q.data(), moved.data());
+  EXPECT_EQ(q[0], 4.0f);
+  EXPECT_EQ(q[kStrip], -2.0f);
+  EXPECT_EQ(moved[0], 1.75f);
+  EXPECT_EQ(moved[kStrip], 0.25f);
+  EXPECT_EQ(t[kStrip], -0.5f);
+  std::vector<float> y(2 * kStrip);
+  lanes().times(q.data(), 2, h, 2, 2, y.data());
+  EXPECT_EQ(y[3], 6.0f);
+  EXPECT_EQ(y[kStrip + 3], -4.0f);
 }
 
 TEST(Lanes, SweepSpreadsTheError) {
