@@ -46,7 +46,9 @@ const Algorithm kAlgorithms[] = {
       {"clip", "search each group's scale (true), or take its range"},
       kNegative,
       {"static_groups", "with desc_act: scales are fitted before the walk (false)"},
-      {"sweeps", "over the codes behind the walk, each made the best one as the others are (0)"},
+      {"sweeps",
+       "over the codes behind the walk, scales and codes in turn made the best ones as the others "
+       "are (0; 4 is plenty, and takes six times as long as the walk)"},
       {"alpha",
        "0 to 1: how far weights move towards what the unquantized model's inputs ask for (tokens / "
        "(tokens + 4 channels)); 0: no second pass"}}},

@@ -16,8 +16,8 @@ struct Step {
   Edits (*run)(const Subject&);
 };
 
-// In the order in which they are done and have to be named (lib/config/algorithms.cc): statistics do
-// not outlive a rotation, and AWQ weighs what is left.
+// They are done, and have to be named, in the order of algorithms(): statistics do not outlive a
+// rotation, and AWQ weighs what is left.
 constexpr Step kSteps[] = {{"rotate", rotate_hidden},
                            {"rotate", rotate_values},
                            {"smoothquant", smoothquant},
@@ -121,8 +121,7 @@ std::unique_ptr<Store> transform(const Store& store, const Plan& plan, const Opt
   check(store, plan);
   std::unique_ptr<Store> current;
   Hasher128 all;
-  for (const Step& step : kSteps) {
-    if (!first.uses(step.name)) continue;
+  auto take = [&](const Step& step) {
     const Store& before = current ? *current : store;
     Edits edits = step.run(current ? Subject(before, plan, options, progress) : first);
     Hash128 h = edits.hash();
@@ -130,6 +129,12 @@ std::unique_ptr<Store> transform(const Store& store, const Plan& plan, const Opt
     auto next = edited(before, edits, options.memory, progress);
     next->set_check(false);  // written a moment ago
     current = std::move(next);
+  };
+  for (const Algorithm& a : algorithms()) {
+    if (!a.edits || !first.uses(a.name)) continue;
+    for (const Step& step : kSteps) {
+      if (step.name == a.name) take(step);
+    }
   }
   hash = all.digest();
   return current;
