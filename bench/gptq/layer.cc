@@ -39,6 +39,7 @@ int main(int argc, char** argv) {
   gptq::Options options;
   options.order = gptq::Order::none;
   options.fit = Fit::range;
+  options.precision = gemm::Precision::bf16;  // as qquantize --compute bf16
   for (int i = 0; i < repeat; ++i) {
     gptq::Moments m{n, std::vector<float>(n * n)};
     double t0 = now();
@@ -54,7 +55,7 @@ int main(int argc, char** argv) {
     Grid grid(scheme, DType::f32, n, n, 0);
     std::vector<float> q = w;
     double t5 = now(), loss = gptq::quantize(*factor, options, grid, q.data()), t6 = now();
-    gptq::descend(m, gptq::kDescentDamp, grid, w.data(), 4, q.data());
+    gptq::descend(m, gptq::kDescentDamp, options.precision, grid, w.data(), 4, q.data());
     std::printf("hessian_bf16 %.4f hessian_f32 %.4f factor %.4f sweep %.4f loss %g descent %.4f\n", t1 - t0, t3 - t2,
                 t4 - t3, t6 - t5, loss, now() - t6);
   }

@@ -11,14 +11,14 @@
 namespace qp::gptq {
 namespace {
 
-constexpr auto kF32 = gemm::Precision::f32;
 constexpr size_t kBlock = 128;  // columns between products, at most
 using kernels::kStrip;
 
 class Descent {
  public:
-  Descent(const Moments& m, double damp, Grid& grid, const float* w, float* q)
-      : k_(m.k), rows_(grid.rows()), grid_(grid), q_(q), h_(k_ * k_), t_(rows_ * k_), inverse_(k_) {
+  Descent(const Moments& m, double damp, gemm::Precision precision, Grid& grid, const float* w, float* q)
+      : k_(m.k), rows_(grid.rows()), precision_(precision), grid_(grid), q_(q), h_(k_ * k_), t_(rows_ * k_),
+        inverse_(k_) {
     bool whole = grid.group() <= kBlock && grid.group_of(k_ - 1) == (k_ - 1) / grid.group();
     refit_ = whole && grid.free_scales();
     block_ = whole ? kBlock / grid.group() * grid.group() : kBlock;
@@ -37,7 +37,7 @@ class Descent {
       grid.values(q + r * k_, r, d.data() + r * k_);
       for (size_t c = 0; c < k_; ++c) d[r * k_ + c] = w[r * k_ + c] - d[r * k_ + c];
     });
-    gemm::product(kF32, rows_, k_, k_, 1, {d.data(), k_}, {h_.data(), k_}, t_.data(), k_, false);
+    gemm::product(precision_, rows_, k_, k_, 1, {d.data(), k_}, {h_.data(), k_}, t_.data(), k_, false);
   }
 
   // Of the last sweep nobody asks what it did to columns before.
@@ -46,7 +46,7 @@ class Descent {
       size_t n = std::min(block_, k_ - first), to = last ? first + n : 0;
       parallel_for(ceil_div(rows_, kStrip), [&](size_t s, int) { strip(s * kStrip, first, n); });
       if (to == k_) continue;
-      gemm::product(kF32, rows_, k_ - to, n, -1, {moved_.data(), block_}, {h_.data() + first * k_ + to, k_},
+      gemm::product(precision_, rows_, k_ - to, n, -1, {moved_.data(), block_}, {h_.data() + first * k_ + to, k_},
                     t_.data() + to, k_, true);
     }
   }
@@ -105,6 +105,7 @@ class Descent {
   }
 
   size_t k_, rows_, block_;
+  gemm::Precision precision_;
   bool refit_;
   Grid& grid_;
   float* q_;
@@ -115,9 +116,10 @@ class Descent {
 
 }  // namespace
 
-void descend(const Moments& moments, double damp, Grid& grid, const float* w, size_t sweeps, float* q) {
+void descend(const Moments& moments, double damp, gemm::Precision precision, Grid& grid, const float* w,
+             size_t sweeps, float* q) {
   if (sweeps == 0) return;
-  Descent d(moments, damp, grid, w, q);
+  Descent d(moments, damp, precision, grid, w, q);
   for (size_t i = 1; i <= sweeps; ++i) d.sweep(i == sweeps);
 }
 

@@ -15,6 +15,8 @@ inline constexpr double kDescentDamp = 0.1;
 // become others, V their values. Scales of groups of up to 128 neighbouring columns (Grid::free_scales)
 // become the best ones for the codes before each sweep of their columns; others stay. Codes of columns
 // without input are left alone. Threads change no bit.
-void descend(const Moments& moments, double damp, Grid& grid, const float* w, size_t sweeps, float* q);
+// `precision`: of products, as in Options.
+void descend(const Moments& moments, double damp, gemm::Precision precision, Grid& grid, const float* w,
+             size_t sweeps, float* q);
 
 }  // namespace qp::gptq

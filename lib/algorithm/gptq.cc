@@ -72,7 +72,7 @@ class Sweep {
   // w[:, first..last) -= e * u[begin..end, first..last), errors of which lie from `at` on in e_.
   void spread(size_t begin, size_t end, size_t at, size_t first, size_t last) {
     if (first >= last) return;
-    gemm::product(gemm::Precision::f32, rows_, last - first, end - begin, -1,
+    gemm::product(options_.precision, rows_, last - first, end - begin, -1,
                   {e_.data() + at, kFar}, {f_.u() + begin * k_ + first, k_}, w_ + first, k_, true);
   }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "lib/algorithm/grid.h"
+#include "lib/gemm/gemm.h"
 #include "lib/gemm/memory.h"
 
 namespace qp::gptq {
@@ -28,6 +29,8 @@ struct Options {
   // The share of the inputs' drift that weights make up for; none: share_of() says.
   std::optional<double> alpha;
   size_t sweeps = 0;  // of coordinate descent behind the walk (descent.h)
+  // Of the products that tell later columns of errors; all else is f32.
+  gemm::Precision precision = gemm::Precision::f32;
 };
 
 // Second moments of a linear's inputs, H = sum x x^T [k, k], any positive factor: the lower

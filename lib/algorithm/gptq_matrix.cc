@@ -52,7 +52,8 @@ class Matrix {
   Choice compensated(const Factor& factor, const Options& options) const {
     Choice c{"gptq", grid(options.fit), w_};
     quantize(factor, options, c.grid, c.q.data());
-    descend(moments_, std::max(factor.damp, kDescentDamp), c.grid, w_.data(), options.sweeps, c.q.data());
+    descend(moments_, std::max(factor.damp, kDescentDamp), options.precision, c.grid, w_.data(), options.sweeps,
+            c.q.data());
     c.error = error(c);
     return c;
   }

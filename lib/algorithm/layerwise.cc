@@ -204,6 +204,7 @@ class Layerwise : public LayerWork, public LinearHook {
       const Scheme& scheme = plan_.schemes[static_cast<size_t>(entry.scheme)];
       AlgorithmStep step = parse_algorithm(entry.algorithm).back();
       gptq::Options options = gptq::options_of(step);
+      options.precision = precision_;
       bool clip = step.algorithm->name == "clip";
       size_t group = scheme.group_of(input.uses[i].cols);
       auto start = std::chrono::steady_clock::now();

@@ -30,7 +30,7 @@ struct Rounded {
         h[i * kCols + j] = static_cast<double>(p.m.h[std::max(i, j) * kCols + std::min(i, j)]) + (i == j ? kDamp * mean : 0);
     }
   }
-  void descend(size_t sweeps) { gptq::descend(p.m, kDamp, grid, p.w.data(), sweeps, q.data()); }
+  void descend(size_t sweeps) { gptq::descend(p.m, kDamp, gemm::Precision::f32, grid, p.w.data(), sweeps, q.data()); }
   std::vector<double> difference(size_t row) const {  // W - V
     std::vector<float> v(kCols);
     grid.values(q.data() + row * kCols, row, v.data());
@@ -176,7 +176,7 @@ TEST(DescentOfScales, StayNumbersOfTheirDType) {
     grid.lanes(row, 1, s, nullptr);
     before.push_back(s[0]);
   }
-  gptq::descend(p.m, kDamp, grid, p.w.data(), 4, q.data());
+  gptq::descend(p.m, kDamp, gemm::Precision::f32, grid, p.w.data(), 4, q.data());
   for (size_t row = 0; row < kRows; ++row) {
     float s[16];
     grid.lanes(row, 1, s, nullptr);

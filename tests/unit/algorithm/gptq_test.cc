@@ -246,6 +246,20 @@ TEST_P(GptqOrder, ThreadsChangeNoBit) {
 INSTANTIATE_TEST_SUITE_P(Orders, GptqOrder,
                          testing::Values(gptq::Order::none, gptq::Order::desc_act, gptq::Order::group_aware));
 
+// Errors told in bf16 are as good as told: the sum over a matrix is what it was, though codes differ.
+TEST(Gptq, Bf16ProductsLoseNothing) {
+  Problem p(64, 640, 5);
+  gptq::Options o = plain();
+  for (int bits : {4, 3}) {
+    o.precision = gemm::Precision::f32;
+    Result exact = run(p.m, p.w, int_scheme(bits, true, 64), o);
+    o.precision = gemm::Precision::bf16;
+    Result rounded = run(p.m, p.w, int_scheme(bits, true, 64), o);
+    EXPECT_NE(exact.q, rounded.q);
+    EXPECT_NEAR(rounded.loss, exact.loss, 0.01 * exact.loss);
+  }
+}
+
 TEST(Gptq, UncorrelatedInputsGiveRounding) {
   size_t k = 128;
   Problem p(16, k, 3);
