@@ -4,8 +4,8 @@
     against_gptqmodel.py PATH/TO/qp_bench_gptq [N [THREADS [RUNS]]]
 
 Both sides: 4 bits, symmetric groups of 128, columns as they lie, second moments given. Theirs damps, factors,
-quantizes and makes the weight in place, bf16, once a pair; ours is the factor and the walk, f32, the second of two
-runs. Medians; a ratio is the median over pairs of theirs / ours.
+quantizes and makes the weight in place, bf16, once a pair; ours is the factor and the walk, errors told in
+bf16, the second of two runs. Medians; a ratio is the median over pairs of theirs / ours.
 """
 import os
 import statistics

@@ -19,7 +19,7 @@ class Descent {
   Descent(const Moments& m, double damp, gemm::Precision precision, Grid& grid, const float* w, float* q)
       : k_(m.k), rows_(grid.rows()), precision_(precision), grid_(grid), q_(q), h_(k_ * k_), t_(rows_ * k_),
         inverse_(k_) {
-    bool whole = grid.group() <= kBlock && grid.group_of(k_ - 1) == (k_ - 1) / grid.group();
+    bool whole = grid.group() <= kBlock && grid.in_order();
     refit_ = whole && grid.free_scales();
     block_ = whole ? kBlock / grid.group() * grid.group() : kBlock;
     moved_.resize(rows_ * block_);

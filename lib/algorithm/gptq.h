@@ -29,7 +29,7 @@ struct Options {
   // The share of the inputs' drift that weights make up for; none: share_of() says.
   std::optional<double> alpha;
   size_t sweeps = 0;  // of coordinate descent behind the walk (descent.h)
-  // Of the products that tell later columns of errors; all else is f32.
+  // Of the products that tell other columns of errors; all else is f32.
   gemm::Precision precision = gemm::Precision::f32;
 };
 

@@ -52,10 +52,13 @@ class Matrix {
   Choice compensated(const Factor& factor, const Options& options) const {
     Choice c{"gptq", grid(options.fit), w_};
     quantize(factor, options, c.grid, c.q.data());
-    descend(moments_, std::max(factor.damp, kDescentDamp), options.precision, c.grid, w_.data(), options.sweeps,
-            c.q.data());
     c.error = error(c);
-    return c;
+    if (options.sweeps == 0) return c;
+    Choice d = c;
+    double damp = std::max(factor.damp, kDescentDamp);
+    descend(moments_, damp, options.precision, d.grid, w_.data(), options.sweeps, d.q.data());
+    d.error = error(d);
+    return d.error <= c.error ? d : c;  // bf16 products of outliers may mislead
   }
 
  private:

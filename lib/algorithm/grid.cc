@@ -117,7 +117,8 @@ void Grid::set(size_t row, size_t count, size_t g, const float* lo, const float*
 
 // A scale in the dtype that scales are stored in, of ScaleKind::source.
 float Grid::stored(float scale) const {
-  return numerics::round_to(numerics::in_f32(rules_, args_) ? DType::f32 : source_, scale);
+  bool f32 = numerics::in_f32(rules_, args_) && !(rules_.scale_in_source && args_.symmetric);
+  return numerics::round_to(f32 ? DType::f32 : source_, scale);
 }
 
 bool Grid::free_scales() const { return scheme_.scale_kind() == ScaleKind::source && !spans_rows(); }

@@ -53,8 +53,8 @@ class Grid {
   void set(size_t row, size_t count, size_t g, const float* lo, const float* hi);
   // Whether rescale() may be called: scales are any numbers of their dtype, each of one row.
   bool free_scales() const;
-  // Scales of these rows, and what became of them: rounded to their dtype; unchanged where that is no
-  // finite number of the same sign.
+  // Scales of these rows, and what became of them: rounded to their dtype; unchanged where that is not
+  // finite, 0, or of the other sign.
   void rescale(size_t row, size_t count, size_t g, float* scale);
   // All scales of rows [first, first + count), w [count, cols]: whole blocks where scales span
   // rows. weight [cols], or empty.
@@ -76,6 +76,7 @@ class Grid {
   size_t group_of(size_t c) const {
     return g_idx_.empty() ? c / group_ : static_cast<size_t>(g_idx_[c]);
   }
+  bool in_order() const { return g_idx_.empty(); }  // groups are of neighbours
   // What was fitted, per lane; zero is null for symmetric schemes.
   void lanes(size_t row, size_t g, float* scale, float* zero) const;
 

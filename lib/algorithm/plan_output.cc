@@ -168,7 +168,10 @@ void PlanOutput::open_journal() {
   if (!windows_.ids.empty()) h.update(std::as_bytes(std::span(windows_.ids)));
   h.update(std::as_bytes(std::span(&options_.edits, 1)));
   std::string run = h.digest().hex() + " " + QP_VERSION + " " + kernels::active_isa();
-  if (!windows_.ids.empty()) run += std::string(" ") + gemm::backend(options_.precision);
+  if (!windows_.ids.empty()) {
+    run += std::string(" ") + gemm::backend(options_.precision);
+    run += options_.precision == gemm::Precision::f32 ? " f32" : " bf16";  // of backends for both
+  }
   journal_.emplace(output_.label() + ".partial", run, output_.resuming(), output_.fd(),
                    output_.sync());
   if (output_.resuming()) {

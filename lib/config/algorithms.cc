@@ -48,7 +48,7 @@ const Algorithm kAlgorithms[] = {
       {"static_groups", "with desc_act: scales are fitted before the walk (false)"},
       {"sweeps",
        "over the codes behind the walk, scales and codes in turn made the best ones as the others "
-       "are (0; 4 is plenty, and takes six times as long as the walk)"},
+       "are (0; 4 is plenty: six times as long as without), damped by 0.1 at least"},
       {"alpha",
        "0 to 1: how far weights move towards what the unquantized model's inputs ask for (tokens / "
        "(tokens + 4 channels)); 0: no second pass"}}},

@@ -32,7 +32,8 @@ struct LaneTable {
                 float* loss) noexcept;
   // Coordinate descent over columns [first, last) of a block of `cols`: t = (w - value) h [cols, 16], h
   // [cols, cols] symmetric, rows ldh apart, inverse[c] = 1 / h[c][c], or 0 where a column stays. Each q
-  // in turn becomes the best one as the others are, t follows, moved[c] += how far the value went.
+  // in turn becomes the best one as the others are, t of later columns follows, moved[c] += how far the
+  // value went.
   void (*descend)(Rounding, float* t, size_t first, size_t last, size_t cols, const float* h, size_t ldh,
                   const float* inverse, const float* scale, const float* zero, float* q,
                   float* moved) noexcept;

@@ -69,13 +69,15 @@ class Algorithms(CliTest):
 
     def test_sweeps_lower_the_error(self):
         self.calibrated()
-        for scheme in ("w4a16", "w2a16", "w4a16-asym", "nvfp4", "mxfp4", "fp8-block", "int8"):
+        for scheme, more in (("w4a16", ""), ("w2a16", ""), ("w4a16-asym", ""), ("nvfp4", ""), ("mxfp4", ""),
+                             ("fp8-block", ""), ("int8", ""), ("w4a16", ":order=desc_act"),
+                             ("w4a16", ":order=desc_act:static_groups=true")):
             total = {}
             for sweeps in (0, 4):
-                self.quantized("q.qmap", "-a", f"gptq:alpha=0:sweeps={sweeps}", "--log", "log", "--force", scheme=scheme)
+                self.quantized("q.qmap", "-a", f"gptq:alpha=0:sweeps={sweeps}{more}", "--log", "log", "--force", scheme=scheme)
                 self.ok("qverify", "q.qmap")
                 total[sweeps] = sum(line["error"] for line in self.log_of("log"))
-            self.assertLess(total[4], total[0], scheme)
+            self.assertLess(total[4], total[0], scheme + more)
 
     def test_log_of_layers(self):
         """A line behind those of a layer's tensors: sums of their errors, and how often the layer ran."""

@@ -51,6 +51,17 @@ struct Rounded {
     grid.lanes(row, g, s, z);
     return {static_cast<double>(s[0]), static_cast<double>(z[0])};
   }
+  // No neighbour of a code of group g is better; d: difference(row).
+  void expect_best(const std::vector<double>& d, size_t row, size_t c, size_t g) const {
+    const double one = 1;
+    double slope = -product(d, &one, c, c + 1), own = h[c * kCols + c];
+    for (float step : {-1.0f, 1.0f}) {
+      float to = q[row * kCols + c] + step;
+      if (to < -4 || to > 3) continue;
+      double move = static_cast<double>(step) * scale(row, g).first;
+      EXPECT_GT(2 * move * slope + move * move * own, -1e-3 * move * move * own) << row << ", " << c;
+    }
+  }
 };
 
 class Descent : public testing::TestWithParam<std::tuple<bool, int>> {
@@ -112,16 +123,7 @@ TEST_P(Descent, LeavesNoCodeOrScaleThatAloneCouldBeBetter) {
   auto n = static_cast<size_t>(group());
   for (size_t row = 0; row < kRows; ++row) {
     std::vector<double> d = r.difference(row);
-    for (size_t c = 0; c < kCols; ++c) {
-      const double one = 1;
-      double slope = -r.product(d, &one, c, c + 1), own = r.h[c * kCols + c];
-      for (float step : {-1.0f, 1.0f}) {
-        float to = r.q[row * kCols + c] + step;
-        if (to < -4 || to > 3) continue;
-        double move = static_cast<double>(step) * r.scale(row, c / n).first;
-        EXPECT_GT(2 * move * slope + move * move * own, -1e-3 * move * move * own) << row << ", " << c;
-      }
-    }
+    for (size_t c = 0; c < kCols; ++c) r.expect_best(d, row, c, c / n);
     for (size_t first = 0; n <= 128 && first < kCols; first += n) {
       size_t last = std::min(kCols, first + n);
       auto [scale, zero] = r.scale(row, first / n);
@@ -160,10 +162,30 @@ TEST(DescentOfDeadColumns, CodesStay) {
   EXPECT_NE(r.q, before);
 }
 
-// Scales keep their dtype and sign.
-TEST(DescentOfScales, StayNumbersOfTheirDType) {
+// desc_act's groups: scales that columns far apart read stay, the last column's among them.
+TEST(DescentOfScatteredGroups, LeavesNoCodeThatAloneCouldBeBetter) {
+  Rounded r;
+  std::vector<int32_t> g_idx(kCols);
+  for (size_t c = 0; c < kCols; ++c) g_idx[c] = static_cast<int32_t>(c * 7 % kCols / 64);
+  ASSERT_EQ(g_idx[kCols - 1], 3);
+  r.grid.set_g_idx(g_idx);
+  std::vector<std::pair<double, double>> scales;
+  for (size_t g = 0; g < 4; ++g) scales.push_back(r.scale(2, g));
+  r.descend(100);
+  for (size_t g = 0; g < 4; ++g) EXPECT_EQ(r.scale(2, g), scales[g]);
+  for (size_t row = 0; row < kRows; ++row) {
+    std::vector<double> d = r.difference(row);
+    for (size_t c = 0; c < kCols; ++c) r.expect_best(d, row, c, static_cast<size_t>(g_idx[c]));
+  }
+}
+
+// Scales keep their dtype, Quark's F32 ones that of the weight, and their sign.
+class DescentOfScales : public testing::TestWithParam<const char*> {};
+
+TEST_P(DescentOfScales, StayNumbersOfTheirDType) {
   Problem p(kRows, kCols, 6);
   Scheme scheme = int_scheme(3, true, 64);
+  scheme.numerics = GetParam();
   Grid grid(scheme, DType::bf16, kRows, kCols, 0);
   grid.allow(ScaleSign::either);
   grid.fit_all(p.w.data(), {}, Fit::search);
@@ -188,6 +210,8 @@ TEST(DescentOfScales, StayNumbersOfTheirDType) {
   EXPECT_GT(negative, 3u);
   EXPECT_GT(moved, 10u);
 }
+
+INSTANTIATE_TEST_SUITE_P(Numerics, DescentOfScales, testing::Values("compressed-tensors", "quark"));
 
 }  // namespace
 }  // namespace qp
