@@ -1,4 +1,5 @@
-// GPTQ of one n x n layer in memory, int4 in symmetric groups of 128: seconds of each step; descent: 4 sweeps.
+// GPTQ of one n x n layer in memory, int4 in symmetric groups of 128: seconds of each step;
+// descent: 4 sweeps.
 //   qp_bench_gptq N REPEAT THREADS
 #include <algorithm>
 #include <chrono>
@@ -56,7 +57,7 @@ int main(int argc, char** argv) {
     std::vector<float> q = w;
     double t5 = now(), loss = gptq::quantize(*factor, options, grid, q.data()), t6 = now();
     gptq::descend(m, gptq::kDescentDamp, options.precision, grid, w.data(), 4, q.data());
-    std::printf("hessian_bf16 %.4f hessian_f32 %.4f factor %.4f sweep %.4f loss %g descent %.4f\n", t1 - t0, t3 - t2,
-                t4 - t3, t6 - t5, loss, now() - t6);
+    std::printf("hessian_bf16 %.4f hessian_f32 %.4f factor %.4f sweep %.4f loss %g descent %.4f\n",
+                t1 - t0, t3 - t2, t4 - t3, t6 - t5, loss, now() - t6);
   }
 }

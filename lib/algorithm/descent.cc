@@ -16,9 +16,10 @@ using kernels::kStrip;
 
 class Descent {
  public:
-  Descent(const Moments& m, double damp, gemm::Precision precision, Grid& grid, const float* w, float* q)
-      : k_(m.k), rows_(grid.rows()), precision_(precision), grid_(grid), q_(q), h_(k_ * k_), t_(rows_ * k_),
-        inverse_(k_) {
+  Descent(const Moments& m, double damp, gemm::Precision precision, Grid& grid, const float* w,
+          float* q)
+      : k_(m.k), rows_(grid.rows()), precision_(precision), grid_(grid), q_(q), h_(k_ * k_),
+        t_(rows_ * k_), inverse_(k_) {
     bool whole = grid.group() <= kBlock && grid.in_order();
     refit_ = whole && grid.free_scales();
     block_ = whole ? kBlock / grid.group() * grid.group() : kBlock;
@@ -37,7 +38,8 @@ class Descent {
       grid.values(q + r * k_, r, d.data() + r * k_);
       for (size_t c = 0; c < k_; ++c) d[r * k_ + c] = w[r * k_ + c] - d[r * k_ + c];
     });
-    gemm::product(precision_, rows_, k_, k_, 1, {d.data(), k_}, {h_.data(), k_}, t_.data(), k_, false);
+    gemm::product(precision_, rows_, k_, k_, 1, {d.data(), k_}, {h_.data(), k_}, t_.data(), k_,
+                  false);
   }
 
   // Of the last sweep nobody asks what it did to columns before.
@@ -46,8 +48,8 @@ class Descent {
       size_t n = std::min(block_, k_ - first), to = last ? first + n : 0;
       parallel_for(ceil_div(rows_, kStrip), [&](size_t s, int) { strip(s * kStrip, first, n); });
       if (to == k_) continue;
-      gemm::product(precision_, rows_, k_ - to, n, -1, {moved_.data(), block_}, {h_.data() + first * k_ + to, k_},
-                    t_.data() + to, k_, true);
+      gemm::product(precision_, rows_, k_ - to, n, -1, {moved_.data(), block_},
+                    {h_.data() + first * k_ + to, k_}, t_.data() + to, k_, true);
     }
   }
 
@@ -66,7 +68,8 @@ class Descent {
       while (end < n && grid_.group_of(first + end) == g) ++end;
       if (refit_) refit(row, count, g, {h, c, end, n}, q, t, moved);
       grid_.lanes(row, g, scale, zero);
-      k.descend(grid_.rounding(), t, c, end, n, h, k_, inverse_.data() + first, scale, zero, q, moved);
+      k.descend(grid_.rounding(), t, c, end, n, h, k_, inverse_.data() + first, scale, zero, q,
+                moved);
       c = end;
     }
     k.from_strip(q, count, n, q_ + row * k_ + first, k_);
@@ -100,8 +103,10 @@ class Descent {
       scale[i] = better ? step : 0;
     }
     grid_.rescale(row, count, g, next);
-    for (size_t i = 0; i < width * kStrip; ++i) moved[at.first * kStrip + i] += scale[i % kStrip] * x[i];
-    for (size_t i = 0; i < (at.n - at.first) * kStrip; ++i) t[at.first * kStrip + i] -= scale[i % kStrip] * y[i];
+    for (size_t i = 0; i < width * kStrip; ++i)
+      moved[at.first * kStrip + i] += scale[i % kStrip] * x[i];
+    for (size_t i = 0; i < (at.n - at.first) * kStrip; ++i)
+      t[at.first * kStrip + i] -= scale[i % kStrip] * y[i];
   }
 
   size_t k_, rows_, block_;
@@ -116,8 +121,8 @@ class Descent {
 
 }  // namespace
 
-void descend(const Moments& moments, double damp, gemm::Precision precision, Grid& grid, const float* w,
-             size_t sweeps, float* q) {
+void descend(const Moments& moments, double damp, gemm::Precision precision, Grid& grid,
+             const float* w, size_t sweeps, float* q) {
   if (sweeps == 0) return;
   Descent d(moments, damp, precision, grid, w, q);
   for (size_t i = 1; i <= sweeps; ++i) d.sweep(i == sweeps);

@@ -121,7 +121,9 @@ float Grid::stored(float scale) const {
   return numerics::round_to(f32 ? DType::f32 : source_, scale);
 }
 
-bool Grid::free_scales() const { return scheme_.scale_kind() == ScaleKind::source && !spans_rows(); }
+bool Grid::free_scales() const {
+  return scheme_.scale_kind() == ScaleKind::source && !spans_rows();
+}
 
 void Grid::rescale(size_t row, size_t count, size_t g, float* scale) {
   for (size_t i = 0; i < count; ++i) {

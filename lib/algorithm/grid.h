@@ -53,8 +53,8 @@ class Grid {
   void set(size_t row, size_t count, size_t g, const float* lo, const float* hi);
   // Whether rescale() may be called: scales are any numbers of their dtype, each of one row.
   bool free_scales() const;
-  // Scales of these rows, and what became of them: rounded to their dtype; unchanged where that is not
-  // finite, 0, or of the other sign.
+  // Scales of these rows, and what became of them: rounded to their dtype; unchanged where that is
+  // not finite, 0, or of the other sign.
   void rescale(size_t row, size_t count, size_t g, float* scale);
   // All scales of rows [first, first + count), w [count, cols]: whole blocks where scales span
   // rows. weight [cols], or empty.

@@ -27,15 +27,19 @@ struct Rounded {
     for (size_t c = 0; c < kCols; ++c) mean += static_cast<double>(p.m.h[c * kCols + c]) / kCols;
     for (size_t i = 0; i < kCols; ++i) {
       for (size_t j = 0; j < kCols; ++j)
-        h[i * kCols + j] = static_cast<double>(p.m.h[std::max(i, j) * kCols + std::min(i, j)]) + (i == j ? kDamp * mean : 0);
+        h[i * kCols + j] = static_cast<double>(p.m.h[std::max(i, j) * kCols + std::min(i, j)]) +
+                           (i == j ? kDamp * mean : 0);
     }
   }
-  void descend(size_t sweeps) { gptq::descend(p.m, kDamp, gemm::Precision::f32, grid, p.w.data(), sweeps, q.data()); }
+  void descend(size_t sweeps) {
+    gptq::descend(p.m, kDamp, gemm::Precision::f32, grid, p.w.data(), sweeps, q.data());
+  }
   std::vector<double> difference(size_t row) const {  // W - V
     std::vector<float> v(kCols);
     grid.values(q.data() + row * kCols, row, v.data());
     std::vector<double> d(kCols);
-    for (size_t c = 0; c < kCols; ++c) d[c] = static_cast<double>(p.w[row * kCols + c]) - static_cast<double>(v[c]);
+    for (size_t c = 0; c < kCols; ++c)
+      d[c] = static_cast<double>(p.w[row * kCols + c]) - static_cast<double>(v[c]);
     return d;
   }
   // d H' x, x being some columns [first, last) of a row.
@@ -59,7 +63,8 @@ struct Rounded {
       float to = q[row * kCols + c] + step;
       if (to < -4 || to > 3) continue;
       double move = static_cast<double>(step) * scale(row, g).first;
-      EXPECT_GT(2 * move * slope + move * move * own, -1e-3 * move * move * own) << row << ", " << c;
+      EXPECT_GT(2 * move * slope + move * move * own, -1e-3 * move * move * own)
+          << row << ", " << c;
     }
   }
 };
@@ -86,16 +91,21 @@ TEST_P(Descent, IsTheTextbooks) {
         double& scale = scales[first / n];
         double zero = start.scale(row, first / n).second;
         if (n <= 128) {
-          std::vector<double> own(x.begin() + static_cast<ptrdiff_t>(first), x.begin() + static_cast<ptrdiff_t>(last)), all(kCols);
+          std::vector<double> own(x.begin() + static_cast<ptrdiff_t>(first),
+                                  x.begin() + static_cast<ptrdiff_t>(last)),
+              all(kCols);
           std::copy(own.begin(), own.end(), all.begin() + static_cast<ptrdiff_t>(first));
-          double step = start.product(d, own.data(), first, last) / start.product(all, own.data(), first, last);
+          double step = start.product(d, own.data(), first, last) /
+                        start.product(all, own.data(), first, last);
           scale += step;
           for (size_t c = first; c < last; ++c) d[c] -= step * x[c];
         }
         for (size_t c = first; c < last; ++c) {
           const double one = 1;
           double t = start.product(d, &one, c, c + 1);
-          double best = std::clamp(std::nearbyint(x[c] + t / start.h[c * kCols + c] / scale + zero), -4.0, 3.0) - zero;
+          double best = std::clamp(std::nearbyint(x[c] + t / start.h[c * kCols + c] / scale + zero),
+                                   -4.0, 3.0) -
+                        zero;
           d[c] -= (best - x[c]) * scale;
           x[c] = best;
         }
@@ -111,7 +121,8 @@ TEST_P(Descent, IsTheTextbooks) {
       ++others;
       continue;
     }
-    for (size_t g = 0; g < scales.size(); ++g) EXPECT_NEAR(end.scale(row, g).first, scales[g], 1e-5 * scales[g]);
+    for (size_t g = 0; g < scales.size(); ++g)
+      EXPECT_NEAR(end.scale(row, g).first, scales[g], 1e-5 * scales[g]);
   }
   EXPECT_GT(changed, 200u);
   EXPECT_LE(others, 1u);
@@ -143,19 +154,23 @@ TEST_P(Descent, ThreadsChangeNoBit) {
     Rounded r(symmetric(), group());
     r.descend(3);
     results.push_back(r.q);
-    for (size_t row = 0; row < kRows; ++row) results.back().push_back(static_cast<float>(r.scale(row, 0).first));
+    for (size_t row = 0; row < kRows; ++row)
+      results.back().push_back(static_cast<float>(r.scale(row, 0).first));
   }
   set_threads(0);
   EXPECT_EQ(results[0], results[1]);
   EXPECT_EQ(results[0], results[2]);
 }
 
-// Groups that end inside a block, that fill one, that are longer than one (scales stay), and a short last one.
-INSTANTIATE_TEST_SUITE_P(Groups, Descent, testing::Combine(testing::Bool(), testing::Values(16, 48, 64, 128, 160)));
+// Groups that end inside a block, that fill one, that are longer than one (scales stay), and a
+// short last one.
+INSTANTIATE_TEST_SUITE_P(Groups, Descent,
+                         testing::Combine(testing::Bool(), testing::Values(16, 48, 64, 128, 160)));
 
 TEST(DescentOfDeadColumns, CodesStay) {
   Rounded r;
-  for (size_t c = 0; c < kCols; ++c) r.p.m.h[std::max(c, size_t{9}) * kCols + std::min(c, size_t{9})] = 0;
+  for (size_t c = 0; c < kCols; ++c)
+    r.p.m.h[std::max(c, size_t{9}) * kCols + std::min(c, size_t{9})] = 0;
   std::vector<float> before = r.q;
   r.descend(3);
   for (size_t row = 0; row < kRows; ++row) EXPECT_EQ(r.q[row * kCols + 9], before[row * kCols + 9]);
