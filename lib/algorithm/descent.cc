@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "lib/base/checked.h"
+#include "lib/base/interrupt.h"
 #include "lib/base/parallel.h"
 #include "lib/gemm/gemm.h"
 #include "lib/kernels/lanes.h"
@@ -125,7 +126,10 @@ void descend(const Moments& moments, double damp, gemm::Precision precision, Gri
              const float* w, size_t sweeps, float* q) {
   if (sweeps == 0) return;
   Descent d(moments, damp, precision, grid, w, q);
-  for (size_t i = 1; i <= sweeps; ++i) d.sweep(i == sweeps);
+  for (size_t i = 1; i <= sweeps; ++i) {
+    throw_if_interrupted();  // of a wide matrix each takes seconds
+    d.sweep(i == sweeps);
+  }
 }
 
 }  // namespace qp::gptq
