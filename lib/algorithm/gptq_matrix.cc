@@ -58,7 +58,8 @@ class Matrix {
     double damp = std::max(factor.damp, kDescentDamp);
     descend(moments_, damp, options.precision, d.grid, w_.data(), options.sweeps, d.q.data());
     d.error = error(d);
-    return d.error <= c.error ? d : c;  // bf16 products of outliers may mislead
+    if (d.error <= c.error) return d;
+    return c;  // bf16 products of outliers may mislead
   }
 
  private:
