@@ -6,17 +6,9 @@
 #include <vector>
 
 #include "lib/algorithm/gptq.h"
+#include "tests/unit/algorithm/schemes.h"
 
 namespace qp {
-
-inline Scheme int_scheme(int bits, bool symmetric, int group) {
-  Scheme s;
-  s.weights.num_bits = bits;
-  s.weights.symmetric = symmetric;
-  s.weights.strategy = Strategy::group;
-  s.weights.group_size = group;
-  return s;
-}
 
 // A problem with correlated, uneven inputs.
 struct Problem {

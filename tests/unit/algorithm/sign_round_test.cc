@@ -9,18 +9,10 @@
 
 #include "lib/base/parallel.h"
 #include "lib/kernels/sign_round.h"
+#include "tests/unit/algorithm/schemes.h"
 
 namespace qp {
 namespace {
-
-Scheme int_scheme(int bits, bool symmetric, int group) {
-  Scheme s;
-  s.weights.num_bits = bits;
-  s.weights.symmetric = symmetric;
-  s.weights.strategy = Strategy::group;
-  s.weights.group_size = group;
-  return s;
-}
 
 kernels::Rounding rounding(int bits) {
   auto half = static_cast<float>(1 << (bits - 1));
